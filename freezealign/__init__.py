@@ -1,0 +1,48 @@
+"""freezealign: one embedding space out of frozen unimodal encoders.
+
+Names are loaded on first use: ``import freezealign`` loads neither torch nor sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "FreezeAlign": "freezealign.model",
+    "FrozenEncoder": "freezealign.modules",
+    "TokenProjector": "freezealign.modules",
+    "Pooling": "freezealign.modules",
+    "ProjectionHead": "freezealign.modules",
+    "Normalize": "freezealign.modules",
+    "LogitScale": "freezealign.modules",
+    "register_encoder": "freezealign.registry",
+    "list_encoders": "freezealign.registry",
+    "FeatureStore": "freezealign.features",
+    "ContrastiveLoss": "freezealign.training",
+    "FitArguments": "freezealign.training",
+    "RetrievalEvaluator": "freezealign.evaluation",
+    "ZeroShotClassificationEvaluator": "freezealign.evaluation",
+}
+
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
+    from freezealign.features import FeatureStore
+    from freezealign.model import FreezeAlign
+    from freezealign.modules import FrozenEncoder, LogitScale, Normalize, Pooling, ProjectionHead, TokenProjector
+    from freezealign.registry import list_encoders, register_encoder
+    from freezealign.training import ContrastiveLoss, FitArguments
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'freezealign' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

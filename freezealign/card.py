@@ -1,0 +1,155 @@
+"""The model card: which encoders, which data, which scores, and code that runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+    from freezealign.training import FitArguments, History
+    from freezealign.training.batches import Batches
+
+TEMPLATE = """\
+---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A [freezealign](https://pypi.org/project/freezealign/) model: frozen encoders, one shared {{ dim }}-dimensional space.
+{{ trainable }} of {{ total }} parameters were trained; the encoders are referred to, not contained.
+
+| tower | encoder | width | revision | SHA-256 of its tensors |
+|---|---|---|---|---|
+{{ encoders }}
+
+## Use
+
+```python
+from freezealign import FreezeAlign
+
+model = FreezeAlign.from_pretrained("{{ model_id }}")
+{{ usage }}
+```
+
+The folder also opens with sentence-transformers where freezealign is installed:
+`SentenceTransformer("{{ model_id }}", trust_remote_code=True)`.
+
+## Training
+
+{{ training }}
+
+## Evaluation
+
+{{ evaluation }}
+"""
+
+USAGE = {
+    "image": 'images = model.encode_image(["photo.jpg"])',
+    "text": 'texts = model.encode_text(["a red apple", "ein roter Apfel"])',
+}
+
+
+@dataclass
+class CardData:
+    """What a model card says beyond what the model itself knows.
+
+    Args:
+        training: Data, number of pairs, and arguments of the last ``fit``.
+        evaluations: Name and scores of every evaluation.
+    """
+
+    training: dict[str, Any] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def record_training(self, arguments: FitArguments, batches: Batches, history: History) -> None:
+        """Note what ``fit`` did."""
+        self.training = {
+            "pairs": batches.num_pairs,
+            "skipped": len(history.skipped),
+            "steps": len(history.steps),
+            "final_loss": history.losses[-1],
+            **asdict(arguments),
+        }
+
+    def set_evaluation_metrics(
+        self, evaluator: Any, metrics: dict[str, float], epoch: int = -1, step: int = -1
+    ) -> None:
+        """Note an evaluator's scores; the name is the one sentence-transformers' evaluators call."""
+        self.evaluations[getattr(evaluator, "name", "") or type(evaluator).__name__] = dict(metrics)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> CardData:
+        """Read what :meth:`to_dict` gave."""
+        return cls(content["training"], content["evaluations"])
+
+
+def write_card(model: FreezeAlign, path: Path) -> None:
+    """Write ``path/README.md``."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    data = ModelCardData(
+        library_name="freezealign",
+        pipeline_tag="feature-extraction",
+        tags=["freezealign", "sentence-transformers", "multimodal", "image-text-retrieval", "zero-shot-classification"],
+        base_model=_base_models(model),
+    )
+    encoders = model.encoders
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        title=" + ".join(encoder.name for encoder in encoders.values()),
+        dim=model.get_embedding_dimension(),
+        trainable=f"{model.num_parameters(only_trainable=True):,}",
+        total=f"{model.num_parameters():,}",
+        encoders="\n".join(
+            f"| {name} | `{encoder.name}` | {encoder.get_embedding_dimension()} | {encoder.reference.revision or '–'} "
+            f"| `{encoder.fingerprint[:16]}…` |"
+            for name, encoder in encoders.items()
+        ),
+        model_id=path.name,
+        usage=_usage(model),
+        training=_training(model.model_card_data),
+        evaluation=_evaluation(model.model_card_data),
+    )
+    card.save(path / "README.md")
+
+
+def _base_models(model: FreezeAlign) -> list[str]:
+    """Return the hub ids among the encoders' sources; a card may name nothing else here."""
+    sources = [encoder.reference.source.removeprefix("hf-hub:") for encoder in model.encoders.values()]
+    return [source for source in sources if source.count("/") == 1 and not Path(source).is_dir()]
+
+
+def _usage(model: FreezeAlign) -> str:
+    lines = [USAGE.get(name, f'{name} = model.encode(items, modality="{name}")') for name in model.towers]
+    if {"image", "text"} <= set(model.towers):
+        lines.append("print(model.similarity(texts, images))")
+    return "\n".join(lines)
+
+
+def _training(card: CardData) -> str:
+    if not card.training:
+        return "Not trained: the projectors hold their initial weights."
+    facts = dict(card.training)
+    data, pairs, skipped = facts.pop("data_name"), facts.pop("pairs"), facts.pop("skipped")
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if key != "show_progress_bar")
+    return f"{pairs if pairs is not None else 'An unknown number of'} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
+
+
+def _evaluation(card: CardData) -> str:
+    if not card.evaluations:
+        return "Not evaluated."
+    rows = [
+        f"| {name} | {metric} | {value:.4g} |"
+        for name, metrics in card.evaluations.items()
+        for metric, value in metrics.items()
+        if isinstance(value, (int, float))
+    ]
+    return "\n".join(["| evaluation | metric | value |", "|---|---|---|", *rows])

@@ -1,0 +1,88 @@
+"""Samples: pictures with names in several languages, split into training and test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image
+
+from freezealign.inputs import InputError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture.
+
+    Args:
+        key: Identifies it; the split is a hash of it.
+        image: Reads the picture when called; what ``encode`` and ``fit`` take as an image.
+        captions: Language code to caption.
+    """
+
+    key: str
+    image: Callable[[], Any]
+    captions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """A data set.
+
+    Args:
+        name: For reports.
+        licence: Licence and attribution of the pictures, for reports.
+        languages: Codes of the languages, English first.
+        samples: The pictures.
+        is_test: Whether a sample is held out.
+    """
+
+    name: str
+    licence: str
+    languages: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    is_test: Callable[[Sample], bool]
+
+    @property
+    def train(self) -> list[Sample]:
+        """What may be trained on."""
+        return [sample for sample in self.samples if not self.is_test(sample)]
+
+    @property
+    def test(self) -> list[Sample]:
+        """What is held out."""
+        return [sample for sample in self.samples if self.is_test(sample)]
+
+    def digest(self) -> str:
+        """Return a SHA-256 over keys and captions: what features computed from this set may be reused for."""
+        lines = [f"{sample.key}\t{sorted(sample.captions.items())}" for sample in self.samples]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def pairs(samples: Sequence[Sample], language: str = "en") -> list[dict[str, Any]]:
+    """Return image–text pairs of the samples that have a caption in ``language``."""
+    return [{"image": s.image, "text": s.captions[language]} for s in samples if language in s.captions]
+
+
+def hash_fold(key: str, folds: int = 5) -> int:
+    """Return which of ``folds`` parts a key falls into, by its MD5."""
+    return int(hashlib.md5(key.encode(), usedforsecurity=False).hexdigest(), 16) % folds
+
+
+def render_svg(svg: str, name: str, pixels: int = 300) -> Image.Image:
+    """Return an SVG document rendered on white, its longer side ``pixels`` long.
+
+    Raises:
+        InputError: If the document cannot be rendered.
+    """
+    import io
+
+    import resvg_py
+
+    try:
+        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, background="white"))
+    except ValueError as error:
+        raise InputError(f"cannot render {name}: {error}") from None
+    return Image.open(io.BytesIO(png))

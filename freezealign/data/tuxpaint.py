@@ -1,0 +1,79 @@
+"""Tux Paint stamps: about 700 pictures, mostly photographs, each described in up to 60 languages.
+
+They are Debian's package ``tuxpaint-stamps-default``; ``make stamps`` fetches it without root where apt exists.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from freezealign.data.samples import Sample, SampleSet, hash_fold, render_svg
+from freezealign.inputs import read_image
+
+LICENCE = "Tux Paint stamps, GPL-2, Bill Kendrick and contributors (tuxpaint.org); Debian tuxpaint-stamps-default."
+LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt_BR", "ru", "tr", "zh_CN")
+
+
+def load_tuxpaint(stamps: str | Path, fold: int = 0) -> SampleSet:
+    """Return the stamps below a folder, ``symbols/`` left out; fold ``fold`` of five is held out.
+
+    Args:
+        stamps: The folder ``stamps/``, or one above it, as the package unpacks.
+        fold: 0 to 4, by the MD5 of the picture's path below ``stamps/``.
+
+    Raises:
+        FileNotFoundError: If there are no stamps below the folder.
+    """
+    if fold not in range(5):
+        raise ValueError(f"fold is 0 to 4, got {fold}.")
+    root = _find_root(Path(stamps))
+    samples = []
+    for description in sorted(root.rglob("*.txt")):
+        picture = _picture(description)
+        if picture is None or description.relative_to(root).parts[0] == "symbols":
+            continue
+        key = picture.relative_to(root).as_posix()
+        samples.append(Sample(key, partial(_read, picture), read_descriptions(description)))
+    return SampleSet("Tux Paint stamps", LICENCE, LANGUAGES, tuple(samples), partial(_is_test, fold=fold))
+
+
+def read_descriptions(path: Path) -> dict[str, str]:
+    """Return language code to description: the first line is English, then ``de.utf8=…`` and so on."""
+    first, *others = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    captions = {"en": first.strip()}
+    for line in others:
+        code, separator, text = line.partition(".utf8=")
+        if separator and text.strip():
+            captions[code] = text.strip()
+    return {code: text for code, text in captions.items() if text}
+
+
+def _is_test(sample: Sample, fold: int) -> bool:
+    return hash_fold(sample.key) == fold
+
+
+def _find_root(folder: Path) -> Path:
+    for root in [folder, *folder.glob("**/stamps")]:
+        if (root / "animals").is_dir():
+            return root
+    raise FileNotFoundError(
+        f"there are no Tux Paint stamps below {folder}; 'make stamps' fetches them, or unpack Debian's "
+        "tuxpaint-stamps-default and pass its folder."
+    )
+
+
+def _picture(description: Path) -> Path | None:
+    for suffix in (".png", ".svg"):
+        path = description.with_suffix(suffix)
+        if path.is_file():
+            return path
+    return None
+
+
+def _read(path: Path) -> Image.Image:
+    if path.suffix == ".svg":
+        return render_svg(path.read_text(encoding="utf-8", errors="replace"), path.name)
+    return read_image(path)

@@ -1,0 +1,36 @@
+"""One small adapter per kind of frozen encoder."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from freezealign.encoders.base import Encoder, EncoderReference
+
+__all__ = ["Encoder", "EncoderReference", "load_encoder"]
+
+_FACTORIES: dict[str, Callable[[], Encoder]] = {}
+
+
+def register_factory(name: str, factory: Callable[[], Encoder]) -> None:
+    """Make ``factory`` what loads the ``callable`` encoder called ``name``."""
+    _FACTORIES[name] = factory
+
+
+def load_encoder(reference: EncoderReference) -> Encoder:
+    """Load what ``reference`` points to, importing only the backend it needs.
+
+    Raises:
+        ValueError: If a callable encoder is not registered in this process.
+    """
+    if reference.backend == "callable":
+        if reference.source not in _FACTORIES:
+            raise ValueError(
+                f"the encoder '{reference.name}' is a function and was not saved with the model; register it with "
+                f"register_encoder('{reference.name}', function, modality='{reference.modality}') or pass "
+                f"encoders={{'{reference.modality}': …}}."
+            )
+        return _FACTORIES[reference.source]()
+    backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
+    encoder: Encoder = backend.load(reference)
+    return encoder

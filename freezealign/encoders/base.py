@@ -1,0 +1,79 @@
+"""What an encoder is to this library: a way to read a batch, and frozen features for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from freezealign.files import tensor_digest
+from freezealign.modules.base import Features
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """Where an encoder comes from: all that a saved model keeps of it, besides its fingerprint.
+
+    Args:
+        name: What the user asked for: a short name of the registry, a hub id, or a folder.
+        backend: ``transformers``, ``timm``, ``sentence_transformers`` or ``callable``.
+        modality: ``image``, ``text``, or any other name of a tower.
+        source: What the backend loads: a hub id, a folder, or an architecture whose weights a ``package`` holds.
+        package: Key into :data:`freezealign.encoders.packages.PACKAGES`, for weights from the Python package index.
+        revision: Commit of the hub repository; ``None`` is its main branch.
+        image_size: Pixels a side, instead of the encoder's own.
+        max_length: Tokens a text, instead of the encoder's own.
+    """
+
+    name: str
+    backend: str
+    modality: str
+    source: str
+    package: str | None = None
+    revision: str | None = None
+    image_size: int | None = None
+    max_length: int | None = None
+
+
+class Encoder(nn.Module):
+    """Base of the backends. It is wrapped, frozen and saved by reference by a ``FrozenEncoder``.
+
+    Attributes:
+        modality: Which tower it belongs to.
+        dim: Width of what it gives.
+        has_cls: Whether it gives ``cls_token_embeddings``.
+        commit: Commit of the hub repository it came from, where there is one.
+    """
+
+    modality: str
+    dim: int
+    has_cls: bool = True
+    commit: str | None = None
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""
+        raise NotImplementedError
+
+    def forward(self, batch: Features) -> Features:
+        """Return frozen features of a batch.
+
+        At least one of ``token_embeddings`` (B, T, dim) and ``sentence_embedding`` (B, dim). For images,
+        ``token_embeddings`` are patches only, in row-major order of ``grid`` = (rows, columns), and
+        ``cls_token_embeddings`` (B, dim) is the encoder's own summary of the image.
+        For texts, ``attention_mask`` and ``special_tokens_mask`` (B, T).
+        """
+        raise NotImplementedError
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """What is done to an input before the model sees it, as JSON: part of the encoder's identity."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over every tensor of the encoder."""
+        return tensor_digest(self.state_dict())
+
+    def num_parameters(self) -> int:
+        """Return the number of the encoder's parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,87 @@
+"""Backend ``callable``: any function from a list of inputs to vectors or tokens."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from freezealign.encoders.base import Encoder
+from freezealign.modules.base import Features
+
+PROBES: dict[str, Any] = {"text": "probe", "image": Image.new("RGB", (64, 64), "gray")}
+
+
+class CallableEncoder(Encoder):
+    """Wrap a function as a frozen encoder.
+
+    Args:
+        function: From a list of n inputs (RGB PIL images, strings, or whatever the modality holds) to vectors (n, D),
+            or to a list of n token arrays (T_i, D). NumPy or torch. An ``nn.Module`` is moved and hashed with the model.
+        modality: Which tower it belongs to.
+        dim: D; found by calling the function once if the modality is ``text`` or ``image``.
+        fingerprint: What identifies the function's weights; by default its tensors if it is a module, else only its
+            qualified name, which cannot tell that it changed.
+        parameters: How many parameters the function has, where it is no module; counted as 0 by default.
+    """
+
+    has_cls = False
+    device_anchor: Tensor
+
+    def __init__(
+        self,
+        function: Callable[[list[Any]], Any],
+        modality: str,
+        dim: int | None = None,
+        fingerprint: str | None = None,
+        parameters: int = 0,
+    ) -> None:
+        super().__init__()
+        self.modality, self.function, self._fingerprint = modality, function, fingerprint
+        self._parameter_count = parameters
+        self.register_buffer("device_anchor", torch.empty(0), persistent=False)
+        if dim is None and modality not in PROBES:
+            raise ValueError(f"state the width of the {modality!r} encoder: CallableEncoder(…, dim=…).")
+        self.dim = dim if dim is not None else self.forward({"inputs": [PROBES[modality]]})["width"]
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Return the items as they are: the function does its own preprocessing."""
+        return {"inputs": items}
+
+    def forward(self, batch: Features) -> Features:
+        """Call the function; see :class:`Encoder` for what comes back."""
+        outputs = self.function(batch["inputs"])
+        if isinstance(outputs, (np.ndarray, Tensor)) and outputs.ndim == 2:
+            vectors = self._tensor(outputs)
+            return {"sentence_embedding": vectors, "width": vectors.shape[-1]}
+        tokens = [self._tensor(tokens) for tokens in outputs]
+        lengths = torch.tensor([len(item) for item in tokens], device=self.device_anchor.device)
+        padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+        return {"token_embeddings": padded, "attention_mask": mask.long(), "width": padded.shape[-1]}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Unknown: whatever the function does."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """Return what was given, or a digest of the module's tensors, or of the function's qualified name."""
+        if self._fingerprint is not None:
+            return self._fingerprint
+        if isinstance(self.function, nn.Module):
+            return super().fingerprint()
+        kind = self.function if hasattr(self.function, "__qualname__") else type(self.function)
+        return hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode()).hexdigest()
+
+    def num_parameters(self) -> int:
+        """Return the number of the function's parameters: a module's own, or what was stated."""
+        return super().num_parameters() or self._parameter_count
+
+    def _tensor(self, values: Any) -> Tensor:
+        return torch.as_tensor(np.asarray(values) if isinstance(values, list) else values).to(self.device_anchor.device)

@@ -1,0 +1,38 @@
+"""What the text backends share: special tokens, and telling when a text is cut."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def special_token_ids(tokenizer: Any) -> Tensor:
+    """Return the ids of tokens that stand for no word: all special ones but unknown and mask."""
+    words = {tokenizer.unk_token_id, tokenizer.mask_token_id}
+    return torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
+
+
+class CutWarning:
+    """Warn once when texts are longer than the encoder reads."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer, self.max_length, self.given = tokenizer, max_length, False
+
+    def check(self, texts: list[str], attention_mask: Tensor) -> None:
+        """Warn, the first time only, if any of ``texts`` lost tokens to reach ``attention_mask`` (B, T)."""
+        full = [text for text, length in zip(texts, attention_mask.sum(1)) if length >= self.max_length]
+        if self.given or not full:
+            return
+        lengths = [len(ids) for ids in self.tokenizer(full, truncation=False, verbose=False)["input_ids"]]
+        cut = [length for length in lengths if length > self.max_length]
+        if cut:
+            self.given = True
+            warnings.warn(
+                f"{len(cut)} of {len(texts)} texts in this batch are cut to the encoder's {self.max_length} tokens "
+                f"(the longest has {max(cut)}); further cuts are not reported. Where the encoder can read more, "
+                "FrozenEncoder(…, max_length=…) raises the limit.",
+                stacklevel=2,
+            )

@@ -1,0 +1,82 @@
+"""Backend ``timm``: vision models of PyTorch Image Models, ViT and CNN alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.hub import explain_hub_errors
+from freezealign.encoders.packages import PACKAGES
+from freezealign.encoders.vision import flatten_map, split_tokens
+from freezealign.modules.base import Features
+
+
+class TimmEncoder(Encoder):
+    """A timm model with the preprocessing of its pretrained configuration.
+
+    Args:
+        model: Made by ``timm.create_model``; ``forward_features`` gives tokens or a feature map.
+        image_size: Pixels a side instead of the configuration's.
+    """
+
+    def __init__(self, model: nn.Module, image_size: int | None = None) -> None:
+        super().__init__()
+        from timm.data import create_transform, resolve_model_data_config
+
+        self.modality, self.model = "image", model
+        self.dim: int = model.num_features  # type: ignore[assignment]
+        self._settings = resolve_model_data_config(model)
+        if image_size:
+            self._settings |= {"input_size": (3, image_size, image_size)}
+        self._transform = create_transform(**self._settings, is_training=False)
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Return ``pixel_values`` (B, 3, H, W) of RGB PIL images."""
+        return {"pixel_values": torch.stack([self._transform(image) for image in items])}
+
+    def forward(self, batch: Features) -> Features:
+        """Return patches, summary vector and grid; see :class:`Encoder`."""
+        model: Any = self.model
+        pixels = batch["pixel_values"]
+        states = model.forward_features(pixels)
+        summary = model.forward_head(states, pre_logits=True) if getattr(model, "attn_pool", None) else None
+        if states.ndim == 3:
+            rows, columns = model.patch_embed.dynamic_feat_size(pixels.shape[-2:])
+            return split_tokens(states, (rows, columns), summary)
+        channels_last = states.shape[1] != self.dim  # Swin and its kin
+        return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, summary)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Size, crop, interpolation, mean and standard deviation."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in self._settings.items()}
+
+
+def load(reference: EncoderReference) -> TimmEncoder:
+    """Load a timm model: weights from a package where ``reference`` names one, from the hub otherwise."""
+    import timm
+
+    if reference.package:
+        model = timm.create_model(reference.source, pretrained=False)
+        load_in_order(model, PACKAGES[reference.package].file())
+    else:
+        options = {"pretrained_cfg_overlay": {"revision": reference.revision}} if reference.revision else {}
+        with explain_hub_errors(reference.source):
+            model = timm.create_model(reference.source, pretrained=True, **options)
+    return TimmEncoder(model, reference.image_size)
+
+
+def load_in_order(model: nn.Module, path: Any) -> None:
+    """Load a state dict whose tensors are the model's own one for one, in order and shape, under other names.
+
+    Raises:
+        ValueError: If any shape differs.
+    """
+    tensors = torch.load(path, map_location="cpu", weights_only=True)
+    names = model.state_dict()
+    if [tensor.shape for tensor in tensors.values()] != [tensor.shape for tensor in names.values()]:
+        raise ValueError(f"{path}: its tensors are not those of {type(model).__name__}, in order and shape.")
+    model.load_state_dict(dict(zip(names, tensors.values())))

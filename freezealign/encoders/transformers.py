@@ -1,0 +1,155 @@
+"""Backend ``transformers``: vision and text models of Hugging Face Transformers."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.hub import explain_hub_errors
+from freezealign.encoders.text import CutWarning, special_token_ids
+from freezealign.encoders.vision import flatten_map, split_tokens
+from freezealign.modules.base import Features
+
+
+class TransformersVisionEncoder(Encoder):
+    """A ViT-like or convolutional vision model with its own image processor.
+
+    Args:
+        model: Gives ``last_hidden_state`` as tokens (B, T, D) or as a feature map (B, D, rows, columns).
+        processor: Its image processor; mean, standard deviation, size and crop come from there.
+        image_size: Pixels a side instead of the processor's: the shorter side is resized to it, the centre cropped.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any, image_size: int | None = None) -> None:
+        super().__init__()
+        self.modality, self.model, self.processor, self.image_size = "image", model, processor, image_size
+        config: Any = model.config
+        widths = getattr(config, "hidden_sizes", None)
+        self.dim = getattr(config, "output_channels", None) or (widths[-1] if widths else config.hidden_size)
+        self.commit = getattr(config, "_commit_hash", None)
+        self._options: dict[str, Any] = {}
+        if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+            self._options["interpolate_pos_encoding"] = True
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Return ``pixel_values`` (B, 3, H, W) of RGB PIL images."""
+        batch = self.processor(images=items, return_tensors="pt", **self._sizes())
+        return {"pixel_values": batch["pixel_values"]}
+
+    def forward(self, batch: Features) -> Features:
+        """Return patches, summary vector and grid; see :class:`Encoder`."""
+        pixels = batch["pixel_values"].to(next(self.model.parameters()).dtype)
+        output = self.model(pixel_values=pixels, **self._options)
+        states, summary = output.last_hidden_state, getattr(output, "pooler_output", None)
+        if states.ndim == 4:
+            return flatten_map(states, summary)
+        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1]), summary)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The processor's settings."""
+        settings = self.processor.to_dict()
+        keys = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
+        return {key: settings[key] for key in keys if settings.get(key) is not None} | self._sizes()
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        config: Any = self.model.config
+        # A ConvNeXt halves the image five times in all; other token models name their patch.
+        stride = getattr(config, "patch_size", None) or 2 ** (len(config.hidden_sizes) + 1)
+        rows, columns = (stride, stride) if isinstance(stride, int) else stride
+        return height // rows, width // columns
+
+    def _sizes(self) -> dict[str, Any]:
+        if self.image_size is None:
+            return {}
+        square = {"height": self.image_size, "width": self.image_size}
+        if "shortest_edge" in dict(self.processor.size or {}):
+            return {"size": {"shortest_edge": self.image_size}, "crop_size": square, "do_center_crop": True}
+        return {"size": square}
+
+
+class TransformersTextEncoder(Encoder):
+    """A text model with its tokenizer; a decoder-only model works too.
+
+    Args:
+        model: Gives ``last_hidden_state`` (B, T, D).
+        tokenizer: Its tokenizer.
+        max_length: Tokens a text, specials included; by default all the model has positions for.
+    """
+
+    special_ids: torch.Tensor
+
+    def __init__(self, model: nn.Module, tokenizer: Any, max_length: int | None = None) -> None:
+        super().__init__()
+        self.modality, self.model, self.tokenizer = "text", model, tokenizer
+        config: Any = model.config
+        self.dim = config.hidden_size
+        self.commit = getattr(config, "_commit_hash", None)
+        self.max_length = max_length or positional_limit(config, tokenizer)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.register_buffer("special_ids", special_token_ids(tokenizer), persistent=False)
+        self._cut = CutWarning(tokenizer, self.max_length)
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the longest text of the batch."""
+        batch = self.tokenizer(items, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        self._cut.check(items, batch["attention_mask"])
+        return dict(batch)
+
+    def forward(self, batch: Features) -> Features:
+        """Return token embeddings and masks; see :class:`Encoder`."""
+        names = [name for name in self.tokenizer.model_input_names if name in batch]
+        output = self.model(**{name: batch[name] for name in names})
+        return {
+            "token_embeddings": output.last_hidden_state,
+            "cls_token_embeddings": output.last_hidden_state[:, 0],
+            "attention_mask": batch["attention_mask"],
+            "special_tokens_mask": torch.isin(batch["input_ids"], self.special_ids),
+        }
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The length limit."""
+        return {"max_length": self.max_length}
+
+
+def positional_limit(config: Any, tokenizer: Any) -> int:
+    """Return how many tokens a text may have: what the tokenizer states, within what the model has positions for.
+
+    RoBERTa-like models spend ``padding_idx + 1`` positions on padding.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions and config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= config.pad_token_id + 1
+    return min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+
+
+def load(reference: EncoderReference) -> Encoder:
+    """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``."""
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+    with explain_hub_errors(reference.source):
+        model = AutoModel.from_pretrained(reference.source, revision=reference.revision)
+        tower = select_tower(model, reference.modality)
+        if reference.modality == "image":
+            processor = AutoImageProcessor.from_pretrained(reference.source, revision=reference.revision)
+            encoder: Encoder = TransformersVisionEncoder(tower, processor, reference.image_size)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(reference.source, revision=reference.revision)
+            encoder = TransformersTextEncoder(tower, tokenizer, reference.max_length)
+    encoder.commit = encoder.commit or getattr(model.config, "_commit_hash", None)
+    return encoder
+
+
+def select_tower(model: Any, modality: str) -> Any:
+    """Return the part of ``model`` that reads ``modality``: a tower of CLIP or SigLIP, SAM's encoder, T5's encoder."""
+    names = ("vision_model", "vision_encoder") if modality == "image" else ("text_model",)
+    for name in names:
+        if isinstance(getattr(model, name, None), nn.Module):
+            return getattr(model, name)
+    return model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model

@@ -1,0 +1,60 @@
+"""Ranks and intervals, as pure functions. Nothing here grows with queries times gallery."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TILE_ELEMENTS = 2**24
+
+
+def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, gallery_owner: Tensor) -> Tensor:
+    """Return for each query how many wrong gallery items score at least as high as its best right one.
+
+    0 means that a right one comes first. A tie counts against the model, so that a constant embedding ranks last.
+
+    Args:
+        queries: (Q, d), unit length.
+        gallery: (G, d), unit length.
+        query_owner: (Q,) which item a query belongs to.
+        gallery_owner: (G,) which item a gallery entry belongs to; entries with the query's owner are right.
+
+    Returns:
+        (Q,) integers in [0, G).
+    """
+    tile = max(1, TILE_ELEMENTS // max(1, len(gallery)))
+    ranks = []
+    for start in range(0, len(queries), tile):
+        scores = queries[start : start + tile] @ gallery.T
+        right = query_owner[start : start + tile, None] == gallery_owner[None]
+        best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
+        ranks.append(((scores >= best) & ~right).sum(1))
+    return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.long)
+
+
+def bootstrap_interval(
+    values: np.ndarray, level: float = 0.95, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of the mean of ``values`` (n,), drawn over items.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
+    """
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        (np.asarray(values, dtype=np.float64),),
+        np.mean,
+        n_resamples=resamples,
+        batch=max(1, TILE_ELEMENTS // max(1, len(values))),
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def scored(name: str, hits: np.ndarray, chance: float) -> dict[str, float]:
+    """Return the mean of ``hits`` (n,) as ``name``, with its interval ``_low`` … ``_high`` and ``_chance`` level."""
+    low, high = bootstrap_interval(hits)
+    return {name: float(np.mean(hits)), f"{name}_low": low, f"{name}_high": high, f"{name}_chance": chance}

@@ -1,0 +1,120 @@
+"""Reading and writing model folders: JSON and safetensors only, nothing outside the folder, nothing executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: If the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}).") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented UTF-8 JSON with a final newline."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors as safetensors, from whatever device they are on."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+
+
+def load_tensors(path: Path, module: nn.Module) -> None:
+    """Load a safetensors file into ``module``; names and shapes must agree exactly.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or names or shapes differ.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.")
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
+    expected = module.state_dict()
+    if set(tensors) != set(expected):
+        missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {extra}.")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise ValueError(
+                f"{path}: '{name}' has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}."
+            )
+    module.load_state_dict(tensors)
+
+
+def inside(root: Path, relative: str) -> Path:
+    """Return ``root / relative``.
+
+    Raises:
+        ValueError: If the result would lie outside ``root``.
+    """
+    path = (root / relative).resolve()
+    if not path.is_relative_to(root.resolve()):
+        raise ValueError(f"{root}: '{relative}' points outside the model folder; refusing to read it.")
+    return path
+
+
+def locate_folder(
+    name_or_path: str,
+    subfolder: str = "",
+    *,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return a local folder for a path or a hub id, downloading only JSON, safetensors and Markdown files.
+
+    Raises:
+        ValueError: If ``subfolder`` climbs out of the model folder.
+        ConnectionError: If the model has to come from the hub and the hub cannot be reached.
+    """
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        from freezealign.encoders.hub import explain_hub_errors
+
+        prefix = f"{subfolder}/" if subfolder else ""
+        with explain_hub_errors(name_or_path):
+            folder = Path(
+                snapshot_download(
+                    name_or_path,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_folder,
+                    local_files_only=local_files_only,
+                    allow_patterns=[f"{prefix}*{suffix}" for suffix in (".json", ".safetensors", ".md")],
+                )
+            )
+    return inside(folder, subfolder)
+
+
+def tensor_digest(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of ``tensors``, in sorted order of names."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

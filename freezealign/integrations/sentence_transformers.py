@@ -1,0 +1,21 @@
+"""A FreezeAlign as a stock SentenceTransformer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+
+def to_sentence_transformer(model: FreezeAlign) -> Any:
+    """Return ``SentenceTransformer(Router, Normalize)`` that holds the very blocks of ``model``.
+
+    Its embeddings are the model's, training either trains both, and every tool that takes a SentenceTransformer takes
+    it. The temperature is not part of it: sentence-transformers' losses bring their own.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Router
+
+    router = Router({name: list(model.tower(name)) for name in model.towers})
+    return SentenceTransformer(modules=[router, Normalize()], device=str(model.device), similarity_fn_name="cosine")

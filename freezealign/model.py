@@ -1,0 +1,486 @@
+"""FreezeAlign: frozen encoders in, one embedding space out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from freezealign.card import CardData
+from freezealign.encoding import Items, run_batches
+from freezealign.features import FeatureStore, FrozenFeatures
+from freezealign.features.store import check_fingerprint
+from freezealign.inputs import as_items, infer_modality, is_single, unwrap
+from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize
+from freezealign.modules.frozen_encoder import READERS
+from freezealign.recipes import build_blocks
+from freezealign.tower import TokenEmbeddings, Tower, as_blocks, check_widths, default_device
+from freezealign.training import FitArguments, History, train
+
+EncoderLike = str | FrozenEncoder
+
+
+class FreezeAlign(nn.Module):
+    """One embedding space for several modalities, out of encoders that stay frozen.
+
+    Args:
+        encoders: Names of encoders, one a modality: ``["dinov2-large", "all-roberta-large-v1"]``; or for each modality
+            a name, a :class:`FrozenEncoder`, or a whole tower as a list of blocks:
+            ``{"image": [FrozenEncoder(…), TokenProjector(…), Pooling(…)], "text": "all-roberta-large-v1"}``.
+        recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.recipes`.
+        dim: Width of the shared space, for towers built by recipe.
+        logit_scale: The temperature; a new one with the paper's bounds by default.
+        device: Where the model lives; the machine's accelerator by default, else the CPU.
+        seed: Of the projectors' initial weights; by default torch's global generator is used.
+
+    Raises:
+        ValueError: If an encoder is unknown, two encoders have one modality, or towers end in different widths.
+    """
+
+    def __init__(
+        self,
+        encoders: Sequence[EncoderLike] | Mapping[str, EncoderLike | Sequence[Module]],
+        recipe: str = "token",
+        dim: int = 1024,
+        logit_scale: LogitScale | None = None,
+        device: str | torch.device | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        named = encoders if isinstance(encoders, Mapping) else _by_modality(encoders)
+        with torch.random.fork_rng([], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            towers = {name: _build_tower(name, value, recipe, dim) for name, value in named.items()}
+        check_widths(towers)
+        self.towers = nn.ModuleDict(towers)
+        self.normalize = Normalize()
+        self.logit_scale = logit_scale or LogitScale()
+        self.model_card_data = CardData()
+        self.to(device or default_device()).eval()
+
+    # What the model is
+
+    @property
+    def modalities(self) -> list[str]:
+        """Names of the towers."""
+        return list(self.towers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.logit_scale.temperature.device
+
+    @property
+    def encoders(self) -> dict[str, FrozenEncoder]:
+        """The frozen encoder of each modality."""
+        return {name: self.tower(name).encoder for name in self.towers}
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """The similarity of this space."""
+        return "cosine"
+
+    def tower(self, modality: str) -> Tower:
+        """Return the tower of a modality.
+
+        Raises:
+            ValueError: If the model has none.
+        """
+        if modality not in self.towers:
+            raise ValueError(f"this model has no '{modality}' tower; it has {self.modalities}.")
+        tower = self.towers[modality]
+        assert isinstance(tower, Tower)
+        return tower
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of the shared space."""
+        return check_widths({name: self.tower(name) for name in self.towers})
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """Return the number of parameters, frozen encoders included unless ``only_trainable``."""
+        if only_trainable:
+            return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return 1 + sum(self.tower(name).num_parameters() for name in self.towers)
+
+    def forward(self, inputs: Mapping[str, Features]) -> dict[str, Tensor]:
+        """Embed a batch of every modality in one call: (B, d) each, unit length.
+
+        Args:
+            inputs: For each modality what ``preprocess`` gives, or frozen features.
+        """
+        return {
+            name: self.normalize(self.towers[name](features))["sentence_embedding"] for name, features in inputs.items()
+        }
+
+    # Encoding
+
+    def encode(
+        self,
+        inputs: Any,
+        *,
+        modality: str | None = None,
+        batch_size: int = 32,
+        normalize_embeddings: bool = True,
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        truncate_dim: int | None = None,
+        show_progress_bar: bool | None = None,
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        prompt: str | None = None,
+        prompt_name: None = None,
+    ) -> Any:
+        """Embed images, texts, or a mixed list of both, in order.
+
+        Args:
+            inputs: One item or a list of items. An image is a PIL image in any mode, a path, an http(s) address, bytes,
+                an array (H, W[, C]) or a tensor (C, H, W); a text is a string; ``{modality: item}`` says what it is.
+                Or frozen features of this model's encoder, as a feature store holds them.
+            modality: What all items are, instead of inferring it.
+            batch_size: Items a forward pass.
+            normalize_embeddings: Return vectors of length 1.
+            convert_to_numpy: Return a NumPy array; ``False`` returns a list of tensors.
+            convert_to_tensor: Return one tensor on the model's device instead.
+            truncate_dim: Keep only so many leading dimensions (before normalising).
+            show_progress_bar: ``False`` hides the bar that appears after a second.
+            device: Move the model there first.
+            precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` as sentence-transformers
+                quantises.
+            prompt: Put in front of every text.
+            prompt_name: Accepted because sentence-transformers' evaluators pass it; this model has no named prompts.
+
+        Returns:
+            (n, d); (d,) for a single item; (0, d) for an empty list.
+
+        Raises:
+            InputError: If an item cannot be read; the message gives its position. A ``ValueError``.
+            ValueError: If the model has no tower for an item, or an embedding is not finite.
+        """
+        if prompt_name is not None:
+            raise ValueError(f"this model has no prompt named {prompt_name!r}; pass prompt='…'.")
+
+        def finish(tower: Tower, batch: Features) -> Tensor:
+            vectors: Tensor = tower(batch)["sentence_embedding"][..., :truncate_dim]
+            return functional.normalize(vectors, p=2, dim=-1) if normalize_embeddings else vectors
+
+        single = is_single(inputs)
+        rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device, prompt)
+        width = min(self.get_embedding_dimension(), truncate_dim or self.get_embedding_dimension())
+        vectors = torch.stack(rows) if rows else torch.empty(0, width, device=self.device)
+        _check_finite(vectors)
+        vectors = _quantize(vectors, precision)
+        vectors = vectors[0] if single else vectors
+        if convert_to_tensor:
+            return vectors
+        return vectors.cpu().numpy() if convert_to_numpy else list(vectors)
+
+    def encode_image(self, inputs: Any, **options: Any) -> Any:
+        """Embed images; see :meth:`encode`. A path that is no file is an error here, never a text."""
+        return self.encode(inputs, modality="image", **options)
+
+    def encode_text(self, inputs: Any, **options: Any) -> Any:
+        """Embed texts in any language the text encoder knows; see :meth:`encode`."""
+        return self.encode(inputs, modality="text", **options)
+
+    def encode_query(self, inputs: Any, **options: Any) -> Any:
+        """Embed queries of any modality; in this space a query is embedded as anything else."""
+        return self.encode(inputs, **options)
+
+    def encode_document(self, inputs: Any, **options: Any) -> Any:
+        """Embed documents of any modality; in this space a document is embedded as anything else."""
+        return self.encode(inputs, **options)
+
+    def encode_tokens(
+        self,
+        inputs: Any,
+        *,
+        modality: str | None = None,
+        batch_size: int = 32,
+        normalize_embeddings: bool = True,
+        convert_to_tensor: bool = False,
+        show_progress_bar: bool | None = None,
+        device: str | torch.device | None = None,
+    ) -> TokenEmbeddings | list[TokenEmbeddings]:
+        """Embed the patches of images and the tokens of texts, each on its own, into the shared space.
+
+        A patch embedding can be compared with a text embedding: that is where in the picture the text is. The CLS
+        vector takes no part. Arguments as in :meth:`encode`.
+
+        Returns:
+            For each item ``embeddings`` (T, d) and ``grid`` (rows, columns); one such pair for a single item.
+        """
+
+        def finish(tower: Tower, batch: Features) -> list[TokenEmbeddings]:
+            features = tower(batch, pool=False)
+            if normalize_embeddings:
+                features = self.normalize(features)
+            return list(tower.token_rows(features))
+
+        rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device)
+        for row in rows:
+            _check_finite(row.embeddings)
+        if not convert_to_tensor:
+            rows = [TokenEmbeddings(row.embeddings.cpu().numpy(), row.grid) for row in rows]
+        return rows[0] if is_single(inputs) else rows
+
+    @torch.no_grad()
+    def _run(
+        self,
+        inputs: Any,
+        finish: Callable[[Tower, Features], Iterable[Any]],
+        modality: str | None,
+        batch_size: int,
+        show_progress_bar: bool | None,
+        device: str | torch.device | None,
+        prompt: str | None = None,
+    ) -> list[Any]:
+        """Apply ``finish`` to batches of each modality and return one result an item, in order."""
+        if device is not None:
+            self.to(device)
+        was_training = self.training
+        self.eval()
+        try:
+            if isinstance(inputs, FrozenFeatures):
+                groups: dict[str, Any] = {inputs.modality: (inputs, range(len(inputs)))}
+                check_fingerprint(inputs, self.tower(inputs.modality).encoder.fingerprint)
+            else:
+                groups = self._group(as_items(inputs), modality, prompt)
+            results: list[Any] = [None] * sum(len(rows) for _, rows in groups.values())
+            for name, (source, rows) in groups.items():
+                tower = self.tower(name)
+                outputs = run_batches(
+                    source,
+                    lambda batch, tower=tower: finish(tower, batch),
+                    batch_size=batch_size,
+                    device=self.device,
+                    show_progress_bar=show_progress_bar is not False,
+                    description=f"Encoding {name}",
+                )
+                for row, output in zip(rows, outputs):
+                    results[row] = output
+            return results
+        finally:
+            self.train(was_training)
+
+    def _group(self, items: list[Any], modality: str | None, prompt: str | None) -> dict[str, tuple[Items, list[int]]]:
+        """Sort items by modality, and remember where each stood."""
+        towers = {name: encoder.modality for name, encoder in self.encoders.items()}
+        names = [modality or infer_modality(item, towers) for item in items]
+        groups = {}
+        for name in dict.fromkeys(names):
+            rows = [row for row, other in enumerate(names) if other == name]
+            encoder = self.tower(name).encoder
+            text_prompt = prompt if encoder.modality == "text" else None
+            groups[name] = (Items(encoder, [unwrap(items[row], name) for row in rows], text_prompt), rows)
+        return groups
+
+    # Comparing
+
+    @staticmethod
+    def similarity(first: Any, second: Any) -> Tensor:
+        """Return the cosine similarity of every row of ``first`` (n, d) with every row of ``second`` (m, d): (n, m)."""
+        return _unit(first) @ _unit(second).T
+
+    @staticmethod
+    def similarity_pairwise(first: Any, second: Any) -> Tensor:
+        """Return the cosine similarity of row i of ``first`` (n, d) with row i of ``second`` (n, d): (n,)."""
+        return (_unit(first) * _unit(second)).sum(-1)
+
+    # Training
+
+    def extract_features(
+        self,
+        data: Iterable[Any],
+        path: str | os.PathLike[str] | None = None,
+        *,
+        modalities: Sequence[str] | None = None,
+        batch_size: int = 32,
+        strict: bool = False,
+        show_progress_bar: bool = True,
+    ) -> FeatureStore:
+        """Run the frozen encoders over pairs, once, and keep what they give.
+
+        Args:
+            data: Pairs, as :meth:`fit` takes them.
+            path: A new folder to save the store in; in memory only by default.
+            modalities: Which towers the data has something for; all by default.
+            batch_size: Pairs a forward pass.
+            strict: Raise at the first bad item instead of skipping and listing it.
+            show_progress_bar: Show progress if it takes longer than a second.
+
+        Raises:
+            FileExistsError: If ``path`` exists.
+        """
+        from freezealign.features.extract import extract
+
+        if path is not None and Path(path).exists():
+            raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
+        store = extract(
+            data,
+            {name: self.tower(name).encoder for name in modalities or self.towers},
+            batch_size=batch_size,
+            device=self.device,
+            strict=strict,
+            show_progress_bar=show_progress_bar,
+        )
+        if path is not None:
+            store.save(path)
+        return store
+
+    def fit(
+        self,
+        data: Any,
+        evaluator: Callable[..., Any] | None = None,
+        arguments: FitArguments | None = None,
+        **options: Any,
+    ) -> History:
+        """Train the projectors and the temperature on pairs; the encoders stay as they are.
+
+        Args:
+            data: A DataLoader of (images, texts) batches; an iterable, list or ``datasets.Dataset`` of pairs, each
+                ``(image, text)`` or ``{"image": …, "text": …}``, several captions as a list; or a
+                :class:`FeatureStore`.
+            evaluator: Called as ``evaluator(model, output_path, epoch, steps)`` during training.
+            arguments: How to train; see :class:`FitArguments`.
+            **options: Fields of :class:`FitArguments`, instead of or on top of ``arguments``.
+
+        Returns:
+            The loss, temperature and learning rate of each step, the evaluations, and what was skipped.
+
+        Raises:
+            TypeError: If an option is not a field of :class:`FitArguments`.
+            ValueError: If a batch holds more images than texts or the reverse, or nothing can be read.
+            FloatingPointError: If the loss stops being finite.
+        """
+        from dataclasses import replace
+
+        from freezealign.training.prepare import make_batches
+
+        arguments = replace(arguments or FitArguments(), **options)
+        batches = make_batches(self, data, arguments)
+        history = train(self, batches, arguments, evaluator)
+        self.model_card_data.record_training(arguments, batches, history)
+        return history
+
+    # Changing, saving, loading, sharing
+
+    def swap_encoder(self, modality: str, encoder: EncoderLike, *, reset: bool = False) -> None:
+        """Put another frozen encoder under a tower.
+
+        Args:
+            modality: Which tower.
+            encoder: The new encoder.
+            reset: Give the tower new, untrained blocks of the default recipe. Without it the trained blocks are kept:
+                right only for an encoder whose space they already fit.
+
+        Raises:
+            ValueError: If the widths differ and ``reset`` is false.
+        """
+        new = encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder, modality)
+        old = self.tower(modality)
+        if reset:
+            blocks: list[nn.Module] = list(build_blocks(new, dim=self.get_embedding_dimension()))
+        elif new.get_embedding_dimension() != old.encoder.get_embedding_dimension():
+            raise ValueError(
+                f"'{new.name}' is {new.get_embedding_dimension()} wide, the {modality} blocks were built for "
+                f"{old.encoder.get_embedding_dimension()}; reset=True gives the tower new blocks to be trained."
+            )
+        else:
+            blocks = [new, *old.blocks]
+        self.towers[modality] = Tower(blocks).to(self.device).train(self.training)
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Save projectors, encoder references and a model card to a folder, in sentence-transformers' layout."""
+        from freezealign.saving import save
+
+        save(self, Path(path))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        encoders: Mapping[str, EncoderLike] | None = None,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
+        token: bool | str | None = None,
+    ) -> FreezeAlign:
+        """Load a model from a folder or the hub. No code in it is run, and nothing outside it is read.
+
+        Args:
+            name_or_path: A folder that :meth:`save_pretrained` wrote, or a hub id.
+            encoders: Other encoders for some towers, instead of those the model was trained with.
+            device: Where the model lives; the machine's accelerator by default.
+            revision: Commit, branch or tag on the hub.
+            token: For private models.
+
+        Raises:
+            ValueError: If the folder is incomplete or damaged, or an encoder is not the one trained with.
+            ConnectionError: If the model or an encoder has to come from a hub that cannot be reached.
+        """
+        from freezealign.saving import load
+
+        return load(str(name_or_path), encoders=encoders or {}, device=device, revision=revision, token=token)
+
+    def push_to_hub(
+        self, repo_id: str, *, token: bool | str | None = None, private: bool = False, message: str = "Upload model"
+    ) -> str:
+        """Save the model to a hub repository, created if need be, and return the address of the commit."""
+        from freezealign.integrations.hub import push
+
+        return push(self, repo_id, token=token, private=private, message=message)
+
+    def to_sentence_transformer(self) -> Any:
+        """Return a stock ``SentenceTransformer`` that holds these very blocks: training one trains the other."""
+        from freezealign.integrations.sentence_transformers import to_sentence_transformer
+
+        return to_sentence_transformer(self)
+
+
+def _by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
+    """Load encoders and key them by their modality."""
+    if isinstance(encoders, str):
+        raise ValueError(f"pass a list of encoders, one a modality: FreezeAlign(['{encoders}', …]).")
+    loaded = [encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder) for encoder in encoders]
+    named = {encoder.modality: encoder for encoder in loaded}
+    if len(named) < len(loaded):
+        kinds = [f"{encoder.name} ({encoder.modality})" for encoder in loaded]
+        raise ValueError(
+            f"two encoders have one modality: {', '.join(kinds)}; name the towers: FreezeAlign({{'…': …, '…': …}})."
+        )
+    return named
+
+
+def _build_tower(name: str, value: EncoderLike | Sequence[Module], recipe: str, dim: int) -> Tower:
+    blocks = as_blocks(value)
+    if blocks is None:
+        encoder = (
+            value if isinstance(value, FrozenEncoder) else FrozenEncoder(str(value), name if name in READERS else None)
+        )
+        blocks = build_blocks(encoder, recipe, dim)
+    return Tower(blocks)
+
+
+def _unit(vectors: Any) -> Tensor:
+    return functional.normalize(torch.as_tensor(vectors).float(), p=2, dim=-1)
+
+
+def _check_finite(vectors: Tensor) -> None:
+    bad = torch.nonzero(~torch.isfinite(vectors).all(-1)).flatten().tolist()
+    if bad:
+        raise ValueError(f"the embeddings of items {bad[:10]} are NaN or Inf: an encoder gave non-finite features.")
+
+
+def _quantize(vectors: Tensor, precision: str) -> Tensor:
+    if precision == "float32":
+        return vectors
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    return torch.from_numpy(np.asarray(quantize_embeddings(vectors.cpu().numpy(), precision=precision)))

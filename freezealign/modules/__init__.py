@@ -1,0 +1,22 @@
+"""The blocks a model is built from; each can be used by hand."""
+
+from __future__ import annotations
+
+from freezealign.modules.base import Features, Module
+from freezealign.modules.frozen_encoder import FrozenEncoder
+from freezealign.modules.logit_scale import LogitScale
+from freezealign.modules.normalize import Normalize
+from freezealign.modules.pooling import Pooling
+from freezealign.modules.projection_head import ProjectionHead
+from freezealign.modules.token_projector import TokenProjector
+
+__all__ = [
+    "Features",
+    "FrozenEncoder",
+    "LogitScale",
+    "Module",
+    "Normalize",
+    "Pooling",
+    "ProjectionHead",
+    "TokenProjector",
+]

@@ -1,0 +1,108 @@
+"""The contract every block obeys, kept compatible with sentence-transformers without importing it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from freezealign.files import load_tensors, locate_folder, read_json, save_tensors, write_json
+
+Features = dict[str, Any]
+"""What flows between blocks. Keys and shapes:
+
+``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, T), ``special_tokens_mask`` (B, T),
+``token_embeddings`` (B, T, D), ``cls_token_embeddings`` (B, D), ``grid`` (rows, columns of the patch tokens),
+``sentence_embedding`` (B, d).
+"""
+
+
+class Module(nn.Module):
+    """A block: takes a dict of features, returns a dict of features, and can be saved and loaded.
+
+    A subclass lists in ``config_keys`` the constructor arguments that are also attributes; saving writes them as JSON
+    and the block's parameters as safetensors, loading calls the constructor with them.
+    """
+
+    config_file_name: ClassVar[str] = "config.json"
+    weights_file_name: ClassVar[str] = "model.safetensors"
+    config_keys: ClassVar[list[str]] = []
+    save_in_root: ClassVar[bool] = False
+    forward_kwargs: ClassVar[set[str]] = set()
+
+    def forward(self, features: Features) -> Features:
+        """Return ``features`` with this block's outputs added; the input dict is left as it was."""
+        raise NotImplementedError
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the JSON-serialisable constructor arguments."""
+        return {key: getattr(self, key) for key in self.config_keys}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write ``config.json`` and, if the block has parameters, ``model.safetensors`` into ``output_path``.
+
+        Only safetensors is written: ``safe_serialization`` is accepted because sentence-transformers passes it.
+        """
+        folder = Path(output_path)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / self.config_file_name, self.get_config_dict())
+        tensors = self.trained_tensors()
+        if tensors:
+            save_tensors(folder / self.weights_file_name, tensors)
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{key}={value!r}" for key, value in self.get_config_dict().items())
+        return f"{type(self).__name__}({options})"
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors that a saved model must carry."""
+        return self.state_dict()
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> Module:
+        """Load the block from a folder, or from ``subfolder`` of a model on the hub.
+
+        Further keyword arguments are those sentence-transformers hands to every module; they do not concern this one.
+
+        Raises:
+            ValueError: If the folder is incomplete, or a tensor is missing or has another shape.
+        """
+        folder = locate_folder(
+            model_name_or_path,
+            subfolder,
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
+        return cls.from_folder(folder)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Module:
+        """Load the block from a local ``folder`` as :meth:`save` wrote it."""
+        config = read_json(folder / cls.config_file_name)
+        unknown = sorted(set(config) - set(cls.config_keys))
+        if unknown:
+            raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
+        module = cls(**config)
+        if module.state_dict():
+            load_tensors(folder / cls.weights_file_name, module)
+        return module
+
+
+def require(features: Features, key: str, block: nn.Module, remedy: str) -> Tensor:
+    """Return ``features[key]``, or raise a ``ValueError`` that names the block, what it got, and the remedy."""
+    value = features.get(key)
+    if value is None:
+        raise ValueError(f"{type(block).__name__} needs '{key}' but got {sorted(features)}: {remedy}")
+    return value

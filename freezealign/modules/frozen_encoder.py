@@ -1,0 +1,193 @@
+"""FrozenEncoder: an encoder that nothing here can change, saved as a reference instead of as weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freezealign.encoders import Encoder, EncoderReference, load_encoder
+from freezealign.files import read_json
+from freezealign.inputs import InputError, read_image, read_text, unwrap
+from freezealign.modules.base import Features, Module
+from freezealign.registry import resolve
+
+READERS: dict[str, Callable[[Any], Any]] = {"image": read_image, "text": read_text}
+
+
+class FrozenEncoder(Module):
+    """The first block of a tower: reads inputs and gives features that are never trained.
+
+    It is always in eval mode (``train()`` does not wake its dropout), always without gradients, and saved as JSON:
+    where it came from, its revision, its preprocessing, and the SHA-256 of its tensors.
+
+    Args:
+        encoder: A short name, hub id or folder; an :class:`~freezealign.encoders.EncoderReference`, complete in
+            itself; an :class:`~freezealign.encoders.Encoder`; or a function from a list of inputs to vectors or tokens.
+        modality: The tower it belongs to; needed for functions, and for models that have several towers.
+        revision: Commit, branch or tag on the hub.
+        image_size: Pixels a side, instead of the encoder's own.
+        max_length: Tokens a text, instead of the encoder's own.
+
+    Raises:
+        ValueError: If the name is unknown, or the modality cannot be told.
+        ConnectionError: If the encoder has to come from a hub that cannot be reached.
+        ModuleNotFoundError: If the encoder comes from a package that is not installed.
+    """
+
+    def __init__(
+        self,
+        encoder: str | EncoderReference | Encoder | Callable[[list[Any]], Any],
+        modality: str | None = None,
+        revision: str | None = None,
+        image_size: int | None = None,
+        max_length: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(encoder, str):
+            encoder = replace(resolve(encoder, modality, revision), image_size=image_size, max_length=max_length)
+        if isinstance(encoder, EncoderReference):
+            reference, encoder = encoder, load_encoder(encoder)
+        else:
+            encoder = _as_encoder(encoder, modality)
+            reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
+        self.encoder = encoder.requires_grad_(False).eval()
+        self.reference = replace(reference, revision=encoder.commit or reference.revision)
+
+    @property
+    def modality(self) -> str:
+        """Which tower this encoder belongs to."""
+        return self.encoder.modality
+
+    @property
+    def modalities(self) -> list[str]:
+        """The modality as a list, as sentence-transformers asks for it."""
+        return [self.modality]
+
+    @property
+    def name(self) -> str:
+        """What the user called the encoder: a short name, a hub id or a folder."""
+        return self.reference.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over every tensor of the encoder; computed once, as it cannot change."""
+        return self.encoder.fingerprint()
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
+        return getattr(self.encoder, "max_length", None)
+
+    def get_embedding_dimension(self) -> int:
+        """Return the width of the encoder's tokens and vectors."""
+        return self.encoder.dim
+
+    def num_parameters(self) -> int:
+        """Return the number of the encoder's parameters."""
+        return self.encoder.num_parameters()
+
+    def train(self, mode: bool = True) -> FrozenEncoder:
+        """Stay in eval mode whatever ``mode`` says."""
+        return super().train(False)
+
+    def read(self, item: Any) -> Any:
+        """Return one input as the encoder takes it: an RGB PIL image, a non-empty string.
+
+        Raises:
+            InputError: If the item cannot be read; the message names it.
+        """
+        reader = READERS.get(self.modality)
+        item = unwrap(item, self.modality)
+        if item is None:
+            raise InputError(f"got None where {self.modality} was expected.")
+        return reader(item) if reader else item
+
+    def preprocess(self, inputs: list[Any], prompt: str | None = None, **kwargs: Any) -> Features:
+        """Read inputs and make them one batch on the CPU.
+
+        Args:
+            inputs: Items of this modality, in any of the forms :func:`freezealign.inputs.read_image` lists.
+            prompt: Put in front of every text.
+            **kwargs: What sentence-transformers hands to every input module; not used.
+        """
+        items = [self.read(item) for item in inputs]
+        if prompt:
+            items = [prompt + item for item in items]
+        return self.encoder.preprocess(items)
+
+    @torch.no_grad()
+    def forward(self, features: Features) -> Features:
+        """Return frozen features; see :class:`~freezealign.encoders.Encoder` for keys and shapes.
+
+        An encoder that gives one vector an item is an encoder with one token: ``token_embeddings`` (B, 1, D).
+        """
+        output = self.encoder(features)
+        if "token_embeddings" not in output:
+            output["token_embeddings"] = output["sentence_embedding"].unsqueeze(1)
+        return output
+
+    def __repr__(self) -> str:
+        return (
+            f"FrozenEncoder('{self.name}', {self.modality}, {self.encoder.dim} wide, {self.num_parameters():,} frozen)"
+        )
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the reference with fingerprint and preprocessing, as JSON."""
+        preprocessing = json.loads(json.dumps(self.encoder.preprocessing))  # tuples become lists, as they do on disk
+        identity = {"fingerprint": self.fingerprint, "preprocessing": preprocessing}
+        return {**asdict(self.reference), **identity, "dim": self.encoder.dim}
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Return nothing: a frozen encoder is a reference, so no saved model carries its weights."""
+        return {}
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> FrozenEncoder:
+        """Load the encoder a folder refers to, and check that it is the one the model was trained with.
+
+        Raises:
+            ValueError: If the encoder's fingerprint or preprocessing differs from the saved one.
+        """
+        config = read_json(folder / cls.config_file_name)
+        keys = {field.name for field in fields(EncoderReference)}
+        try:
+            reference = EncoderReference(**{key: value for key, value in config.items() if key in keys})
+        except TypeError as error:
+            raise ValueError(f"{folder}: not an encoder reference ({error}).") from None
+        encoder = cls(reference)
+        encoder.check_identity(config)
+        return encoder
+
+    def check_identity(self, saved: dict[str, Any]) -> None:
+        """Compare this encoder with the identity a model was saved with.
+
+        Raises:
+            ValueError: If they differ; the message names both.
+        """
+        now = self.get_config_dict()
+        for key in ("fingerprint", "preprocessing"):
+            if saved.get(key) != now[key]:
+                raise ValueError(
+                    f"the encoder '{self.name}' is not the one this model was trained with: its {key} is {now[key]}, "
+                    f"the saved one is {saved.get(key)}. Install the encoder as it was, or pass encoders="
+                    f"{{'{self.modality}': …}} to use this one knowingly."
+                )
+
+
+def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
+    if isinstance(encoder, Encoder):
+        return encoder
+    if not callable(encoder):
+        raise TypeError(f"an encoder is a name, an Encoder or a function, not {type(encoder).__name__}.")
+    if modality is None:
+        raise ValueError("say what a function encodes: FrozenEncoder(function, modality='text').")
+    from freezealign.encoders.callable import CallableEncoder
+
+    return CallableEncoder(encoder, modality)

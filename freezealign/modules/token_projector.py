@@ -1,0 +1,58 @@
+"""TokenProjector: project every token of a frozen encoder, and its CLS vector with weights of its own."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from freezealign.modules.base import Features, Module, require
+from freezealign.modules.projection import ProjectionKind, check_width, make_projection
+
+
+class TokenProjector(Module):
+    """Project ``token_embeddings`` (B, T, in_dim) to (B, T, out_dim).
+
+    With ``cls=True`` the CLS vector gets a second, separate projector: DINO's loss acts on CLS and iBOT's on patches,
+    so the two live in different spaces. With ``cls=False`` the CLS vector is dropped, because an unprojected one must
+    not be pooled together with projected tokens.
+
+    Args:
+        in_dim: Width of the encoder.
+        out_dim: Width of the shared space; 1024 in the paper.
+        kind: ``token`` (the paper's), ``mlp``, ``linear`` or ``identity``; see :mod:`freezealign.modules.projection`.
+        cls: Also project ``cls_token_embeddings`` (B, in_dim), with its own weights.
+        dropout: Dropout probability inside the projector, active in training only.
+    """
+
+    config_keys: ClassVar[list[str]] = ["in_dim", "out_dim", "kind", "cls", "dropout"]
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 1024,
+        kind: ProjectionKind = "token",
+        cls: bool = False,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim, self.kind, self.cls, self.dropout = in_dim, out_dim, kind, cls, dropout
+        self.tokens = make_projection(kind, in_dim, out_dim, dropout)
+        self.cls_token = make_projection(kind, in_dim, out_dim, dropout) if cls else None
+
+    def forward(self, features: Features) -> Features:
+        """Replace the encoder's token (and CLS) embeddings by projected ones.
+
+        Raises:
+            ValueError: If tokens (or, with ``cls=True``, the CLS vector) are absent, or the width is not ``in_dim``.
+        """
+        tokens = require(features, "token_embeddings", self, "put a FrozenEncoder before it.")
+        frozen = ("cls_token_embeddings", "sentence_embedding")
+        output = {key: value for key, value in features.items() if key not in frozen}
+        output["token_embeddings"] = self.tokens(check_width(tokens, self.in_dim, self))
+        if self.cls_token is not None:
+            cls = require(features, "cls_token_embeddings", self, "this encoder has no CLS vector; use cls=False.")
+            output["cls_token_embeddings"] = self.cls_token(check_width(cls, self.in_dim, self))
+        return output
+
+    def get_embedding_dimension(self) -> int:
+        """Return the output width."""
+        return self.out_dim

