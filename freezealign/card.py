@@ -140,7 +140,8 @@ def _training(card: CardData) -> str:
     facts = dict(card.training)
     data, pairs, skipped = facts.pop("data_name"), facts.pop("pairs"), facts.pop("skipped")
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if key != "show_progress_bar")
-    return f"{pairs if pairs is not None else 'An unknown number of'} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
+    count = "An unknown number of" if pairs is None else f"{pairs:,}"
+    return f"{count} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
 
 
 def _evaluation(card: CardData) -> str:

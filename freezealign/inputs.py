@@ -48,7 +48,7 @@ def is_single(inputs: Any) -> bool:
 
 
 def as_items(inputs: Any) -> list[Any]:
-    """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images, an iterable its elements."""
+    """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images."""
     return [inputs] if is_single(inputs) else list(inputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,7 @@ class FreezeAlign(nn.Module):
                 tower = self.tower(name)
                 outputs = run_batches(
                     source,
-                    lambda batch, tower=tower: finish(tower, batch),
+                    partial(finish, tower),
                     batch_size=batch_size,
                     device=self.device,
                     show_progress_bar=show_progress_bar is not False,
@@ -301,6 +302,7 @@ class FreezeAlign(nn.Module):
         path: str | os.PathLike[str] | None = None,
         *,
         modalities: Sequence[str] | None = None,
+        reuse: bool = False,
         batch_size: int = 32,
         strict: bool = False,
         show_progress_bar: bool = True,
@@ -310,21 +312,29 @@ class FreezeAlign(nn.Module):
         Args:
             data: Pairs, as :meth:`fit` takes them.
             path: A new folder to save the store in; in memory only by default.
+            reuse: Open the store at ``path`` if there is one already, instead of refusing. Its encoders are checked;
+                that it holds the features of this very data is for the caller to know.
             modalities: Which towers the data has something for; all by default.
             batch_size: Pairs a forward pass.
             strict: Raise at the first bad item instead of skipping and listing it.
             show_progress_bar: Show progress if it takes longer than a second.
 
         Raises:
-            FileExistsError: If ``path`` exists.
+            FileExistsError: If ``path`` exists, unless ``reuse``.
+            ValueError: If the store to reuse was made by other encoders.
         """
         from freezealign.features.extract import extract
 
+        encoders = {name: self.tower(name).encoder for name in modalities or self.towers}
         if path is not None and Path(path).exists():
-            raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
+            if not reuse:
+                raise FileExistsError(f"{path} exists; pass reuse=True to use it, or choose another folder.")
+            store = FeatureStore.open(path)
+            store.check({name: encoder.fingerprint for name, encoder in encoders.items()})
+            return store
         store = extract(
             data,
-            {name: self.tower(name).encoder for name in modalities or self.towers},
+            encoders,
             batch_size=batch_size,
             device=self.device,
             strict=strict,

@@ -11,7 +11,8 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
     """Return the blocks of a tower for one frozen encoder.
 
     ``token`` is the paper's wiring. Image: ``mean(project(patches)) + project'(CLS)``, with two separate token
-    projectors; a function that gives vectors has no CLS, so only the first. Any other modality: ``mlp(mean(project(tokens)))``, the mean over all tokens, special ones included.
+    projectors; a function that gives vectors has no CLS, so only the first. Any other modality:
+    ``mlp(mean(project(tokens)))``, the mean over all tokens, special ones included.
     With DINOv2-L and all-roberta-large-v1 at ``dim=1024`` that is 11,553,792 parameters, and the temperature.
 
     Raises:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 import freezealign
 from freezealign import modules
@@ -50,7 +51,7 @@ def save(model: FreezeAlign, path: Path) -> None:
             folder = f"{name}_{position}_{type(block).__name__}"
             types[folder] = class_path(type(block))
             structure.setdefault(name, []).append(folder)
-            block.save(str(path / folder))
+            _save_block(block, path / folder)
     parameters = {"default_route": model.modalities[0], "allow_empty_key": True, "route_mappings": {}}
     write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     _write_sentence_transformers_files(path)
@@ -64,6 +65,12 @@ def save(model: FreezeAlign, path: Path) -> None:
         },
     )
     write_card(model, path)
+
+
+def _save_block(block: nn.Module, folder: Path) -> None:
+    if not isinstance(block, Module):
+        raise TypeError(f"{type(block).__name__} cannot be saved: a block is a freezealign.modules.Module.")
+    block.save(str(folder))
 
 
 def load(

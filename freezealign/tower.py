@@ -76,11 +76,8 @@ class Tower(nn.Sequential):
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the tower's vectors."""
-        for block in reversed(list(self)):
-            if hasattr(block, "get_embedding_dimension"):
-                width: int = block.get_embedding_dimension()
-                return width
-        raise AssertionError("a FrozenEncoder has a width")
+        widths = [getattr(block, "get_embedding_dimension", None) for block in self]
+        return int([width() for width in widths if width is not None][-1])
 
     def num_parameters(self) -> int:
         """Return how many parameters the tower has, frozen and trained."""

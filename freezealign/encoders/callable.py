@@ -22,7 +22,7 @@ class CallableEncoder(Encoder):
 
     Args:
         function: From a list of n inputs (RGB PIL images, strings, or whatever the modality holds) to vectors (n, D),
-            or to a list of n token arrays (T_i, D). NumPy or torch. An ``nn.Module`` is moved and hashed with the model.
+            or to a list of n token arrays (T_i, D). NumPy or torch. An ``nn.Module`` moves with the model.
         modality: Which tower it belongs to.
         dim: D; found by calling the function once if the modality is ``text`` or ``image``.
         fingerprint: What identifies the function's weights; by default its tensors if it is a module, else only its

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,4 +65,9 @@ class Evaluator:
 
 def by_language(values: Any) -> dict[str, Any]:
     """Return ``values`` as a mapping from language; a plain list is one nameless language."""
-    return dict(values) if isinstance(values, dict) else {"": values}
+    return dict(values) if isinstance(values, Mapping) else {"": values}
+
+
+def language_prefix(language: str) -> str:
+    """Return what a language puts in front of a metric: ``de_``, and nothing for the nameless one."""
+    return f"{language}_" if language else ""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.evaluation.base import Evaluator, Results, by_language
+from freezealign.evaluation.base import Evaluator, Results, by_language, language_prefix
 from freezealign.evaluation.metrics import positive_ranks, scored
+from freezealign.features import FrozenFeatures
 
 Captions = Sequence[str | Sequence[str] | None]
 
@@ -40,24 +42,47 @@ class RetrievalEvaluator(Evaluator):
         show_progress_bar: bool = True,
     ) -> None:
         super().__init__(name)
-        self.images, self.captions, self.ks, self.batch_size = images, by_language(captions), tuple(ks), batch_size
-        self.show_progress_bar = show_progress_bar
-        for language, texts in self.captions.items():
+        self.images, self.ks = images, tuple(ks)
+        self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        self.texts: dict[str, Any] = {}
+        self.owners: dict[str, list[int]] = {}
+        for language, texts in by_language(captions).items():
             if len(texts) != len(images):
                 raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
-        first = next(iter(self.captions))
-        self.primary_metric = f"{_prefix(first)}t2i_R@{self.ks[0]}"
+            self.texts[language], self.owners[language] = _flatten(texts)
+        self.primary_metric = f"{language_prefix(next(iter(self.texts)))}t2i_R@{self.ks[0]}"
+
+    def precompute(self, model: Any, path: str | Path | None = None) -> RetrievalEvaluator:
+        """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
+
+        Args:
+            model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
+            path: Folder to keep the features in; a second call finds them there.
+        """
+        everything = [text for texts in self.texts.values() for text in texts]
+        texts = self._frozen(model, "text", everything, path)
+        ends = np.cumsum([len(texts) for texts in self.texts.values()])
+        for (language, old), end in zip(list(self.texts.items()), ends):
+            self.texts[language] = texts[end - len(old) : end]
+        self.images = self._frozen(model, "image", self.images, path)
+        return self
+
+    def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:
+        where = None if path is None else Path(path) / modality
+        data = [{modality: item} for item in items]
+        store = model.extract_features(data, where, modalities=[modality], reuse=True, strict=True, **self.options)
+        features: FrozenFeatures = store[modality]
+        return features
 
     def evaluate(self, model: Any) -> Results:
         """Return for each language ``t2i_R@k``, ``i2t_R@k``, their medians of ranks, and n."""
-        options = {"batch_size": self.batch_size, "show_progress_bar": self.show_progress_bar}
-        images = model.encode_image(self.images, convert_to_tensor=True, **options).float()
+        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
         results: Results = {"protocol": "cosine; a tie counts against the model; I2T counts any caption of the image"}
-        for language, captions in self.captions.items():
-            texts, owners = _flatten(captions)
-            embeddings = model.encode_text(texts, convert_to_tensor=True, **options).float()
-            scores = self._scores(images, embeddings, torch.tensor(owners, device=images.device))
-            results |= {f"{_prefix(language)}{key}": value for key, value in scores.items()}
+        for language, texts in self.texts.items():
+            embeddings = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
+            owners = torch.tensor(self.owners[language], device=images.device)
+            scores = self._scores(images, embeddings, owners)
+            results |= {f"{language_prefix(language)}{key}": value for key, value in scores.items()}
         return results
 
     def _scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
@@ -98,7 +123,3 @@ def _flatten(captions: Captions) -> tuple[list[str], list[int]]:
     if not texts:
         raise ValueError("there is no caption to retrieve with.")
     return texts, owners
-
-
-def _prefix(language: str) -> str:
-    return f"{language}_" if language else ""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from freezealign.evaluation.base import Evaluator, Results, by_language
+from freezealign.evaluation.base import Evaluator, Results, by_language, language_prefix
 from freezealign.evaluation.metrics import positive_ranks, scored
 
 
@@ -48,8 +48,8 @@ class ZeroShotClassificationEvaluator(Evaluator):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
         self.images, self.labels, self.class_names = images, torch.as_tensor(labels), by_language(class_names)
         self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
-        self.ks, self.renormalize, self.batch_size = tuple(ks), renormalize, batch_size
-        self.show_progress_bar = show_progress_bar
+        self.ks, self.renormalize = tuple(ks), renormalize
+        self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         for language, names in self.class_names.items():
             if len(names) <= int(self.labels.max()):
                 raise ValueError(f"label {int(self.labels.max())} has no name among the {len(names)} {language} names.")
@@ -57,28 +57,27 @@ class ZeroShotClassificationEvaluator(Evaluator):
                 raise ValueError(
                     f"there are names in '{language}', but no templates; there are {list(self.templates)}."
                 )
-        self.primary_metric = f"{_prefix(next(iter(self.class_names)))}top1"
+        self.primary_metric = f"{language_prefix(next(iter(self.class_names)))}top1"
 
     def evaluate(self, model: Any) -> Results:
         """Return for each language ``topk``, ``mean_per_class`` (of top-1), the number of classes, and n."""
-        options = {"batch_size": self.batch_size, "show_progress_bar": self.show_progress_bar}
-        images = model.encode_image(self.images, convert_to_tensor=True, **options).float()
+        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
         labels = self.labels.to(images.device)
         results: Results = {"protocol": self._protocol(), "n_images": len(images)}
         for language, names in self.class_names.items():
-            classes = self.class_vectors(model, names, self.templates[language], **options)
+            classes = self.class_vectors(model, names, self.templates[language])
             ranks = positive_ranks(images, classes, labels, torch.arange(len(names), device=images.device))
             hits = {k: (ranks < k).cpu().numpy() for k in self.ks}
             scores: Results = {"n_classes": len(names), "mean_per_class": _mean_per_class(ranks < 1, labels)}
             for k in self.ks:
                 scores |= scored(f"top{k}", hits[k], min(1.0, k / len(names)))
-            results |= {f"{_prefix(language)}{key}": value for key, value in scores.items()}
+            results |= {f"{language_prefix(language)}{key}": value for key, value in scores.items()}
         return results
 
-    def class_vectors(self, model: Any, names: Sequence[str], templates: Sequence[str], **options: Any) -> Tensor:
+    def class_vectors(self, model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Return (C, d) class vectors; all prompts of all classes are encoded together."""
         prompts = [template.format(name, c=name) for name in names for template in templates]
-        embeddings = model.encode_text(prompts, convert_to_tensor=True, **options).float()
+        embeddings = model.encode_text(prompts, convert_to_tensor=True, **self.options).float()
         means = normalize(embeddings, dim=-1).view(len(names), len(templates), -1).mean(1)
         return normalize(means, dim=-1) if self.renormalize else means
 
@@ -93,7 +92,3 @@ def _mean_per_class(correct: Tensor, labels: Tensor) -> float:
     totals = labels.bincount()
     right = labels.bincount(weights=correct.to(torch.float64))
     return float((right[totals > 0] / totals[totals > 0]).mean())
-
-
-def _prefix(language: str) -> str:
-    return f"{language}_" if language else ""

@@ -168,11 +168,12 @@ def _check_memory(collector: _Collector, total: int | None) -> None:
 
     so_far = sum(builder.bytes for builder in collector.builders.values())
     done = len(collector) + len(collector.skipped)
-    expected = so_far * max(total or 0, done) / max(done, 1)
+    per_pair = so_far / max(done, 1)
+    expected = per_pair * max(total or 0, done)
     needed, free = 2 * expected - so_far, psutil.virtual_memory().available
     if needed > free:
         raise MemoryError(
-            f"the frozen features need about {expected / 2**30:.1f} GiB ({so_far / max(done, 1) / 2**10:.0f} KiB a pair), "
+            f"the frozen features need about {expected / 2**30:.1f} GiB ({per_pair / 2**10:.0f} KiB a pair), "
             f"and {free / 2**30:.1f} GiB of memory are free. Use fit(…, cache_features=False), which encodes anew in "
             "every epoch, or an encoder with fewer tokens."
         )

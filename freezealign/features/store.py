@@ -84,7 +84,7 @@ class FeatureStore:
                 raise ValueError(f"the store has {sorted(self.features)}, but the model also needs '{modality}'.")
             check_fingerprint(self.features[modality], fingerprint)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole store to a new folder; it appears there complete or not at all.
 
         Raises:
@@ -100,12 +100,12 @@ class FeatureStore:
                 features.save(folder)
                 np.save(folder / f"{modality}.items.npy", self.offsets[modality])
             write_json(folder / "manifest.json", self._manifest())
-            os.rename(folder, path)
+            folder.rename(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     @classmethod
-    def open(cls, path: str | Path) -> FeatureStore:
+    def open(cls, path: str | os.PathLike[str]) -> FeatureStore:
         """Memory-map a saved store; nothing is read until it is used.
 
         Raises:

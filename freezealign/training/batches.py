@@ -58,7 +58,8 @@ class CachedBatches:
     """Batches of a feature store."""
 
     def __init__(self, store: FeatureStore, batch_size: int | None, seed: int) -> None:
-        self.store, self.skipped, self.num_pairs = store, store.skipped, len(store)
+        self.store, self.skipped = store, store.skipped
+        self.num_pairs: int | None = len(store)
         self.index = ShuffledIndex(len(store), batch_size or DEFAULT_BATCH_SIZE, seed)
 
     def __len__(self) -> int:

@@ -20,7 +20,8 @@ class ContrastiveLoss(nn.Module):
         """Return the loss, a scalar.
 
         Args:
-            first, second: (B, d), unit length; row i of one belongs to row i of the other.
+            first: (B, d), unit length.
+            second: (B, d), unit length; row i belongs to row i of ``first``.
             logit_scale: Holds the temperature.
         """
         if first.shape != second.shape:

@@ -70,7 +70,7 @@ def train(
         for epoch in range(1, arguments.epochs + 1):
             model.train()
             for batch in batches.epoch(epoch):
-                rate = scheduler.get_last_lr()[0]
+                rate = float(scheduler.get_last_lr()[0])
                 loss = train_step(model, batch, loss_function, optimizer, len(history.steps) + 1)
                 scheduler.step()
                 temperature = model.logit_scale.temperature.item()
@@ -101,7 +101,8 @@ def train_step(
     value = loss.item()
     if not math.isfinite(value):
         raise FloatingPointError(
-            f"the loss is {value} at step {step}. Try a lower learning_rate, a longer warmup, or look for NaN in the data."
+            f"the loss is {value} at step {step}. Try a lower learning_rate or a longer warmup, "
+            "or look for NaN in the data."
         )
     optimizer.zero_grad()
     loss.backward()

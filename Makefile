@@ -1,0 +1,37 @@
+# Every target sets up what it needs in .venv; only Python >= 3.10, pip and make have to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test test-all lint stamps clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/'
+
+.venv/.installed: setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --editable ".[all]"
+	touch $@
+
+demo: .venv/.installed ## Train on real pictures with English names, ask in 14 languages; writes demo-output/
+	$(BIN)/freezealign demo --output demo-output
+
+test: .venv/.installed ## Run the quick tests
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: .venv/.installed ## Run every test, the slow ones on real encoders and data too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: .venv/.installed ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+stamps: ## Fetch the Tux Paint stamps into stamps/, without root, where apt exists
+	@command -v apt-get >/dev/null || { echo "make stamps needs apt-get; elsewhere unpack Debian's tuxpaint-stamps-default"; exit 1; }
+	mkdir -p stamps
+	cd stamps && apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb . && rm tuxpaint-stamps-default_*.deb
+
+clean: ## Remove the environment and everything that was made
+	rm -rf .venv build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,137 @@
+"""What the demo found, as Markdown, JSON and terminal tables: one set of tables, three faces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from freezealign.data.samples import SampleSet
+from freezealign.features import Skipped
+from freezealign.files import write_json
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+KS = (1, 5, 10)
+Table = tuple[str, list[str], list[list[str]]]
+"""Title, header, rows."""
+
+
+class DemoReport:
+    """Collects the demo's results and lays them out.
+
+    Args:
+        samples: The data.
+        model: The trained model.
+        skipped: Training pairs that could not be read.
+        retrieval: Results of the retrieval evaluator.
+        zero_shot: Results of the zero-shot evaluator.
+        seconds: Time spent in each stage.
+    """
+
+    def __init__(
+        self,
+        samples: SampleSet,
+        model: FreezeAlign,
+        skipped: Sequence[Skipped],
+        retrieval: dict[str, Any],
+        zero_shot: dict[str, Any],
+        seconds: dict[str, float],
+    ) -> None:
+        self.samples, self.skipped, self.seconds = samples, list(skipped), seconds
+        self.retrieval = {key.removeprefix("retrieval_"): value for key, value in retrieval.items()}
+        self.zero_shot = {key.removeprefix("zero_shot_"): value for key, value in zero_shot.items()}
+        self.encoders = [encoder.name for encoder in model.encoders.values()]
+        self.trained, self.total = model.num_parameters(only_trainable=True), model.num_parameters()
+        self.temperature = model.logit_scale.temperature.item()
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """English T2I R@1 and R@10, and the mean over the other languages."""
+        others = self.samples.languages[1:]
+        return {
+            "English T2I R@1": self.retrieval["en_t2i_R@1"],
+            "English T2I R@10": self.retrieval["en_t2i_R@10"],
+            "Other languages, mean T2I R@1": sum(self.retrieval[f"{code}_t2i_R@1"] for code in others) / len(others),
+            "Other languages, mean T2I R@10": sum(self.retrieval[f"{code}_t2i_R@10"] for code in others) / len(others),
+        }
+
+    def tables(self) -> list[Table]:
+        """Return every table of the report."""
+        return [
+            self._retrieval_table("t2i", "Text to image"),
+            self._retrieval_table("i2t", "Image to text"),
+            self._zero_shot_table(),
+            ("In short", ["", ""], [[name, f"{value:.3f}"] for name, value in self.headline.items()]),
+            self._parameter_table(),
+            ("Seconds", ["stage", "seconds"], [[stage, f"{value:.1f}"] for stage, value in self.seconds.items()]),
+        ]
+
+    def write(self, folder: Path) -> None:
+        """Write ``report.md`` and ``report.json``."""
+        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
+        content = {"retrieval": self.retrieval, "zero_shot": self.zero_shot, "headline": self.headline}
+        write_json(folder / "report.json", {**content, "seconds": self.seconds})
+
+    def to_markdown(self) -> str:
+        """Return the report as Markdown."""
+        train, test = len(self.samples.train), len(self.samples.test)
+        parts = [
+            f"# {' + '.join(self.encoders)} on {self.samples.name}",
+            f"Trained on {train - len(self.skipped)} pictures with **English** captions only; tested on {test} others. "
+            "In brackets the 95% bootstrap interval over test items. Protocol: "
+            f"{self.retrieval['protocol']}; {self.zero_shot['protocol']}.",
+            "![Queries and their five nearest pictures](queries.png)",
+            *(f"## {title}\n\n{_markdown(header, rows)}" for title, header, rows in self.tables()),
+            self._skipped_text(),
+            f"{self.samples.licence}",
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _retrieval_table(self, direction: str, title: str) -> Table:
+        header = ["language", "n", *(f"R@{k}" for k in KS), "median rank"]
+        rows = []
+        for code in self.samples.languages:
+            prefix = f"{code}_{direction}"
+            cells = [score_cell(self.retrieval, f"{prefix}_R@{k}") for k in KS]
+            rows.append(
+                [code, str(self.retrieval[f"{code}_n_images"]), *cells, f"{self.retrieval[f'{prefix}_median_rank']:g}"]
+            )
+        chance = [f"{self.retrieval[f'en_{direction}_R@{k}_chance']:.3f}" for k in KS]
+        n = self.retrieval["en_n_images"]
+        return title, header, [*rows, ["chance", str(n), *chance, f"{(n + 1) / 2:g}"]]
+
+    def _zero_shot_table(self) -> Table:
+        codes = [key.removesuffix("_top1") for key in self.zero_shot if key.endswith("_top1")]
+        rows = [
+            [code, score_cell(self.zero_shot, f"{code}_top1"), score_cell(self.zero_shot, f"{code}_top5")]
+            for code in codes
+        ]
+        chance = [f"{self.zero_shot[f'{codes[0]}_top{k}_chance']:.3f}" for k in (1, 5)]
+        title = f"Zero-shot classification among {self.zero_shot[f'{codes[0]}_n_classes']} held-out names"
+        return title, ["language", "top-1", "top-5"], [*rows, ["chance", *chance]]
+
+    def _parameter_table(self) -> Table:
+        rows = [
+            ["trained", f"{self.trained:,}"],
+            ["total", f"{self.total:,}"],
+            ["temperature", f"{self.temperature:.4f}"],
+        ]
+        return "Parameters", ["", ""], rows
+
+    def _skipped_text(self) -> str:
+        if not self.skipped:
+            return "Every picture could be read."
+        lines = [f"* {entry.index}: {entry.reason}" for entry in self.skipped]
+        return f"{len(self.skipped)} training pictures were skipped:\n\n" + "\n".join(lines)
+
+
+def score_cell(results: dict[str, Any], metric: str) -> str:
+    """Return ``0.246 [0.203–0.289]``: a score and its interval."""
+    return f"{results[metric]:.3f} [{results[f'{metric}_low']:.3f}–{results[f'{metric}_high']:.3f}]"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

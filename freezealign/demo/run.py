@@ -1,0 +1,129 @@
+"""Train a model on real pictures, evaluate it on held-out ones, write a report and a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from freezealign.data.samples import Sample, SampleSet, pairs
+from freezealign.demo.picture import draw_queries
+from freezealign.demo.report import DemoReport
+from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
+from freezealign.model import FreezeAlign
+
+ENCODERS = ("efficientnet-lite2", "use-multilingual")
+ZERO_SHOT_LANGUAGES = ("en", "de", "ja")
+PICTURE_LANGUAGES = ("en", "de", "ru", "ja", "ar", "ko", "es", "zh", "zh_CN")
+
+
+class Stopwatch:
+    """Measures named stages and announces each as it begins."""
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
+        self.announce = announce
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time the block as ``stage``."""
+        self.announce(stage)
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - start
+
+
+def load_data(data: str, stamps: str | Path | None = None, fold: int = 0) -> SampleSet:
+    """Return the sample set called ``openmoji`` or ``tuxpaint``.
+
+    Raises:
+        ValueError: If there is no such set, or ``tuxpaint`` comes without the folder of its stamps.
+    """
+    if data == "openmoji":
+        from freezealign.data.openmoji import load_openmoji
+
+        return load_openmoji()
+    if data == "tuxpaint":
+        from freezealign.data.tuxpaint import load_tuxpaint
+
+        if stamps is None:
+            raise ValueError("say where the stamps are: --stamps DIR; 'make stamps' fetches them.")
+        return load_tuxpaint(stamps, fold)
+    raise ValueError(f"no data called '{data}'; choose openmoji or tuxpaint.")
+
+
+def run_demo(
+    output: str | Path,
+    samples: SampleSet,
+    *,
+    encoders: Sequence[str] = ENCODERS,
+    epochs: int = 10,
+    batch_size: int = 256,
+    dim: int = 512,
+    seed: int = 0,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> DemoReport:
+    """Train on the English captions of ``samples.train``, evaluate on ``samples.test`` in every language.
+
+    Frozen features are kept in the user's cache, so that a second run only trains.
+
+    Args:
+        output: Folder for ``model/``, ``report.md``, ``report.json`` and ``queries.png``.
+        samples: What to train and test on; see :func:`load_data`.
+        encoders: One image and one text encoder.
+        epochs: Passes over the training pairs.
+        batch_size: Pairs a step.
+        dim: Width of the shared space.
+        seed: Of initial weights, order and dropout.
+        announce: Called with the name of each stage as it begins.
+    """
+    output, clock = Path(output), Stopwatch(announce)
+    output.mkdir(parents=True, exist_ok=True)
+    with clock("Loading the encoders"):
+        model = FreezeAlign(list(encoders), dim=dim, seed=seed)
+        cache = feature_cache(model, samples)
+    with clock("Frozen features, training set"):
+        store = model.extract_features(pairs(samples.train), cache / "train", reuse=True)
+    retrieval = retrieval_evaluator(samples)
+    with clock("Frozen features, test set"):
+        retrieval.precompute(model, cache / "test")
+    with clock("Training"):
+        model.fit(store, epochs=epochs, batch_size=batch_size, seed=seed, data_name=f"{samples.name}, English captions")
+    with clock("Evaluation"):
+        recalls = retrieval(model)
+        accuracies = zero_shot_evaluator(samples, retrieval.images)(model)
+    with clock("Picture"):
+        draw_queries(output / "queries.png", model, samples.test, retrieval.images, PICTURE_LANGUAGES)
+    model.save_pretrained(output / "model")
+    report = DemoReport(samples, model, store.skipped, recalls, accuracies, clock.seconds)
+    report.write(output)
+    return report
+
+
+def retrieval_evaluator(samples: SampleSet) -> RetrievalEvaluator:
+    """Return retrieval of the held-out pictures in every language; a missing caption is left out."""
+    test = samples.test
+    captions = {language: [sample.captions.get(language) for sample in test] for language in samples.languages}
+    return RetrievalEvaluator([sample.image for sample in test], captions, name="retrieval")
+
+
+def zero_shot_evaluator(samples: SampleSet, images: object) -> ZeroShotClassificationEvaluator:
+    """Return classification of the held-out pictures by their own names, bare, in three languages."""
+    test = samples.test
+    names = {language: [_name(sample, language) for sample in test] for language in ZERO_SHOT_LANGUAGES}
+    return ZeroShotClassificationEvaluator(images, range(len(test)), names, name="zero_shot")
+
+
+def _name(sample: Sample, language: str) -> str:
+    return sample.captions.get(language) or sample.captions["en"]
+
+
+def feature_cache(model: FreezeAlign, samples: SampleSet) -> Path:
+    """Return the folder in the user's cache for the features of these encoders on this data."""
+    from huggingface_hub import cached_assets_path
+
+    identity = [samples.digest(), *(str(encoder.get_config_dict()) for encoder in model.encoders.values())]
+    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+    return Path(cached_assets_path("freezealign", "features", key))
