@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from freezealign.features import FrozenFeatures
-from freezealign.inputs import InputError
+from freezealign.features.store import check_fingerprint
+from freezealign.inputs import InputError, as_items, infer_modality, unwrap
 from freezealign.modules import Features, FrozenEncoder
+from freezealign.prefetch import prefetch, to_device
+from freezealign.tower import Tower
 
 T = TypeVar("T")
 
@@ -29,10 +31,20 @@ class Source(Protocol):
 
 
 class Items:
-    """Raw inputs of one modality, read and preprocessed when their batch is due."""
+    """Raw inputs of one tower, read and preprocessed when their batch is due.
 
-    def __init__(self, encoder: FrozenEncoder, items: list[Any], prompt: str | None = None) -> None:
-        self.encoder, self.items, self.prompt = encoder, items, prompt
+    Args:
+        encoder: Reads them.
+        items: The inputs.
+        positions: Where each stood in what the user passed, for error messages.
+        prompt: Put in front of every text.
+    """
+
+    def __init__(
+        self, encoder: FrozenEncoder, items: list[Any], positions: Sequence[int], prompt: str | None = None
+    ) -> None:
+        self.encoder, self.items, self.positions = encoder, items, positions
+        self.prompt = prompt if encoder.modality == "text" else None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -52,8 +64,61 @@ class Items:
             try:
                 read.append(self.encoder.read(self.items[row]))
             except InputError as error:
-                raise InputError(f"item {row}: {error}") from error
+                raise InputError(f"item {self.positions[row]}: {error}") from error
         return self.encoder.preprocess(read, prompt=self.prompt)
+
+
+def run_towers(
+    towers: Mapping[str, Tower],
+    inputs: Any,
+    forward: Callable[[Tower, Features], Iterable[T]],
+    *,
+    modality: str | None,
+    prompt: str | None = None,
+    **options: Any,
+) -> list[T]:
+    """Apply ``forward`` to batches of each tower's inputs and return one result an item, in the order of ``inputs``.
+
+    Args:
+        towers: The model's towers.
+        inputs: Items, or frozen features; see :meth:`FreezeAlign.encode`.
+        forward: From a tower and a batch on the device to one result a row.
+        modality: The tower of all items, instead of inferring it.
+        prompt: Put in front of every text.
+        **options: Of :func:`run_batches`.
+    """
+    groups = _group(towers, inputs, modality, prompt)
+    results: list[Any] = [None] * sum(len(positions) for _, positions in groups.values())
+    for name, (source, positions) in groups.items():
+        outputs = run_batches(source, partial(forward, towers[name]), description=f"Encoding {name}", **options)
+        for position, output in zip(positions, outputs):
+            results[position] = output
+    return results
+
+
+def _group(
+    towers: Mapping[str, Tower], inputs: Any, modality: str | None, prompt: str | None
+) -> dict[str, tuple[Source, Sequence[int]]]:
+    """Sort inputs by tower, and remember where each stood."""
+    if isinstance(inputs, FrozenFeatures):
+        _require_tower(towers, inputs.modality)
+        check_fingerprint(inputs, towers[inputs.modality].encoder.fingerprint)
+        return {inputs.modality: (inputs, range(len(inputs)))}
+    items = as_items(inputs)
+    kinds = {name: tower.encoder.modality for name, tower in towers.items()}
+    names = [_require_tower(towers, modality) if modality else infer_modality(item, kinds) for item in items]
+    groups: dict[str, tuple[Source, Sequence[int]]] = {}
+    for name in dict.fromkeys(names):
+        positions = [position for position, other in enumerate(names) if other == name]
+        members = [unwrap(items[position], name) for position in positions]
+        groups[name] = (Items(towers[name].encoder, members, positions, prompt), positions)
+    return groups
+
+
+def _require_tower(towers: Mapping[str, Tower], name: str) -> str:
+    if name not in towers:
+        raise ValueError(f"this model has no '{name}' tower; it has {list(towers)}.")
+    return name
 
 
 def run_batches(
@@ -83,52 +148,3 @@ def run_batches(
                 results[row] = result
             bar.update(len(rows))
     return results
-
-
-def to_device(batch: Features, device: torch.device) -> Features:
-    """Move the tensors of a batch to ``device``."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
-
-
-_END = object()
-
-
-def prefetch(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """Yield the elements of ``iterable``, computed in a thread up to ``depth`` ahead; its errors are raised here."""
-    elements: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(element: Any) -> bool:
-        while not stopped.is_set():
-            try:
-                elements.put(element, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for element in iterable:
-                if not put((element, None)):
-                    return
-            put((_END, None))
-        except BaseException as error:  # handed to the consumer, which raises it
-            put((_END, error))
-
-    thread = threading.Thread(target=work, name="freezealign-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            element, error = elements.get()
-            if error is not None:
-                raise error
-            if element is _END:
-                return
-            yield element
-    finally:
-        stopped.set()
-        thread.join()

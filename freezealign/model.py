@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from freezealign.card import CardData
-from freezealign.encoding import Items, run_batches
-from freezealign.features import FeatureStore, FrozenFeatures
-from freezealign.features.store import check_fingerprint
-from freezealign.inputs import as_items, infer_modality, is_single, unwrap
+from freezealign.encoding import run_towers
+from freezealign.features import FeatureStore
+from freezealign.inputs import is_single
 from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize
-from freezealign.modules.frozen_encoder import READERS
-from freezealign.recipes import build_blocks
-from freezealign.tower import TokenEmbeddings, Tower, as_blocks, check_widths, default_device
+from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality
+from freezealign.tower import TokenEmbeddings, Tower, check_widths, default_device
 from freezealign.training import FitArguments, History, train
-
-EncoderLike = str | FrozenEncoder
+from freezealign.vectors import check_finite, quantize, unit
 
 
 class FreezeAlign(nn.Module):
@@ -54,11 +49,11 @@ class FreezeAlign(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        named = encoders if isinstance(encoders, Mapping) else _by_modality(encoders)
+        named = encoders if isinstance(encoders, Mapping) else by_modality(encoders)
         with torch.random.fork_rng([], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            towers = {name: _build_tower(name, value, recipe, dim) for name, value in named.items()}
+            towers = {name: build_tower(name, value, recipe, dim) for name, value in named.items()}
         check_widths(towers)
         self.towers = nn.ModuleDict(towers)
         self.normalize = Normalize()
@@ -175,8 +170,8 @@ class FreezeAlign(nn.Module):
         rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device, prompt)
         width = min(self.get_embedding_dimension(), truncate_dim or self.get_embedding_dimension())
         vectors = torch.stack(rows) if rows else torch.empty(0, width, device=self.device)
-        _check_finite(vectors)
-        vectors = _quantize(vectors, precision)
+        check_finite(vectors)
+        vectors = quantize(vectors, precision)
         vectors = vectors[0] if single else vectors
         if convert_to_tensor:
             return vectors
@@ -226,7 +221,7 @@ class FreezeAlign(nn.Module):
 
         rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device)
         for row in rows:
-            _check_finite(row.embeddings)
+            check_finite(row.embeddings)
         if not convert_to_tensor:
             rows = [TokenEmbeddings(row.embeddings.cpu().numpy(), row.grid) for row in rows]
         return rows[0] if is_single(inputs) else rows
@@ -242,57 +237,39 @@ class FreezeAlign(nn.Module):
         device: str | torch.device | None,
         prompt: str | None = None,
     ) -> list[Any]:
-        """Apply ``finish`` to batches of each modality and return one result an item, in order."""
+        """Apply ``finish`` to batches of each tower and return one result an item, in order."""
         if device is not None:
             self.to(device)
         was_training = self.training
         self.eval()
         try:
-            if isinstance(inputs, FrozenFeatures):
-                groups: dict[str, Any] = {inputs.modality: (inputs, range(len(inputs)))}
-                check_fingerprint(inputs, self.tower(inputs.modality).encoder.fingerprint)
-            else:
-                groups = self._group(as_items(inputs), modality, prompt)
-            results: list[Any] = [None] * sum(len(rows) for _, rows in groups.values())
-            for name, (source, rows) in groups.items():
-                tower = self.tower(name)
-                outputs = run_batches(
-                    source,
-                    partial(finish, tower),
-                    batch_size=batch_size,
-                    device=self.device,
-                    show_progress_bar=show_progress_bar is not False,
-                    description=f"Encoding {name}",
-                )
-                for row, output in zip(rows, outputs):
-                    results[row] = output
-            return results
+            return run_towers(
+                {name: self.tower(name) for name in self.towers},
+                inputs,
+                finish,
+                modality=modality,
+                prompt=prompt,
+                batch_size=batch_size,
+                device=self.device,
+                show_progress_bar=show_progress_bar is not False,
+            )
         finally:
             self.train(was_training)
-
-    def _group(self, items: list[Any], modality: str | None, prompt: str | None) -> dict[str, tuple[Items, list[int]]]:
-        """Sort items by modality, and remember where each stood."""
-        towers = {name: encoder.modality for name, encoder in self.encoders.items()}
-        names = [modality or infer_modality(item, towers) for item in items]
-        groups = {}
-        for name in dict.fromkeys(names):
-            rows = [row for row, other in enumerate(names) if other == name]
-            encoder = self.tower(name).encoder
-            text_prompt = prompt if encoder.modality == "text" else None
-            groups[name] = (Items(encoder, [unwrap(items[row], name) for row in rows], text_prompt), rows)
-        return groups
 
     # Comparing
 
     @staticmethod
     def similarity(first: Any, second: Any) -> Tensor:
-        """Return the cosine similarity of every row of ``first`` (n, d) with every row of ``second`` (m, d): (n, m)."""
-        return _unit(first) @ _unit(second).T
+        """Return the cosine similarity of every row of ``first`` (n, d) with every row of ``second`` (m, d): (n, m).
+
+        A single vector (d,) counts as one row.
+        """
+        return torch.atleast_2d(unit(first)) @ torch.atleast_2d(unit(second)).T
 
     @staticmethod
     def similarity_pairwise(first: Any, second: Any) -> Tensor:
         """Return the cosine similarity of row i of ``first`` (n, d) with row i of ``second`` (n, d): (n,)."""
-        return (_unit(first) * _unit(second)).sum(-1)
+        return (unit(first) * unit(second)).sum(-1)
 
     # Training
 
@@ -393,7 +370,7 @@ class FreezeAlign(nn.Module):
         Raises:
             ValueError: If the widths differ and ``reset`` is false.
         """
-        new = encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder, modality)
+        new = as_encoder(encoder, modality)
         old = self.tower(modality)
         if reset:
             blocks: list[nn.Module] = list(build_blocks(new, dim=self.get_embedding_dimension()))
@@ -452,45 +429,3 @@ class FreezeAlign(nn.Module):
         from freezealign.integrations.sentence_transformers import to_sentence_transformer
 
         return to_sentence_transformer(self)
-
-
-def _by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
-    """Load encoders and key them by their modality."""
-    if isinstance(encoders, str):
-        raise ValueError(f"pass a list of encoders, one a modality: FreezeAlign(['{encoders}', …]).")
-    loaded = [encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder) for encoder in encoders]
-    named = {encoder.modality: encoder for encoder in loaded}
-    if len(named) < len(loaded):
-        kinds = [f"{encoder.name} ({encoder.modality})" for encoder in loaded]
-        raise ValueError(
-            f"two encoders have one modality: {', '.join(kinds)}; name the towers: FreezeAlign({{'…': …, '…': …}})."
-        )
-    return named
-
-
-def _build_tower(name: str, value: EncoderLike | Sequence[Module], recipe: str, dim: int) -> Tower:
-    blocks = as_blocks(value)
-    if blocks is None:
-        encoder = (
-            value if isinstance(value, FrozenEncoder) else FrozenEncoder(str(value), name if name in READERS else None)
-        )
-        blocks = build_blocks(encoder, recipe, dim)
-    return Tower(blocks)
-
-
-def _unit(vectors: Any) -> Tensor:
-    return functional.normalize(torch.as_tensor(vectors).float(), p=2, dim=-1)
-
-
-def _check_finite(vectors: Tensor) -> None:
-    bad = torch.nonzero(~torch.isfinite(vectors).all(-1)).flatten().tolist()
-    if bad:
-        raise ValueError(f"the embeddings of items {bad[:10]} are NaN or Inf: an encoder gave non-finite features.")
-
-
-def _quantize(vectors: Tensor, precision: str) -> Tensor:
-    if precision == "float32":
-        return vectors
-    from sentence_transformers.util.quantization import quantize_embeddings
-
-    return torch.from_numpy(np.asarray(quantize_embeddings(vectors.cpu().numpy(), precision=precision)))

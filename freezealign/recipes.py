@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from freezealign.modules import FrozenEncoder, Module, Pooling, ProjectionHead, TokenProjector
+from freezealign.modules.frozen_encoder import READERS
+from freezealign.tower import Tower
+
+EncoderLike = str | FrozenEncoder
 
 RECIPES = ("token",)
 
@@ -25,3 +31,31 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
         cls = encoder.encoder.has_cls
         return [encoder, TokenProjector(width, dim, cls=cls), Pooling("cls+patch_mean" if cls else "patch_mean")]
     return [encoder, TokenProjector(width, dim), Pooling("mean"), ProjectionHead(dim, dim)]
+
+
+def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
+    """Load encoders and key them by their modality."""
+    if isinstance(encoders, str):
+        raise ValueError(f"pass a list of encoders, one a modality: FreezeAlign(['{encoders}', …]).")
+    loaded = [encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder) for encoder in encoders]
+    named = {encoder.modality: encoder for encoder in loaded}
+    if len(named) < len(loaded):
+        kinds = [f"{encoder.name} ({encoder.modality})" for encoder in loaded]
+        raise ValueError(
+            f"two encoders have one modality: {', '.join(kinds)}; name the towers: FreezeAlign({{'…': …, '…': …}})."
+        )
+    return named
+
+
+def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
+    """Return ``value`` as a frozen encoder; a name is loaded for the tower's modality, where the tower is named for one."""
+    if isinstance(value, FrozenEncoder):
+        return value
+    return FrozenEncoder(value, tower if tower in READERS else None)
+
+
+def build_tower(name: str, value: EncoderLike | Sequence[Module], recipe: str, dim: int) -> Tower:
+    """Return a tower out of a list of blocks, or out of an encoder and the recipe's blocks."""
+    if isinstance(value, (str, FrozenEncoder)):
+        return Tower(build_blocks(as_encoder(value, name), recipe, dim))
+    return Tower(value)

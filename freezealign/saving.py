@@ -19,9 +19,10 @@ from freezealign import modules
 from freezealign.card import CardData, write_card
 from freezealign.files import inside, locate_folder, read_json, write_json
 from freezealign.modules import FrozenEncoder, LogitScale, Module
+from freezealign.recipes import EncoderLike, as_encoder
 
 if TYPE_CHECKING:
-    from freezealign.model import EncoderLike, FreezeAlign
+    from freezealign.model import FreezeAlign
 
 FORMAT_VERSION = 1
 LOGIT_SCALE_FOLDER = "logit_scale"
@@ -111,7 +112,7 @@ def _load_block(root: Path, folder: str, types: Mapping[str, str], other: Encode
     path = inside(root, folder)
     if CLASSES[kind] is not FrozenEncoder or other is None:
         return CLASSES[kind].from_folder(path)
-    encoder = other if isinstance(other, FrozenEncoder) else FrozenEncoder(other, modality)
+    encoder = as_encoder(other, modality)
     width = read_json(path / FrozenEncoder.config_file_name).get("dim")
     if encoder.get_embedding_dimension() != width:
         raise ValueError(

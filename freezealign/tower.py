@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, FrozenEncoder, Module, Pooling
+from freezealign.modules import Features, FrozenEncoder, Pooling
 
 
 class TokenEmbeddings(NamedTuple):
@@ -94,11 +94,6 @@ def check_widths(towers: dict[str, Tower]) -> int:
     if len(set(widths.values())) != 1:
         raise ValueError(f"all towers must end in one width to share a space, got {widths or 'no towers'}.")
     return next(iter(widths.values()))
-
-
-def as_blocks(value: object) -> list[Module] | None:
-    """Return ``value`` as a list of blocks if it is one, else ``None``: then it names an encoder."""
-    return list(value) if isinstance(value, (list, tuple)) else None
 
 
 def default_device() -> torch.device:

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from freezealign.data.pairs import Pair, count_pairs, iterate_pairs
-from freezealign.encoding import prefetch, to_device
 from freezealign.features.frozen import FrozenFeaturesBuilder
 from freezealign.features.store import FeatureStore, Skipped
 from freezealign.inputs import InputError
 from freezealign.modules import Features, FrozenEncoder
+from freezealign.prefetch import prefetch, to_device
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ import numpy as np
 from torch.utils.data import DataLoader
 
 from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs
-from freezealign.encoding import prefetch
 from freezealign.features import FeatureStore, Skipped
 from freezealign.features.extract import read_pair
 from freezealign.inputs import InputError
 from freezealign.modules import Features, FrozenEncoder
+from freezealign.prefetch import prefetch
 
 DEFAULT_BATCH_SIZE = 512
 

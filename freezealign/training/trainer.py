@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
-from freezealign.encoding import to_device
 from freezealign.features import Skipped
+from freezealign.prefetch import to_device
 from freezealign.training.arguments import FitArguments
 from freezealign.training.batches import Batches
 from freezealign.training.losses import ContrastiveLoss

@@ -1,0 +1,63 @@
+"""Reading ahead: the next batch is prepared in a thread while the model works on this one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+
+from freezealign.modules import Features
+
+T = TypeVar("T")
+
+
+def to_device(batch: Features, device: torch.device) -> Features:
+    """Move the tensors of a batch to ``device``."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+_END = object()
+
+
+def prefetch(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
+    """Yield the elements of ``iterable``, computed in a thread up to ``depth`` ahead; its errors are raised here."""
+    elements: queue.Queue[Any] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(element: Any) -> bool:
+        while not stopped.is_set():
+            try:
+                elements.put(element, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for element in iterable:
+                if not put((element, None)):
+                    return
+            put((_END, None))
+        except BaseException as error:  # handed to the consumer, which raises it
+            put((_END, error))
+
+    thread = threading.Thread(target=work, name="freezealign-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            element, error = elements.get()
+            if error is not None:
+                raise error
+            if element is _END:
+                return
+            yield element
+    finally:
+        stopped.set()
+        thread.join()
