@@ -70,7 +70,7 @@ class CardData:
             "pairs": batches.num_pairs,
             "skipped": len(history.skipped),
             "steps": len(history.steps),
-            "final_loss": history.losses[-1],
+            "final_loss": history.losses[-1] if history.losses else None,
             **asdict(arguments),
         }
 

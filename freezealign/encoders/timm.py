@@ -9,7 +9,7 @@ from torch import nn
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
-from freezealign.encoders.packages import PACKAGES
+from freezealign.encoders.packages import find_package
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.modules.base import Features
 
@@ -61,7 +61,7 @@ def load(reference: EncoderReference) -> TimmEncoder:
 
     if reference.package:
         model = timm.create_model(reference.source, pretrained=False)
-        load_in_order(model, PACKAGES[reference.package].file())
+        load_in_order(model, find_package(reference.package).file())
     else:
         options = {"pretrained_cfg_overlay": {"revision": reference.revision}} if reference.revision else {}
         with explain_hub_errors(reference.source):

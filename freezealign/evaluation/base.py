@@ -22,15 +22,23 @@ class Evaluator:
         name: Put in front of every metric, and into the file's name.
 
     Attributes:
-        primary_metric: The metric that says which of two models is better.
-        greater_is_better: Whether more is better.
+        greater_is_better: Whether more of the primary metric is better.
     """
 
-    primary_metric: str
     greater_is_better = True
+    _primary: str
 
     def __init__(self, name: str = "") -> None:
         self.name = name
+
+    @property
+    def primary_metric(self) -> str:
+        """Key of the metric that decides, as it stands in the results."""
+        return self._prefix + self._primary
+
+    @property
+    def _prefix(self) -> str:
+        return f"{self.name}_" if self.name else ""
 
     @property
     def description(self) -> str:
@@ -51,9 +59,7 @@ class Evaluator:
             epoch: When in training this is; -1 outside of it.
             steps: Likewise.
         """
-        prefix = f"{self.name}_" if self.name else ""
-        results = {f"{prefix}{key}": value for key, value in self.evaluate(model).items()}
-        self.primary_metric = prefix + self.primary_metric.removeprefix(prefix)
+        results = {f"{self._prefix}{key}": value for key, value in self.evaluate(model).items()}
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
         if output_path is not None:

@@ -50,7 +50,7 @@ class RetrievalEvaluator(Evaluator):
             if len(texts) != len(images):
                 raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
             self.texts[language], self.owners[language] = _flatten(texts)
-        self.primary_metric = f"{language_prefix(next(iter(self.texts)))}t2i_R@{self.ks[0]}"
+        self._primary = f"{language_prefix(next(iter(self.texts)))}t2i_R@{self.ks[0]}"
 
     def precompute(self, model: Any, path: str | Path | None = None) -> RetrievalEvaluator:
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.

@@ -57,7 +57,7 @@ class ZeroShotClassificationEvaluator(Evaluator):
                 raise ValueError(
                     f"there are names in '{language}', but no templates; there are {list(self.templates)}."
                 )
-        self.primary_metric = f"{language_prefix(next(iter(self.class_names)))}top1"
+        self._primary = f"{language_prefix(next(iter(self.class_names)))}top1"
 
     def evaluate(self, model: Any) -> Results:
         """Return for each language ``topk``, ``mean_per_class`` (of top-1), the number of classes, and n."""

@@ -118,6 +118,7 @@ class _Collector:
                 first.index,
                 first.reason,
             )
+        self.skipped.sort(key=lambda entry: entry.index)
         offsets = {key: np.concatenate([[0], np.cumsum(counts)]) for key, counts in self.counts.items()}
         return FeatureStore({key: builder.build() for key, builder in self.builders.items()}, offsets, self.skipped)
 

@@ -54,7 +54,7 @@ class FrozenFeatures:
                 batch[key] = torch.from_numpy(_pad(self.arrays[key], starts, ends, longest))
         batch["attention_mask"] = torch.from_numpy(np.arange(longest) < (ends - starts)[:, None]).long()
         if "cls_token_embeddings" in self.arrays:
-            batch["cls_token_embeddings"] = torch.from_numpy(self.arrays["cls_token_embeddings"][rows])
+            batch["cls_token_embeddings"] = torch.from_numpy(np.array(self.arrays["cls_token_embeddings"][rows]))
         if "grid" in self.arrays and len(grids := np.unique(self.arrays["grid"][rows], axis=0)) == 1:
             batch["grid"] = tuple(grids[0].tolist())
         return batch

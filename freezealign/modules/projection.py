@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 ProjectionKind = Literal["linear", "mlp", "token", "identity"]
@@ -27,6 +28,13 @@ class ResidualMLP(nn.Module):
         projected = self.projection(x)
         return self.norm(self.refine(projected) + projected)
 
+    @torch.no_grad()
+    def set_identity(self) -> None:
+        """Make this ``LayerNorm(x)``, with a non-linear branch that starts at zero; input and output are one width."""
+        nn.init.eye_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+        _zero(self.refine[1])
+
 
 class TokenProjection(nn.Module):
     """The paper's projector: LayerNorm and dropout, then a linear and a GELU branch, summed. No norm after the sum.
@@ -44,6 +52,18 @@ class TokenProjection(nn.Module):
         """Map (..., in) to (..., d)."""
         x = self.prepare(x)
         return self.linear(x) + self.nonlinear(x)
+
+    @torch.no_grad()
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make this ``weight @ LayerNorm(x) + bias``, with a non-linear branch that starts at zero."""
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)
+        _zero(self.nonlinear[2])
+
+
+def _zero(layer: nn.Module) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: float = 0.1) -> nn.Module:

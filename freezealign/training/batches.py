@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch.utils.data import DataLoader
 
-from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs
+from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, undecoded
 from freezealign.features import FeatureStore, Skipped
 from freezealign.features.extract import read_pair
 from freezealign.inputs import InputError
@@ -86,7 +86,7 @@ class OnlineBatches:
                 f"cache_features=False needs data that can be read again in every epoch: a list, a datasets.Dataset "
                 f"or a DataLoader, not {type(data).__name__}."
             )
-        self.data, self.encoders, self.seed, self.strict = data, encoders, seed, strict
+        self.data, self.encoders, self.seed, self.strict = undecoded(data), encoders, seed, strict
         self.skipped: list[Skipped] = []
         self.num_pairs = count_pairs(data)
         self.index = None if is_loader else ShuffledIndex(len(data), batch_size or DEFAULT_BATCH_SIZE, seed)

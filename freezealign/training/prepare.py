@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from freezealign.features import FeatureStore
 from freezealign.training.arguments import FitArguments
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
+from freezealign.training.closed_form import initialize_closed_form
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -31,3 +32,16 @@ def make_batches(model: FreezeAlign, data: Any, arguments: FitArguments) -> Batc
         show_progress_bar=arguments.show_progress_bar,
     )
     return CachedBatches(store, batch_size, arguments.seed)
+
+
+def initialize(model: FreezeAlign, batches: Batches, arguments: FitArguments) -> None:
+    """Set the projectors' weights as ``arguments.init`` says.
+
+    Raises:
+        ValueError: If the closed form is asked for without cached features, which it has to read before training.
+    """
+    if arguments.init == "random":
+        return
+    if not isinstance(batches, CachedBatches):
+        raise ValueError("init='closed-form' needs the features of all pairs: leave cache_features=True.")
+    initialize_closed_form(model, batches.store, arguments.seed)

@@ -58,6 +58,9 @@ def train(
 
     if len(model.towers) != 2:
         raise ValueError(f"fit aligns two towers, but this model has {list(model.towers)}.")
+    if arguments.epochs == 0:
+        evaluations = [] if evaluator is None else [evaluate(model, evaluator, 0, 0)]
+        return History([], evaluations, batches.skipped)
     optimizer = make_optimizer(model, arguments)
     scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs, arguments)
     history, loss_function, total = History(), ContrastiveLoss(), len(batches) * arguments.epochs
