@@ -90,8 +90,8 @@ class CardData:
         return cls(content["training"], content["evaluations"])
 
 
-def write_card(model: FreezeAlign, path: Path) -> None:
-    """Write ``path/README.md``."""
+def write_card(model: FreezeAlign, path: Path, model_id: str) -> None:
+    """Write ``path/README.md``, which loads the model as ``model_id``."""
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -113,7 +113,7 @@ def write_card(model: FreezeAlign, path: Path) -> None:
             f"| `{encoder.fingerprint[:16]}…` |"
             for name, encoder in encoders.items()
         ),
-        model_id=path.name,
+        model_id=model_id,
         usage=_usage(model),
         training=_training(model.model_card_data),
         evaluation=_evaluation(model.model_card_data),

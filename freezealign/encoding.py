@@ -101,18 +101,30 @@ def _group(
 ) -> dict[str, tuple[Source, Sequence[int]]]:
     """Sort inputs by tower, and remember where each stood."""
     if isinstance(inputs, FrozenFeatures):
+        if modality not in (None, inputs.modality):
+            raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
         _require_tower(towers, inputs.modality)
         check_fingerprint(inputs, towers[inputs.modality].encoder.fingerprint)
         return {inputs.modality: (inputs, range(len(inputs)))}
     items = as_items(inputs)
     kinds = {name: tower.encoder.modality for name, tower in towers.items()}
-    names = [_require_tower(towers, modality) if modality else infer_modality(item, kinds) for item in items]
+    if modality:
+        names = [_require_tower(towers, modality)] * len(items)
+    else:
+        names = [_infer(item, position, kinds) for position, item in enumerate(items)]
     groups: dict[str, tuple[Source, Sequence[int]]] = {}
     for name in dict.fromkeys(names):
         positions = [position for position, other in enumerate(names) if other == name]
         members = [unwrap(items[position], name) for position in positions]
         groups[name] = (Items(towers[name].encoder, members, positions, prompt), positions)
     return groups
+
+
+def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
+    try:
+        return infer_modality(item, kinds)
+    except InputError as error:
+        raise InputError(f"item {position}: {error}") from error
 
 
 def _require_tower(towers: Mapping[str, Tower], name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether ``path`` is an existing file; a string longer than a path may be is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether ``path`` is an existing folder; a string longer than a path may be is none."""
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def read_json(path: Path) -> Any:
@@ -24,6 +41,19 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
+
+
+def read_object(path: Path, required: Iterable[str] = ()) -> dict[str, Any]:
+    """Parse a JSON file that holds an object with at least the ``required`` keys.
+
+    Raises:
+        ValueError: If it is missing, not JSON, not an object, or lacks a key.
+    """
+    content = read_json(path)
+    missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
+    if missing:
+        raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
+    return content
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -88,7 +118,7 @@ def locate_folder(
         ConnectionError: If the model has to come from the hub and the hub cannot be reached.
     """
     folder = Path(name_or_path)
-    if not folder.is_dir():
+    if not is_folder(folder):
         from huggingface_hub import snapshot_download
 
         from freezealign.encoders.hub import explain_hub_errors

@@ -7,11 +7,12 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from freezealign.files import is_file
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"})
 URL_TIMEOUT_SECONDS = 30
@@ -97,7 +98,7 @@ def _string_is_image(item: str) -> bool:
         return True
     if not looks_like_image_path(item):
         return False
-    if Path(item).is_file():
+    if is_file(item):
         return True
     warnings.warn(
         f"{shorten(item)} looks like an image path but is no file, so it is taken as text; "
@@ -151,7 +152,7 @@ def read_image(item: Any) -> Image.Image:
     if is_url(item):
         return _decode(io.BytesIO(download(item)), item)
     if isinstance(item, (str, Path)):
-        if not Path(item).is_file():
+        if not is_file(item):
             raise InputError(f"no such image file: {shorten(str(item))}.")
         return _decode(Path(item), str(item))
     raise InputError(f"expected an image, got {shorten(item)} ({type(item).__name__}).")
@@ -163,15 +164,15 @@ def download(url: str) -> bytes:
     Raises:
         InputError: If it cannot be reached, takes longer than 30 s, or is larger than 100 MiB.
     """
-    from urllib.error import URLError
+    from http.client import HTTPException
     from urllib.request import Request, urlopen
 
     try:
         request = Request(url, headers={"User-Agent": "freezealign"})
         with urlopen(request, timeout=URL_TIMEOUT_SECONDS) as response:
             content: bytes = response.read(URL_LIMIT_BYTES + 1)
-    except (URLError, OSError, ValueError) as error:
-        raise InputError(f"cannot fetch {urlparse(url).geturl()}: {error}.") from None
+    except (HTTPException, OSError, ValueError) as error:
+        raise InputError(f"cannot fetch {url}: {error}.") from None
     if len(content) > URL_LIMIT_BYTES:
         raise InputError(f"{url} is larger than {URL_LIMIT_BYTES // 2**20} MiB.")
     return content
@@ -181,9 +182,11 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
         with Image.open(source) as image:
             return to_rgb(image, name)
+    except (InputError, MemoryError):
+        raise
     except UnidentifiedImageError:
         raise InputError(f"not an image: {name}.") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
         raise InputError(f"cannot read the image {name}: {error}.") from None
 
 
@@ -194,16 +197,20 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     except (OSError, SyntaxError) as error:
         raise InputError(f"cannot read the image {name}: {error}.") from None
     if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image)
+        image = _to_8_bits(image, name)
+    if image.mode in ("La", "RGBa"):  # premultiplied alpha
+        image = image.convert(image.mode.upper())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
     """Scale 16-bit integer modes by 1/257, and float mode from [0, 1] if nothing exceeds 1, else from [0, 255]."""
     values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has values that are NaN or Inf.")
     if image.mode == "F":
         values = values * 255 if values.max(initial=0) <= 1 else values
     elif values.max(initial=0) > 255:

@@ -129,7 +129,7 @@ class FreezeAlign(nn.Module):
         truncate_dim: int | None = None,
         show_progress_bar: bool | None = None,
         device: str | torch.device | None = None,
-        precision: str = "float32",
+        precision: str | None = "float32",
         prompt: str | None = None,
         prompt_name: None = None,
     ) -> Any:
@@ -169,8 +169,8 @@ class FreezeAlign(nn.Module):
         single = is_single(inputs)
         rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device, prompt)
         width = min(self.get_embedding_dimension(), truncate_dim or self.get_embedding_dimension())
+        check_finite(rows)
         vectors = torch.stack(rows) if rows else torch.empty(0, width, device=self.device)
-        check_finite(vectors)
         vectors = quantize(vectors, precision)
         vectors = vectors[0] if single else vectors
         if convert_to_tensor:
@@ -220,8 +220,7 @@ class FreezeAlign(nn.Module):
             return list(tower.token_rows(features))
 
         rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device)
-        for row in rows:
-            check_finite(row.embeddings)
+        check_finite(row.embeddings for row in rows)
         if not convert_to_tensor:
             rows = [TokenEmbeddings(row.embeddings.cpu().numpy(), row.grid) for row in rows]
         return rows[0] if is_single(inputs) else rows
@@ -349,9 +348,12 @@ class FreezeAlign(nn.Module):
         from dataclasses import replace
 
         from freezealign.training.prepare import initialize, make_batches
+        from freezealign.training.trainer import check_trainable, seeded
 
         arguments = replace(arguments or FitArguments(), **options)
-        batches = make_batches(self, data, arguments)
+        check_trainable(self)
+        with seeded(arguments.seed, self.device):
+            batches = make_batches(self, data, arguments)
         initialize(self, batches, arguments)
         history = train(self, batches, arguments, evaluator)
         self.model_card_data.record_training(arguments, batches, history)
@@ -388,7 +390,7 @@ class FreezeAlign(nn.Module):
         """Save projectors, encoder references and a model card to a folder, in sentence-transformers' layout."""
         from freezealign.saving import save
 
-        save(self, Path(path))
+        save(self, Path(path), Path(path).name)
 
     @classmethod
     def from_pretrained(

@@ -49,9 +49,10 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
 
 def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
     """Return ``value`` as a frozen encoder; if ``tower`` is called ``image`` or ``text``, a name is loaded as that."""
-    if isinstance(value, FrozenEncoder):
-        return value
-    return FrozenEncoder(value, tower if tower in READERS else None)
+    encoder = value if isinstance(value, FrozenEncoder) else FrozenEncoder(value, tower if tower in READERS else None)
+    if tower in READERS and encoder.modality != tower:
+        raise ValueError(f"'{encoder.name}' is an encoder of {encoder.modality}, not of {tower}.")
+    return encoder
 
 
 def build_tower(name: str, value: EncoderLike | Sequence[Module], recipe: str, dim: int) -> Tower:

@@ -11,6 +11,7 @@ from typing import Any
 
 from freezealign.encoders import Encoder, EncoderReference, register_factory
 from freezealign.encoders.packages import PACKAGES
+from freezealign.files import is_folder
 
 _REGISTRY: dict[str, EncoderReference] = {}
 
@@ -70,7 +71,7 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
         if modality not in (None, reference.modality):
             raise ValueError(f"'{name}' is an encoder of {reference.modality}, not of {modality}.")
         return replace(reference, revision=revision)
-    if Path(name).is_dir() or "/" in name:
+    if is_folder(name) or "/" in name:
         return _resolve_model(name, modality, revision)
     near = difflib.get_close_matches(name, _REGISTRY, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
@@ -82,7 +83,7 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
 
 def _resolve_model(name: str, modality: str | None, revision: str | None) -> EncoderReference:
     """Look into a folder or a hub repository to find the backend and the modality."""
-    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    name = str(Path(name).resolve()) if is_folder(name) else name
     if name.startswith("timm/"):
         return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
     if _read_config(name, "modules.json", revision) is not None:
@@ -91,7 +92,7 @@ def _resolve_model(name: str, modality: str | None, revision: str | None) -> Enc
     if config is None:
         raise ValueError(f"'{name}' has neither modules.json nor config.json; it is not a model folder.")
     if "architecture" in config and "pretrained_cfg" in config:
-        source = f"local-dir:{name}" if Path(name).is_dir() else f"hf-hub:{name}"
+        source = f"local-dir:{name}" if is_folder(name) else f"hf-hub:{name}"
         return EncoderReference(name, "timm", modality or "image", source, revision=revision)
     return EncoderReference(name, "transformers", modality or _guess_modality(name, config), name, revision=revision)
 
@@ -106,14 +107,14 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
 def _read_config(name: str, filename: str, revision: str | None) -> Any:
     """Return a JSON file of a folder or hub repository, or ``None`` where it does not exist."""
     path = Path(name) / filename
-    if not Path(name).is_dir():
+    if not is_folder(name):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         from freezealign.encoders.hub import explain_hub_errors
 
         try:
-            with explain_hub_errors(name):
+            with explain_hub_errors(name, revision):
                 path = Path(hf_hub_download(name, filename, revision=revision))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 import freezealign
 from freezealign import modules
 from freezealign.card import CardData, write_card
-from freezealign.files import inside, locate_folder, read_json, write_json
+from freezealign.files import inside, locate_folder, read_object, write_json
 from freezealign.modules import FrozenEncoder, LogitScale, Module
 from freezealign.recipes import EncoderLike, as_encoder
 
@@ -42,8 +41,13 @@ CLASSES: dict[str, type[Module]] = {
 }
 
 
-def save(model: FreezeAlign, path: Path) -> None:
-    """Write ``model`` to ``path``."""
+def save(model: FreezeAlign, path: Path, model_id: str) -> None:
+    """Write ``model`` to ``path``; its card calls it ``model_id``.
+
+    Raises:
+        TypeError: If a block is of a class that loading would not know.
+    """
+    _check_classes(model)
     path.mkdir(parents=True, exist_ok=True)
     structure: dict[str, list[str]] = {}
     types: dict[str, str] = {}
@@ -52,8 +56,9 @@ def save(model: FreezeAlign, path: Path) -> None:
             folder = f"{name}_{position}_{type(block).__name__}"
             types[folder] = class_path(type(block))
             structure.setdefault(name, []).append(folder)
-            _save_block(block, path / folder)
-    parameters = {"default_route": model.modalities[0], "allow_empty_key": True, "route_mappings": {}}
+            block.save(str(path / folder))
+    routes = {str((None, encoder.modality)): name for name, encoder in model.encoders.items()}
+    parameters = {"default_route": model.modalities[0], "allow_empty_key": True, "route_mappings": routes}
     write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     _write_sentence_transformers_files(path)
     model.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
@@ -65,13 +70,16 @@ def save(model: FreezeAlign, path: Path) -> None:
             "card": model.model_card_data.to_dict(),
         },
     )
-    write_card(model, path)
+    write_card(model, path, model_id)
 
 
-def _save_block(block: nn.Module, folder: Path) -> None:
-    if not isinstance(block, Module):
-        raise TypeError(f"{type(block).__name__} cannot be saved: a block is a freezealign.modules.Module.")
-    block.save(str(folder))
+def _check_classes(model: FreezeAlign) -> None:
+    kinds = [class_path(type(block)) for name in model.towers for block in model.tower(name)]
+    unknown = sorted(set(kinds) - set(CLASSES))
+    if unknown:
+        raise TypeError(
+            f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."
+        )
 
 
 def load(
@@ -86,10 +94,10 @@ def load(
     from freezealign.model import FreezeAlign
 
     root = locate_folder(name_or_path, revision=revision, token=token)
-    config = read_json(root / "config_freezealign.json")
+    config = read_object(root / "config_freezealign.json", ("format_version", "card"))
     if config["format_version"] > FORMAT_VERSION:
         raise ValueError(f"{root} was written by a later freezealign; upgrade: pip install -U freezealign")
-    router = read_json(root / "router_config.json")
+    router = read_object(root / "router_config.json", ("types", "structure"))
     unknown = sorted(set(encoders) - set(router["structure"]))
     if unknown:
         raise ValueError(f"encoders= names {unknown}, but the model has {list(router['structure'])}.")
@@ -97,7 +105,7 @@ def load(
         name: [_load_block(root, folder, router["types"], encoders.get(name), name) for folder in folders]
         for name, folders in router["structure"].items()
     }
-    logit_scale = LogitScale.from_folder(root / LOGIT_SCALE_FOLDER)
+    logit_scale = LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER))
     assert isinstance(logit_scale, LogitScale)
     model = FreezeAlign(towers, logit_scale=logit_scale, device=device)
     model.model_card_data = CardData.from_dict(config["card"])
@@ -113,7 +121,7 @@ def _load_block(root: Path, folder: str, types: Mapping[str, str], other: Encode
     if CLASSES[kind] is not FrozenEncoder or other is None:
         return CLASSES[kind].from_folder(path)
     encoder = as_encoder(other, modality)
-    width = read_json(path / FrozenEncoder.config_file_name).get("dim")
+    width = read_object(path / FrozenEncoder.config_file_name, ("dim",))["dim"]
     if encoder.get_embedding_dimension() != width:
         raise ValueError(
             f"'{encoder.name}' is {encoder.get_embedding_dimension()} wide, but the {modality} blocks were trained for "

@@ -37,6 +37,9 @@ class Tower(nn.Sequential):
             raise TypeError(f"a tower starts with a FrozenEncoder, not with {first}.")
         super().__init__(*blocks)
 
+    def __iter__(self) -> Iterator[Module]:
+        return super().__iter__()  # type: ignore[return-value]
+
     @property
     def encoder(self) -> FrozenEncoder:
         """The frozen encoder."""
@@ -45,7 +48,7 @@ class Tower(nn.Sequential):
         return encoder
 
     @property
-    def blocks(self) -> list[nn.Module]:
+    def blocks(self) -> list[Module]:
         """The trained blocks."""
         return list(self)[1:]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,16 @@ def unit(vectors: Any) -> Tensor:
     return functional.normalize(torch.as_tensor(vectors).float(), p=2, dim=-1)
 
 
-def check_finite(vectors: Tensor) -> None:
-    """Raise a ``ValueError`` that names the rows of ``vectors`` (n, d) that hold NaN or Inf."""
-    bad = torch.nonzero(~torch.isfinite(vectors).all(-1)).flatten().tolist()
+def check_finite(items: Iterable[Tensor]) -> None:
+    """Raise a ``ValueError`` that names the positions of the items that hold NaN or Inf."""
+    bad = [position for position, item in enumerate(items) if not torch.isfinite(item).all()]
     if bad:
         raise ValueError(f"the embeddings of items {bad[:10]} are NaN or Inf: an encoder gave non-finite features.")
 
 
-def quantize(vectors: Tensor, precision: str) -> Tensor:
+def quantize(vectors: Tensor, precision: str | None) -> Tensor:
     """Return vectors (n, d) in another precision, by sentence-transformers' own quantisation."""
-    if precision == "float32":
+    if precision in ("float32", None):
         return vectors
     from sentence_transformers.util.quantization import quantize_embeddings
 

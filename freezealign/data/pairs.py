@@ -12,11 +12,11 @@ Pair = dict[str, list[Any]]
 """For each modality the items that belong together: ``{"image": [x], "text": ["a cat", "a pet"]}``."""
 
 
-def is_map_style(data: Any) -> bool:
+def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
     """Whether single pairs can be read by position, in any order."""
     if isinstance(data, (Mapping, DataLoader)) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         return False
-    return len(data) == 0 or not is_batch(data[0])
+    return len(data) == 0 or not is_batch(data[0], modalities)
 
 
 def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
@@ -31,18 +31,19 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
     """
-    for element in undecoded(data):
-        if is_batch(element):
+    for element in data:
+        if is_batch(element, modalities):
             yield from split_batch(element, modalities)
         else:
             yield as_pair(element, modalities)
 
 
-def count_pairs(data: Any) -> int | None:
+def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
     """Return the number of pairs in ``data`` where it can tell."""
     if isinstance(data, DataLoader):
         data = data.dataset
-    return len(data) if is_map_style(data) else None
+        return len(data) if hasattr(data, "__len__") else None
+    return len(data) if is_map_style(data, modalities) else None
 
 
 def undecoded(data: Any) -> Any:
@@ -60,12 +61,13 @@ def undecoded(data: Any) -> Any:
     return data
 
 
-def is_batch(element: Any) -> bool:
-    """Whether an element holds several pairs: its first member is a list, or an array or tensor with a batch axis."""
-    members = list(element.values()) if isinstance(element, Mapping) else element
-    if not isinstance(members, (list, tuple)) or not members:
-        return False
-    return isinstance(members[0], (list, tuple)) or getattr(members[0], "ndim", 0) == 4
+def is_batch(element: Any, modalities: Sequence[str]) -> bool:
+    """Whether an element holds several pairs: all its members are lists, or arrays or tensors with a batch axis."""
+    if isinstance(element, Mapping):
+        members = [element[modality] for modality in modalities if modality in element]
+    else:
+        members = list(element) if isinstance(element, (list, tuple)) else []
+    return bool(members) and all(isinstance(m, (list, tuple)) or getattr(m, "ndim", 0) == 4 for m in members)
 
 
 def as_pair(element: Any, modalities: Sequence[str]) -> Pair:

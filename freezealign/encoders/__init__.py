@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.hub import cached_commit
 
 __all__ = ["Encoder", "EncoderReference", "load_encoder"]
 
@@ -37,4 +38,5 @@ def load_encoder(reference: EncoderReference) -> Encoder:
         return _FACTORIES[reference.source]()
     backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
     encoder: Encoder = backend.load(reference)
+    encoder.commit = None if reference.package else cached_commit(reference.source, reference.revision)
     return encoder

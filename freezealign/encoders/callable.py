@@ -47,23 +47,48 @@ class CallableEncoder(Encoder):
         self.register_buffer("device_anchor", torch.empty(0), persistent=False)
         if dim is None and modality not in PROBES:
             raise ValueError(f"state the width of the {modality!r} encoder: CallableEncoder(…, dim=…).")
-        self.dim = dim if dim is not None else self.forward({"inputs": [PROBES[modality]]})["width"]
+        self.eval()
+        self.dim = dim if dim is not None else self._probe(PROBES[modality])
+
+    @torch.no_grad()
+    def _probe(self, item: Any) -> int:
+        """Return the width of what the function gives for one item."""
+        features = self.forward({"inputs": [item]})
+        kind = "sentence_embedding" if "sentence_embedding" in features else "token_embeddings"
+        return int(features[kind].shape[-1])
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return the items as they are: the function does its own preprocessing."""
         return {"inputs": items}
 
     def forward(self, batch: Features) -> Features:
-        """Call the function; see :class:`Encoder` for what comes back."""
-        outputs = self.function(batch["inputs"])
-        if isinstance(outputs, (np.ndarray, Tensor)) and outputs.ndim == 2:
-            vectors = self._tensor(outputs)
-            return {"sentence_embedding": vectors, "width": vectors.shape[-1]}
-        tokens = [self._tensor(tokens) for tokens in outputs]
-        lengths = torch.tensor([len(item) for item in tokens], device=self.device_anchor.device)
-        padded = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+        """Call the function; see :class:`Encoder` for what comes back.
+
+        Raises:
+            ValueError: If it gives neither vectors nor tokens, none for some item, or not one result an item.
+        """
+        results = [self._tensor(result) for result in self._results(batch["inputs"])]
+        if all(result.ndim == 1 for result in results):
+            return {"sentence_embedding": torch.stack(results)}
+        if any(result.ndim != 2 or not len(result) for result in results):
+            shapes = sorted({tuple(result.shape) for result in results})
+            raise ValueError(f"a function gives vectors (D,) or at least one token (T, D) an item, got {shapes}.")
+        lengths = torch.tensor([len(result) for result in results], device=self.device_anchor.device)
+        padded = nn.utils.rnn.pad_sequence(results, batch_first=True)
         mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
-        return {"token_embeddings": padded, "attention_mask": mask.long(), "width": padded.shape[-1]}
+        return {"token_embeddings": padded, "attention_mask": mask.long()}
+
+    def _results(self, items: list[Any]) -> list[Any]:
+        """Return what the function gives, one result an item."""
+        results = self.function(items)
+        if isinstance(results, str) or not hasattr(results, "__iter__"):
+            raise ValueError(
+                f"a function from n inputs gives n vectors or n arrays of tokens, not a {type(results).__name__}."
+            )
+        results = list(results)
+        if len(results) != len(items):
+            raise ValueError(f"the function gave {len(results)} vectors or token arrays for {len(items)} inputs.")
+        return results
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -84,4 +109,5 @@ class CallableEncoder(Encoder):
         return super().num_parameters() or self._parameter_count
 
     def _tensor(self, values: Any) -> Tensor:
-        return torch.as_tensor(np.asarray(values) if isinstance(values, list) else values).to(self.device_anchor.device)
+        tensor = torch.as_tensor(np.asarray(values) if isinstance(values, list) else values)
+        return tensor.to(self.device_anchor.device, tensor.dtype if tensor.is_floating_point() else torch.float32)

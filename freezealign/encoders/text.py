@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from typing import Any
 
@@ -15,16 +17,24 @@ def special_token_ids(tokenizer: Any) -> Tensor:
     return torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
 
 
+def vocabulary_digest(tokenizer: Any) -> str:
+    """Return a SHA-256 over words and ids: two swapped ids turn every text into another one."""
+    words = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
 class CutWarning:
     """Warn once when texts are longer than the encoder reads."""
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
         self.tokenizer, self.max_length, self.given = tokenizer, max_length, False
 
     def check(self, texts: list[str], attention_mask: Tensor) -> None:
         """Warn, the first time only, if any of ``texts`` lost tokens to reach ``attention_mask`` (B, T)."""
+        if self.given or self.max_length is None:
+            return
         full = [text for text, length in zip(texts, attention_mask.sum(1)) if length >= self.max_length]
-        if self.given or not full:
+        if not full:
             return
         lengths = [len(ids) for ids in self.tokenizer(full, truncation=False, verbose=False)["input_ids"]]
         cut = [length for length in lengths if length > self.max_length]

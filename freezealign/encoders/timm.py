@@ -22,12 +22,14 @@ class TimmEncoder(Encoder):
         image_size: Pixels a side instead of the configuration's.
     """
 
-    def __init__(self, model: nn.Module, image_size: int | None = None) -> None:
+    def __init__(self, model: Any, image_size: int | None = None) -> None:
         super().__init__()
         from timm.data import create_transform, resolve_model_data_config
 
+        if image_size and hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=image_size)
         self.modality, self.model = "image", model
-        self.dim: int = model.num_features  # type: ignore[assignment]
+        self.dim: int = model.num_features
         self._settings = resolve_model_data_config(model)
         if image_size:
             self._settings |= {"input_size": (3, image_size, image_size)}
@@ -39,15 +41,16 @@ class TimmEncoder(Encoder):
 
     def forward(self, batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
-        model: Any = self.model
+        model = self.model
         pixels = batch["pixel_values"]
         states = model.forward_features(pixels)
-        summary = model.forward_head(states, pre_logits=True) if getattr(model, "attn_pool", None) else None
+        pooled = model.forward_head(states, pre_logits=True) if getattr(model, "attn_pool", None) else None
         if states.ndim == 3:
             rows, columns = model.patch_embed.dynamic_feat_size(pixels.shape[-2:])
-            return split_tokens(states, (rows, columns), summary)
-        channels_last = states.shape[1] != self.dim  # Swin and its kin
-        return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, summary)
+            has_cls = getattr(model, "cls_token", None) is not None
+            return split_tokens(states, (rows, columns), pooled, has_cls)
+        channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, pooled)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -63,9 +66,9 @@ def load(reference: EncoderReference) -> TimmEncoder:
         model = timm.create_model(reference.source, pretrained=False)
         load_in_order(model, find_package(reference.package).file())
     else:
-        options = {"pretrained_cfg_overlay": {"revision": reference.revision}} if reference.revision else {}
-        with explain_hub_errors(reference.source):
-            model = timm.create_model(reference.source, pretrained=True, **options)
+        source = f"{reference.source}@{reference.revision}" if reference.revision else reference.source
+        with explain_hub_errors(reference.source, reference.revision):
+            model = timm.create_model(source, pretrained=True)
     return TimmEncoder(model, reference.image_size)
 
 

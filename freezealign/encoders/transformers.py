@@ -7,12 +7,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
-from freezealign.encoders.text import CutWarning, special_token_ids
+from freezealign.encoders.text import CutWarning, special_token_ids, vocabulary_digest
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.modules.base import Features
+
+ROBERTA_LIKE = frozenset(
+    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
+    | {"xlm-roberta-xl", "xmod"}
+)
 
 
 class TransformersVisionEncoder(Encoder):
@@ -30,8 +36,8 @@ class TransformersVisionEncoder(Encoder):
         config: Any = model.config
         widths = getattr(config, "hidden_sizes", None)
         self.dim = getattr(config, "output_channels", None) or (widths[-1] if widths else config.hidden_size)
-        self.commit = getattr(config, "_commit_hash", None)
         self._options: dict[str, Any] = {}
+        self._check_size()
         if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
             self._options["interpolate_pos_encoding"] = True
 
@@ -44,32 +50,47 @@ class TransformersVisionEncoder(Encoder):
         """Return patches, summary vector and grid; see :class:`Encoder`."""
         pixels = batch["pixel_values"].to(next(self.model.parameters()).dtype)
         output = self.model(pixel_values=pixels, **self._options)
-        states, summary = output.last_hidden_state, getattr(output, "pooler_output", None)
+        states, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
         if states.ndim == 4:
-            return flatten_map(states, summary)
-        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1]), summary)
+            return flatten_map(states, pooled)
+        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1], states.shape[1]), pooled)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The processor's settings."""
         settings = self.processor.to_dict()
-        keys = ("size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor")
-        return {key: settings[key] for key in keys if settings.get(key) is not None} | self._sizes()
+        keys = {"size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor"}
+        kept = {key: value for key, value in settings.items() if key in keys or key.startswith("do_")}
+        return {key: value for key, value in kept.items() if value is not None} | self._sizes()
 
-    def _grid(self, height: int, width: int) -> tuple[int, int]:
+    def _grid(self, height: int, width: int, tokens: int) -> tuple[int, int]:
+        """Return rows and columns of the patches; a Swin-like model halves its grid on the way."""
         config: Any = self.model.config
         # A ConvNeXt halves the image five times in all; other token models name their patch.
         stride = getattr(config, "patch_size", None) or 2 ** (len(config.hidden_sizes) + 1)
-        rows, columns = (stride, stride) if isinstance(stride, int) else stride
-        return height // rows, width // columns
+        down, across = (stride, stride) if isinstance(stride, int) else stride
+        rows, columns = height // down, width // across
+        while rows * columns > tokens:
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        return rows, columns
 
     def _sizes(self) -> dict[str, Any]:
         if self.image_size is None:
             return {}
         square = {"height": self.image_size, "width": self.image_size}
-        if "shortest_edge" in dict(self.processor.size or {}):
+        if "shortest_edge" in self._own_size():
             return {"size": {"shortest_edge": self.image_size}, "crop_size": square, "do_center_crop": True}
         return {"size": square}
+
+    def _own_size(self) -> dict[str, Any]:
+        size = self.processor.to_dict().get("size") or {}
+        return {key: value for key, value in dict(size).items() if value is not None}
+
+    def _check_size(self) -> None:
+        if self.image_size and not {"shortest_edge", "height"} & set(self._own_size()):
+            raise ValueError(
+                f"image_size={self.image_size}: this encoder reads one size only, {self._own_size()}; leave it out."
+            )
 
 
 class TransformersTextEncoder(Encoder):
@@ -88,23 +109,25 @@ class TransformersTextEncoder(Encoder):
         self.modality, self.model, self.tokenizer = "text", model, tokenizer
         config: Any = model.config
         self.dim = config.hidden_size
-        self.commit = getattr(config, "_commit_hash", None)
         self.max_length = max_length or positional_limit(config, tokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
+        accepted = set(inspect.signature(model.forward).parameters)
+        self._inputs = {*tokenizer.model_input_names, "attention_mask"} & accepted
         self.register_buffer("special_ids", special_token_ids(tokenizer), persistent=False)
         self._cut = CutWarning(tokenizer, self.max_length)
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the longest text of the batch."""
-        batch = self.tokenizer(items, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
+        cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
+        batch = self.tokenizer(items, padding=True, return_attention_mask=True, return_tensors="pt", **cut)
         self._cut.check(items, batch["attention_mask"])
         return dict(batch)
 
     def forward(self, batch: Features) -> Features:
         """Return token embeddings and masks; see :class:`Encoder`."""
-        names = [name for name in self.tokenizer.model_input_names if name in batch]
-        output = self.model(**{name: batch[name] for name in names})
+        output = self.model(**{name: batch[name] for name in self._inputs if name in batch})
         return {
             "token_embeddings": output.last_hidden_state,
             "cls_token_embeddings": output.last_hidden_state[:, 0],
@@ -114,26 +137,27 @@ class TransformersTextEncoder(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The length limit."""
-        return {"max_length": self.max_length}
+        """The length limit and the vocabulary."""
+        return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.tokenizer)}
 
 
-def positional_limit(config: Any, tokenizer: Any) -> int:
+def positional_limit(config: Any, tokenizer: Any) -> int | None:
     """Return how many tokens a text may have: what the tokenizer states, within what the model has positions for.
 
-    RoBERTa-like models spend ``padding_idx + 1`` positions on padding.
+    RoBERTa-like models spend ``padding_idx + 1`` positions on padding. ``None`` where neither states a limit.
     """
     positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+    if positions and config.model_type in ROBERTA_LIKE:
         positions -= config.pad_token_id + 1
-    return min(positions or tokenizer.model_max_length, tokenizer.model_max_length)
+    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit < VERY_LARGE_INTEGER]
+    return min(limits, default=None)
 
 
 def load(reference: EncoderReference) -> Encoder:
     """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    with explain_hub_errors(reference.source):
+    with explain_hub_errors(reference.source, reference.revision):
         model = AutoModel.from_pretrained(reference.source, revision=reference.revision)
         tower = select_tower(model, reference.modality)
         if reference.modality == "image":
@@ -142,7 +166,6 @@ def load(reference: EncoderReference) -> Encoder:
         else:
             tokenizer = AutoTokenizer.from_pretrained(reference.source, revision=reference.revision)
             encoder = TransformersTextEncoder(tower, tokenizer, reference.max_length)
-    encoder.commit = encoder.commit or getattr(model.config, "_commit_hash", None)
     return encoder
 
 

@@ -7,16 +7,19 @@ from torch import Tensor
 from freezealign.modules.base import Features
 
 
-def split_tokens(tokens: Tensor, grid: tuple[int, int], summary: Tensor | None) -> Features:
+def split_tokens(
+    tokens: Tensor, grid: tuple[int, int], pooled: Tensor | None = None, has_cls: bool | None = None
+) -> Features:
     """Separate patches from the tokens in front of them.
 
     Args:
-        tokens: (B, P + rows·columns, D): P prefix tokens, CLS first, then registers or a distillation token.
+        tokens: (B, P + rows · columns, D): P prefix tokens, CLS first, then registers or a distillation token.
         grid: (rows, columns) of the patches.
-        summary: (B, D), the model's own pooled output, used where there is no CLS token (``None``: the patch mean).
+        pooled: (B, D), the model's own pooled output, the summary where there is no CLS; by default the patch mean.
+        has_cls: Whether the first prefix token is CLS; by default, if there is any.
 
     Returns:
-        ``token_embeddings`` (B, rows·columns, D), patches only; ``cls_token_embeddings`` (B, D); ``grid``.
+        ``token_embeddings`` (B, rows · columns, D), patches only; ``cls_token_embeddings`` (B, D); ``grid``.
 
     Raises:
         ValueError: If there are fewer tokens than the grid has cells.
@@ -25,14 +28,14 @@ def split_tokens(tokens: Tensor, grid: tuple[int, int], summary: Tensor | None) 
     if prefix < 0:
         raise ValueError(f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} patches.")
     patches = tokens[:, prefix:]
-    if prefix > 0:
+    if prefix > 0 if has_cls is None else has_cls:
         summary = tokens[:, 0]
-    elif summary is None:
-        summary = patches.mean(1)
+    else:
+        summary = patches.mean(1) if pooled is None else pooled.flatten(1)
     return {"token_embeddings": patches, "cls_token_embeddings": summary, "grid": grid}
 
 
-def flatten_map(feature_map: Tensor, summary: Tensor | None) -> Features:
+def flatten_map(feature_map: Tensor, pooled: Tensor | None = None) -> Features:
     """Read a feature map (B, D, rows, columns) as a grid of tokens; the summary defaults to the global average."""
     rows, columns = feature_map.shape[-2:]
-    return split_tokens(feature_map.flatten(2).transpose(1, 2), (rows, columns), summary)
+    return split_tokens(feature_map.flatten(2).transpose(1, 2), (rows, columns), pooled)

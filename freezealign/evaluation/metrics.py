@@ -29,7 +29,7 @@ def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, galler
         scores = queries[start : start + tile] @ gallery.T
         right = query_owner[start : start + tile, None] == gallery_owner[None]
         best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
-        ranks.append(((scores >= best) & ~right).sum(1))
+        ranks.append((~(scores < best) & ~right).sum(1))  # NaN is below nothing, so it counts against the model
     return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.long)
 
 
@@ -42,6 +42,8 @@ def bootstrap_interval(
     """
     from scipy.stats import bootstrap
 
+    if len(values) == 1:
+        return float(values[0]), float(values[0])
     result = bootstrap(
         (np.asarray(values, dtype=np.float64),),
         np.mean,

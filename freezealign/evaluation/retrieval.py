@@ -59,8 +59,9 @@ class RetrievalEvaluator(Evaluator):
             model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
             path: Folder to keep the features in; a second call finds them there.
         """
-        everything = [text for texts in self.texts.values() for text in texts]
-        texts = self._frozen(model, "text", everything, path)
+        if isinstance(self.images, FrozenFeatures):
+            return self
+        texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
         ends = np.cumsum([len(texts) for texts in self.texts.values()])
         for (language, old), end in zip(list(self.texts.items()), ends):
             self.texts[language] = texts[end - len(old) : end]
@@ -71,6 +72,8 @@ class RetrievalEvaluator(Evaluator):
         where = None if path is None else Path(path) / modality
         data = [{modality: item} for item in items]
         store = model.extract_features(data, where, modalities=[modality], reuse=True, strict=True, **self.options)
+        if len(store) != len(items):
+            raise ValueError(f"{where} holds the features of {len(store)} items, not of these {len(items)}.")
         features: FrozenFeatures = store[modality]
         return features
 

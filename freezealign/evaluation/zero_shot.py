@@ -47,9 +47,15 @@ class ZeroShotClassificationEvaluator(Evaluator):
         if len(images) != len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
         self.images, self.labels, self.class_names = images, torch.as_tensor(labels), by_language(class_names)
+        templates = [templates] if isinstance(templates, str) else templates
         self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
         self.ks, self.renormalize = tuple(ks), renormalize
         self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        if int(self.labels.min()) < 0:
+            raise ValueError(f"label {int(self.labels.min())} is negative; a label is the index of a class.")
+        for template in (template for some in self.templates.values() for template in some):
+            if "{" not in template:
+                raise ValueError(f"the template {template!r} has no {{}} where the class name goes.")
         for language, names in self.class_names.items():
             if len(names) <= int(self.labels.max()):
                 raise ValueError(f"label {int(self.labels.max())} has no name among the {len(names)} {language} names.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from freezealign.data.pairs import Pair, count_pairs, iterate_pairs
+from freezealign.data.pairs import Pair, count_pairs, iterate_pairs, undecoded
 from freezealign.features.frozen import FrozenFeaturesBuilder
 from freezealign.features.store import FeatureStore, Skipped
 from freezealign.inputs import InputError
@@ -46,9 +46,9 @@ def extract(
     """
     from tqdm.auto import tqdm
 
-    collector = _Collector(encoders, strict)
+    collector, data = _Collector(encoders, strict), undecoded(data)
     pairs = iterate_pairs(data, list(encoders))
-    total = count_pairs(data)
+    total = count_pairs(data, list(encoders))
     with tqdm(total=total, desc="Frozen features", unit="pair", disable=not show_progress_bar, delay=1) as bar:
         for read, batches in prefetch(_read_batches(pairs, collector, batch_size)):
             with torch.no_grad():

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freezealign.files import inside
 from freezealign.modules.base import Features
 
 PER_TOKEN = ("token_embeddings", "special_tokens_mask")
@@ -64,15 +65,38 @@ class FrozenFeatures:
         return self.arrays["offsets"][self.rows + 1] - self.arrays["offsets"][self.rows]
 
     def save(self, folder: Path) -> None:
-        """Write every array as ``folder/MODALITY.KEY.npy``."""
-        for key, array in self.arrays.items():
+        """Write the items shown, each array as ``folder/MODALITY.KEY.npy``."""
+        for key, array in self._shown().items():
             np.save(folder / f"{self.modality}.{key}.npy", array)
+
+    def _shown(self) -> dict[str, np.ndarray]:
+        """Return the arrays of the items shown alone."""
+        if np.array_equal(self.rows, np.arange(len(self.arrays["offsets"]) - 1)):
+            return self.arrays
+        starts, lengths = self.arrays["offsets"][self.rows], self.lengths()
+        ends = np.cumsum(lengths)
+        tokens = np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
+        shown = {"offsets": np.concatenate([[0], ends])}
+        shown |= {key: self.arrays[key][tokens] for key in PER_TOKEN if key in self.arrays}
+        return shown | {key: self.arrays[key][self.rows] for key in PER_ITEM if key in self.arrays}
 
     @classmethod
     def open(cls, folder: Path, modality: str, fingerprint: str, keys: Iterable[str]) -> FrozenFeatures:
         """Memory-map what :meth:`save` wrote."""
-        arrays = {key: np.load(folder / f"{modality}.{key}.npy", mmap_mode="r") for key in keys}
-        return cls(modality, fingerprint, arrays)
+        return cls(modality, fingerprint, {key: open_array(folder, f"{modality}.{key}.npy") for key in keys})
+
+
+def open_array(folder: Path, name: str) -> np.ndarray:
+    """Memory-map ``folder/name``.
+
+    Raises:
+        ValueError: If it is missing, damaged, or outside ``folder``.
+    """
+    try:
+        array: np.ndarray = np.load(inside(folder, name), mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise ValueError(f"{folder}: '{name}' cannot be read ({error}); extract the features again.") from error
+    return array
 
 
 def _pad(values: np.ndarray, starts: np.ndarray, ends: np.ndarray, longest: int) -> np.ndarray:

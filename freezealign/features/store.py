@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from freezealign.features.frozen import FrozenFeatures
-from freezealign.files import read_json, write_json
+from freezealign.features.frozen import FrozenFeatures, open_array
+from freezealign.files import read_object, write_json
 
 FORMAT_VERSION = 1
 
@@ -96,9 +96,10 @@ class FeatureStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
-            for modality, features in self.features.items():
-                features.save(folder)
-                np.save(folder / f"{modality}.items.npy", self.offsets[modality])
+            for modality in self.features:
+                self[modality].save(folder)
+                offsets = np.concatenate([[0], np.cumsum(self.counts(modality))])
+                np.save(folder / f"{modality}.items.npy", offsets)
             write_json(folder / "manifest.json", self._manifest())
             folder.rename(path)
         finally:
@@ -112,14 +113,14 @@ class FeatureStore:
             ValueError: If the folder is not a complete store, or a later version wrote it.
         """
         path = Path(path)
-        manifest = read_json(path / "manifest.json")
+        manifest = read_object(path / "manifest.json", ("format_version", "modalities", "skipped"))
         if manifest["format_version"] > FORMAT_VERSION:
             raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")
         features = {
             modality: FrozenFeatures.open(path, modality, entry["fingerprint"], entry["arrays"])
             for modality, entry in manifest["modalities"].items()
         }
-        offsets = {modality: np.load(path / f"{modality}.items.npy") for modality in features}
+        offsets = {modality: open_array(path, f"{modality}.items.npy") for modality in features}
         return cls(features, offsets, [Skipped(**entry) for entry in manifest["skipped"]])
 
     def _manifest(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from freezealign.encoders.hub import explain_hub_errors
+from freezealign.saving import save
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -18,7 +19,7 @@ def push(model: FreezeAlign, repo_id: str, *, token: bool | str | None, private:
 
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as folder, explain_hub_errors(repo_id):
-        model.save_pretrained(Path(folder))
+        save(model, Path(folder), repo_id)
         api.create_repo(repo_id, private=private, exist_ok=True)
         commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
     return str(commit.commit_url)

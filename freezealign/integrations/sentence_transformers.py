@@ -17,5 +17,6 @@ def to_sentence_transformer(model: FreezeAlign) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Router
 
-    router = Router({name: list(model.tower(name)) for name in model.towers})
+    routes = {(None, encoder.modality): name for name, encoder in model.encoders.items()}
+    router = Router({name: list(model.tower(name)) for name in model.towers}, route_mappings=routes)
     return SentenceTransformer(modules=[router, Normalize()], device=str(model.device), similarity_fn_name="cosine")

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from freezealign.files import load_tensors, locate_folder, read_json, save_tensors, write_json
+from freezealign.files import load_tensors, locate_folder, read_object, save_tensors, write_json
 
 Features = dict[str, Any]
 """What flows between blocks. Keys and shapes:
@@ -90,11 +90,14 @@ class Module(nn.Module):
     @classmethod
     def from_folder(cls, folder: Path) -> Module:
         """Load the block from a local ``folder`` as :meth:`save` wrote it."""
-        config = read_json(folder / cls.config_file_name)
+        config = read_object(folder / cls.config_file_name)
         unknown = sorted(set(config) - set(cls.config_keys))
         if unknown:
             raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
-        module = cls(**config)
+        try:
+            module = cls(**config)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{folder}: {config} does not make a {cls.__name__} ({error}).") from error
         if module.state_dict():
             load_tensors(folder / cls.weights_file_name, module)
         return module

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from freezealign.encoders import Encoder, EncoderReference, load_encoder
-from freezealign.files import read_json
+from freezealign.files import read_object
 from freezealign.inputs import InputError, read_image, read_text, unwrap
 from freezealign.modules.base import Features, Module
 from freezealign.registry import resolve
@@ -155,13 +155,10 @@ class FrozenEncoder(Module):
         Raises:
             ValueError: If the encoder's fingerprint or preprocessing differs from the saved one.
         """
-        config = read_json(folder / cls.config_file_name)
+        required = ("name", "backend", "modality", "source", "fingerprint", "preprocessing")
+        config = read_object(folder / cls.config_file_name, required)
         keys = {field.name for field in fields(EncoderReference)}
-        try:
-            reference = EncoderReference(**{key: value for key, value in config.items() if key in keys})
-        except TypeError as error:
-            raise ValueError(f"{folder}: not an encoder reference ({error}).") from None
-        encoder = cls(reference)
+        encoder = cls(EncoderReference(**{key: value for key, value in config.items() if key in keys}))
         encoder.check_identity(config)
         return encoder
 

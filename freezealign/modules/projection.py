@@ -85,11 +85,16 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
     raise ValueError(f"unknown projection {kind!r}; choose one of {get_args(ProjectionKind)}.")
 
 
-def check_width(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:
-    """Return ``x`` if its last dimension is ``in_dim``; otherwise raise a ``ValueError`` that names both widths."""
+def fit_input(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:
+    """Return ``x`` (..., in_dim) in the precision of the block's weights: an encoder may have another.
+
+    Raises:
+        ValueError: If the width is another; the message names both.
+    """
     if x.shape[-1] != in_dim:
         raise ValueError(
             f"{type(block).__name__} was built for width {in_dim} but the encoder before it gives {x.shape[-1]}; "
             f"build it with in_dim={x.shape[-1]}."
         )
-    return x
+    weight = next(block.parameters(), x)
+    return x.to(weight.dtype)

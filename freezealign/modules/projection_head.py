@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from freezealign.modules.base import Features, Module, require
-from freezealign.modules.projection import ProjectionKind, check_width, make_projection
+from freezealign.modules.projection import ProjectionKind, fit_input, make_projection
 
 
 class ProjectionHead(Module):
@@ -32,7 +32,7 @@ class ProjectionHead(Module):
             ValueError: If there is no pooled vector, or its width is not ``in_dim``.
         """
         pooled = require(features, "sentence_embedding", self, "put a Pooling before it.")
-        return {**features, "sentence_embedding": self.projection(check_width(pooled, self.in_dim, self))}
+        return {**features, "sentence_embedding": self.projection(fit_input(pooled, self.in_dim, self))}
 
     def get_embedding_dimension(self) -> int:
         """Return the output width."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from freezealign.modules.base import Features, Module, require
-from freezealign.modules.projection import ProjectionKind, check_width, make_projection
+from freezealign.modules.projection import ProjectionKind, fit_input, make_projection
 
 
 class TokenProjector(Module):
@@ -47,10 +47,10 @@ class TokenProjector(Module):
         tokens = require(features, "token_embeddings", self, "put a FrozenEncoder before it.")
         frozen = ("cls_token_embeddings", "sentence_embedding")
         output = {key: value for key, value in features.items() if key not in frozen}
-        output["token_embeddings"] = self.tokens(check_width(tokens, self.in_dim, self))
+        output["token_embeddings"] = self.tokens(fit_input(tokens, self.in_dim, self))
         if self.cls_token is not None:
             cls = require(features, "cls_token_embeddings", self, "this encoder has no CLS vector; use cls=False.")
-            output["cls_token_embeddings"] = self.cls_token(check_width(cls, self.in_dim, self))
+            output["cls_token_embeddings"] = self.cls_token(fit_input(cls, self.in_dim, self))
         return output
 
     def get_embedding_dimension(self) -> int:

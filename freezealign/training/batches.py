@@ -80,16 +80,20 @@ class OnlineBatches:
     def __init__(
         self, data: Any, encoders: Mapping[str, FrozenEncoder], batch_size: int | None, seed: int, strict: bool
     ) -> None:
-        is_loader = isinstance(data, DataLoader)
-        if not is_loader and not is_map_style(data):
+        data, modalities = undecoded(data), list(encoders)
+        if isinstance(data, DataLoader):
+            _check_loader(data)
+        elif not is_map_style(data, modalities):
             raise ValueError(
                 f"cache_features=False needs data that can be read again in every epoch: a list, a datasets.Dataset "
                 f"or a DataLoader, not {type(data).__name__}."
             )
-        self.data, self.encoders, self.seed, self.strict = undecoded(data), encoders, seed, strict
+        self.data, self.encoders, self.seed, self.strict = data, encoders, seed, strict
         self.skipped: list[Skipped] = []
-        self.num_pairs = count_pairs(data)
-        self.index = None if is_loader else ShuffledIndex(len(data), batch_size or DEFAULT_BATCH_SIZE, seed)
+        self.num_pairs = count_pairs(data, modalities)
+        self.index = None
+        if not isinstance(data, DataLoader):
+            self.index = ShuffledIndex(len(data), batch_size or DEFAULT_BATCH_SIZE, seed)
 
     def __len__(self) -> int:
         return len(self.data) if self.index is None else len(self.index)
@@ -126,3 +130,16 @@ class OnlineBatches:
             self.skipped.append(Skipped(int(index), str(error)))
             return None
         return {key: items[int(choice * len(items))] for key, items in read.items()}
+
+
+def _check_loader(loader: DataLoader[Any]) -> None:
+    """Raise a ``ValueError`` if a loader cannot be trained from without a cache."""
+    if loader.batch_size == 1:
+        raise ValueError("the DataLoader has batch_size=1: a pair alone has no negatives.")
+    try:
+        len(loader)
+    except TypeError:
+        raise ValueError(
+            "a DataLoader of a stream cannot tell the length of an epoch, which the learning rate follows; "
+            "leave cache_features=True."
+        ) from None

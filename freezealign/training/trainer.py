@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ class History:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
+    def record(self, **step: float) -> None:
+        """Add a step."""
+        self.steps.append(step)
+
     @property
     def losses(self) -> list[float]:
         """The loss of every step."""
@@ -51,47 +56,60 @@ def train(
     """Train the projectors of ``model`` and return what happened.
 
     Raises:
-        ValueError: If the model has not exactly two towers or nothing to train.
+        ValueError: If no pair of an epoch can be read.
         FloatingPointError: If the loss is NaN or infinite; the message names the step and what to try.
     """
-    from tqdm.auto import tqdm
-
-    if len(model.towers) != 2:
-        raise ValueError(f"fit aligns two towers, but this model has {list(model.towers)}.")
     if arguments.epochs == 0:
         evaluations = [] if evaluator is None else [evaluate(model, evaluator, 0, 0)]
         return History([], evaluations, batches.skipped)
+    try:
+        with seeded(arguments.seed, model.device):
+            return _run_epochs(model, batches, arguments, evaluator)
+    finally:
+        model.eval()
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from torch's generators as ``seed`` says inside the block, and leave them as they were after it."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def check_trainable(model: FreezeAlign) -> None:
+    """Raise a ``ValueError`` if the model has not exactly two towers, or nothing to train."""
+    if len(model.towers) != 2:
+        raise ValueError(f"fit aligns two towers, but this model has {list(model.towers)}.")
+    if not any(parameter.requires_grad for parameter in model.towers.parameters()):
+        raise ValueError("there is nothing to train: every block is an identity or frozen.")
+
+
+def _run_epochs(
+    model: FreezeAlign, batches: Batches, arguments: FitArguments, evaluator: Callable[..., Any] | None
+) -> History:
+    from tqdm.auto import tqdm
+
+    total = len(batches) * arguments.epochs
     optimizer = make_optimizer(model, arguments)
-    scheduler = make_scheduler(optimizer, len(batches) * arguments.epochs, arguments)
-    history, loss_function, total = History(), ContrastiveLoss(), len(batches) * arguments.epochs
-    cuda_devices = [model.device] if model.device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(cuda_devices),
-        tqdm(total=total, desc="Training", unit="step", disable=not arguments.show_progress_bar, delay=1) as bar,
-    ):
-        torch.manual_seed(arguments.seed)
+    scheduler = make_scheduler(optimizer, total, arguments)
+    history, loss_function = History(), ContrastiveLoss()
+    with tqdm(total=total, desc="Training", unit="step", disable=not arguments.show_progress_bar, delay=1) as bar:
         for epoch in range(1, arguments.epochs + 1):
             model.train()
             for batch in batches.epoch(epoch):
-                rate = float(scheduler.get_last_lr()[0])
-                loss = train_step(model, batch, loss_function, optimizer, len(history.steps) + 1)
+                step, rate = len(history.steps) + 1, float(scheduler.get_last_lr()[0])
+                loss = train_step(model, batch, loss_function, optimizer, step)
                 scheduler.step()
                 temperature = model.logit_scale.temperature.item()
-                history.steps.append(
-                    {
-                        "step": len(history.steps) + 1,
-                        "epoch": epoch,
-                        "loss": loss,
-                        "temperature": temperature,
-                        "learning_rate": rate,
-                    }
-                )
+                history.record(step=step, epoch=epoch, loss=loss, temperature=temperature, learning_rate=rate)
                 bar.update()
                 bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}")
             history.skipped = batches.skipped
+            if not history.steps:
+                raise ValueError(f"there is no pair that can be read; the first: {batches.skipped[0].reason}")
             if evaluator is not None and (epoch % arguments.evaluate_every == 0 or epoch == arguments.epochs):
                 history.evaluations.append(evaluate(model, evaluator, epoch, len(history.steps)))
-    model.eval()
     return history
 
 
@@ -126,8 +144,6 @@ def evaluate(model: FreezeAlign, evaluator: Callable[..., Any], epoch: int, step
 def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
     """Return AdamW over what is trainable: weight decay on matrices, none on norms, biases and the temperature."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if len(trainable) < 2:
-        raise ValueError("there is nothing to train: every block is an identity or frozen.")
     groups: Iterable[dict[str, Any]] = [
         {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": arguments.weight_decay},
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},

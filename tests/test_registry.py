@@ -1,0 +1,437 @@
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import time
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import constants
+from huggingface_hub.utils import _http as hub_http
+
+from freezealign import FreezeAlign, FrozenEncoder, encoders, list_encoders, register_encoder, registry
+from freezealign.encoders import EncoderReference
+from freezealign.registry import resolve
+
+OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-multilingual", "all-minilm-l6-v2"]
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny models: threads cost more than they save
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def registry_of_this_test(monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(encoders, "_FACTORIES", dict(encoders._FACTORIES))
+
+
+@pytest.fixture(scope="module")
+def timm_folder(tmp_path_factory) -> str:
+    import timm
+    from timm.models._hub import save_for_hf
+
+    sizes = {"img_size": 28, "patch_size": 7, "embed_dim": 24, "depth": 1, "num_heads": 2, "num_classes": 0}
+    folder = tmp_path_factory.mktemp("timm")
+    torch.manual_seed(0)
+    save_for_hf(timm.create_model("vit_tiny_patch16_224", **sizes), folder, safe_serialization=True)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> str:
+    from transformers import CLIPConfig, CLIPModel, ViTImageProcessor
+
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    vision = dict(image_size=28, patch_size=7, **sizes)
+    text = dict(vocab_size=64, max_position_embeddings=16, **sizes)
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=12)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
+    return str(folder)
+
+
+def vectors(items: list) -> np.ndarray:
+    return np.array([[len(str(item)), 1.0, 2.0] for item in items], dtype=np.float32)
+
+
+# Short names
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "backend", "modality"),
+    [
+        ("dinov2-large", "facebook/dinov2-large", "transformers", "image"),
+        ("dinov2-with-registers-base", "facebook/dinov2-with-registers-base", "transformers", "image"),
+        ("dinov3-vitl16", "facebook/dinov3-vitl16-pretrain-lvd1689m", "transformers", "image"),
+        ("dinov3-convnext-tiny", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m", "transformers", "image"),
+        ("convnext-base-224", "facebook/convnext-base-224", "transformers", "image"),
+        ("sam-vit-huge", "facebook/sam-vit-huge", "transformers", "image"),
+        ("vit-base-patch16-224-in21k", "google/vit-base-patch16-224-in21k", "transformers", "image"),
+        ("clip-vit-large-patch14-vision", "openai/clip-vit-large-patch14", "transformers", "image"),
+        ("clip-vit-large-patch14-text", "openai/clip-vit-large-patch14", "transformers", "text"),
+        ("siglip-base-patch16-224-text", "google/siglip-base-patch16-224", "transformers", "text"),
+        ("all-roberta-large-v1", "sentence-transformers/all-roberta-large-v1", "sentence_transformers", "text"),
+        ("all-minilm-l12-v2", "sentence-transformers/all-MiniLM-L12-v2", "sentence_transformers", "text"),
+        (
+            "paraphrase-multilingual-mpnet-base-v2",
+            "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
+            "sentence_transformers",
+            "text",
+        ),
+    ],
+)
+def test_a_short_name_stands_for_a_hub_id(name, source, backend, modality):
+    reference = resolve(name)
+    assert (reference.source, reference.backend, reference.modality) == (source, backend, modality)
+    assert reference.name == name and reference.package is None
+
+
+@pytest.mark.parametrize("name", OFFLINE_NAMES)
+def test_an_encoder_of_the_offline_extra_comes_from_a_package(name):
+    assert resolve(name).package == name
+
+
+def test_the_revision_asked_for_is_kept():
+    assert resolve("dinov2-large", revision="v1").revision == "v1"
+
+
+def test_a_short_name_of_another_modality_is_refused():
+    with pytest.raises(ValueError, match="'dinov2-large' is an encoder of image, not of text"):
+        resolve("dinov2-large", "text")
+
+
+def test_encoders_are_listed_by_modality_and_name():
+    listed = [(reference.modality, reference.name) for reference in list_encoders()]
+    assert listed == sorted(listed) and len(set(listed)) == len(listed)
+
+
+@pytest.mark.parametrize(("modality", "included"), [("image", "dinov2-large"), ("text", "all-roberta-large-v1")])
+def test_encoders_of_one_modality_are_listed(modality, included):
+    found = list_encoders(modality)
+    assert {reference.modality for reference in found} == {modality}
+    assert included in [reference.name for reference in found]
+
+
+def test_every_listed_name_resolves_to_what_is_listed():
+    assert [resolve(reference.name) for reference in list_encoders()] == list_encoders()
+
+
+# Unknown names
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("dinov2-lrge", "dinov2-large"),
+        ("DINOv2-large", "dinov2-large"),
+        ("all-MiniLM-L6-v2", "all-minilm-l6-v2"),
+        ("efficientnet-lite", "efficientnet-lite0"),
+        ("clip-vit-base-patch32", "clip-vit-base-patch32-vision"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(typed, meant):
+    with pytest.raises(ValueError, match=f"no encoder named '{typed}'; did you mean .*'{meant}'"):
+        resolve(typed)
+
+
+def test_a_name_like_no_other_is_answered_with_what_else_works():
+    with pytest.raises(ValueError, match=r"'zzzz'.*owner/model.*local folder.*freezealign encoders") as caught:
+        resolve("zzzz")
+    assert "did you mean" not in str(caught.value)
+
+
+def test_a_name_longer_than_a_path_may_be_is_an_unknown_name():
+    with pytest.raises(ValueError, match="no encoder named"):
+        resolve("x" * 300)
+
+
+# Local folders
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("bert_folder", "transformers", "text"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
+def test_a_local_folder_tells_its_backend_and_modality(fixture, backend, modality, request):
+    folder = request.getfixturevalue(fixture)
+    reference = resolve(folder)
+    assert (reference.backend, reference.modality, reference.name) == (backend, modality, folder)
+
+
+@pytest.mark.parametrize("fixture", ["dinov2_folder", "bert_folder", "sbert_folder", "timm_folder"])
+def test_a_local_folder_can_be_loaded(fixture, request):
+    encoder = FrozenEncoder(request.getfixturevalue(fixture))
+    items = ["a red apple"] if encoder.modality == "text" else [np.zeros((30, 40, 3), dtype=np.uint8)]
+    tokens = encoder(encoder.preprocess(items))["token_embeddings"]
+    assert tokens.shape[0] == 1 and tokens.shape[-1] == encoder.get_embedding_dimension()
+
+
+def test_a_relative_folder_becomes_absolute_so_that_a_saved_model_finds_it_from_anywhere(dinov2_folder, monkeypatch):
+    monkeypatch.chdir(Path(dinov2_folder).parent)
+    assert resolve(Path(dinov2_folder).name).source == dinov2_folder
+
+
+@pytest.mark.parametrize(
+    ("config", "modality"),
+    [
+        ({"model_type": "convnext", "num_channels": 3}, "image"),
+        ({"model_type": "sam", "vision_config": {}}, "image"),
+        ({"model_type": "siglip_vision_model", "image_size": 224}, "image"),
+        ({"model_type": "gpt2", "vocab_size": 10}, "text"),
+        ({"model_type": "t5", "vocab_size": 10}, "text"),
+    ],
+)
+def test_a_config_tells_images_from_texts(config, modality, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert resolve(str(tmp_path)).modality == modality
+
+
+def test_a_two_tower_folder_must_be_told_which_tower(clip_folder):
+    with pytest.raises(ValueError, match=r"has an image and a text tower; say which: \{'image'.*'text'"):
+        resolve(clip_folder)
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_a_two_tower_folder_gives_the_tower_asked_for(clip_folder, modality):
+    assert resolve(clip_folder, modality).modality == modality
+
+
+def test_a_folder_without_a_model_is_refused_with_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match=r"neither modules\.json nor config\.json"):
+        resolve(str(tmp_path))
+
+
+# register_encoder
+
+
+def test_a_registered_function_is_found_by_its_name():
+    register_encoder("my-words", vectors, modality="text")
+    encoder = FrozenEncoder("my-words")
+    assert (encoder.name, encoder.modality, encoder.get_embedding_dimension()) == ("my-words", "text", 3)
+    assert encoder(encoder.preprocess(["four"]))["sentence_embedding"].tolist() == [[4, 1, 2]]
+
+
+def test_a_registered_function_of_a_modality_of_yours_makes_a_tower():
+    register_encoder("my-sounds", vectors, modality="audio", dim=3)
+    register_encoder("my-words", vectors, modality="text")
+    model = FreezeAlign(["my-sounds", "my-words"], dim=8, device="cpu")
+    assert model.encode({"audio": 440}).shape == (8,)
+
+
+def test_a_registered_fingerprint_identifies_the_function():
+    register_encoder("my-words", vectors, modality="text", fingerprint="abc123")
+    assert FrozenEncoder("my-words").fingerprint == "abc123"
+
+
+def test_a_registered_folder_is_found_by_its_name(bert_folder):
+    register_encoder("my-bert", bert_folder, modality="text")
+    assert FrozenEncoder("my-bert").fingerprint == FrozenEncoder(bert_folder).fingerprint
+
+
+def test_a_registered_folder_keeps_the_backend_given(sbert_folder):
+    register_encoder("my-sbert", sbert_folder, modality="text", backend="sentence_transformers")
+    assert FrozenEncoder("my-sbert").max_seq_length == 12
+
+
+def test_a_registered_encoder_is_listed_and_suggested():
+    register_encoder("my-words", vectors, modality="text")
+    assert "my-words" in [reference.name for reference in list_encoders("text")]
+    with pytest.raises(ValueError, match="did you mean 'my-words'"):
+        resolve("my-word")
+
+
+def test_registering_a_name_again_replaces_it():
+    register_encoder("mine", vectors, modality="text")
+    register_encoder("mine", lambda items: np.ones((len(items), 7), dtype=np.float32), modality="text")
+    assert FrozenEncoder("mine").get_embedding_dimension() == 7
+
+
+def test_a_registered_encoder_of_another_modality_is_refused():
+    register_encoder("my-words", vectors, modality="text")
+    with pytest.raises(ValueError, match="'my-words' is an encoder of text, not of image"):
+        FrozenEncoder("my-words", "image")
+
+
+def test_an_unknown_backend_is_refused_by_name(bert_folder):
+    with pytest.raises(ValueError, match=r"'keras'.*transformers"):
+        register_encoder("mine", bert_folder, modality="text", backend="keras")
+        FrozenEncoder("mine")
+
+
+def test_a_function_that_is_not_registered_here_is_answered_with_how_to_register_it():
+    with pytest.raises(ValueError, match=r"register_encoder\('gone'.*encoders=\{'text'"):
+        FrozenEncoder(EncoderReference("gone", "callable", "text", "gone"))
+
+
+# The hub
+
+
+class FakeHub:
+    """Serves folders as repositories under one commit, or fails."""
+
+    def __init__(self) -> None:
+        self.folders, self.error, self.requests = {}, None, []
+        self.httpx = importlib.import_module(type(huggingface_hub.get_session()).__module__.split(".")[0])
+
+    def answer(self, request):
+        path = request.url.path.strip("/")
+        self.requests.append(path)
+        if self.error == "unreachable":
+            raise self.httpx.ConnectError("Name or service not known")
+        if self.error:
+            return self.httpx.Response(403 if self.error == "GatedRepo" else 404, headers={"x-error-code": self.error})
+        for name, folder in self.folders.items():
+            if path.startswith(f"{name}/resolve/"):
+                return self.file(request, Path(folder) / path.removeprefix(f"{name}/resolve/").split("/", 1)[1])
+            if path.startswith(f"api/models/{name}"):
+                files = [str(file.relative_to(folder)) for file in Path(folder).rglob("*") if file.is_file()]
+                if "/tree/" in path:
+                    entries = [{"type": "file", "path": file, "size": 1, "oid": "0"} for file in files]
+                    return self.httpx.Response(200, json=entries)
+                siblings = [{"rfilename": file} for file in files]
+                return self.httpx.Response(200, json={"id": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+        return self.httpx.Response(404, headers={"x-error-code": "RepoNotFound"})
+
+    def file(self, request, file: Path):
+        headers = {"x-repo-commit": COMMIT}
+        if not file.is_file():
+            return self.httpx.Response(404, headers={**headers, "x-error-code": "EntryNotFound"})
+        content = file.read_bytes()
+        headers |= {"etag": f'"{hashlib.sha1(content).hexdigest()}"', "content-length": str(len(content))}
+        return self.httpx.Response(200, headers=headers, content=b"" if request.method == "HEAD" else content)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    fake = FakeHub()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the hub's client waits 23 s before it gives up
+    transport = fake.httpx.MockTransport(fake.answer)
+    huggingface_hub.set_client_factory(lambda: fake.httpx.Client(transport=transport))
+    yield fake
+    huggingface_hub.set_client_factory(hub_http.default_client_factory)
+
+
+HUB_NAMES = [
+    "dinov2-small",
+    "all-roberta-large-v1",
+    "clip-vit-base-patch32-text",
+    "someone/model",
+    "timm/vit_tiny_patch16_224",
+]
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_in_offline_mode_the_error_names_the_encoders_that_need_no_hub(name):
+    with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
+        FrozenEncoder(name)
+    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
+    assert "pip install 'freezealign[offline]'" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_without_a_network_the_error_names_the_encoders_that_need_no_hub(name, hub):
+    hub.error = "unreachable"
+    with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
+        FrozenEncoder(name)
+    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_a_gated_model_is_answered_with_how_to_get_access(name, hub):
+    hub.error = "GatedRepo"
+    with pytest.raises(ValueError, match=r"is gated: accept its licence.*hf auth login"):
+        FrozenEncoder(name)
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_a_model_the_hub_does_not_have_is_not_taken_for_a_network_failure(name, hub):
+    hub.error = "RepoNotFound"
+    with pytest.raises(ValueError, match="neither a local folder nor a model on the hub"):
+        FrozenEncoder(name)
+
+
+@pytest.mark.parametrize("name", HUB_NAMES)
+def test_a_revision_the_hub_does_not_have_is_named(name, hub):
+    hub.error = "RevisionNotFound"
+    with pytest.raises(ValueError, match="no-such-branch"):
+        FrozenEncoder(name, revision="no-such-branch")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "owner/ model", "owner/.."])
+def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(name, hub):
+    with pytest.raises(ValueError, match="neither a local folder nor a model on the hub"):
+        FrozenEncoder(name)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("bert_folder", "transformers", "text"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
+def test_a_hub_id_tells_its_backend_and_modality(fixture, backend, modality, request, hub):
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    reference = resolve("someone/tiny")
+    assert (reference.backend, reference.modality) == (backend, modality)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("bert_folder", "transformers", "text"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
+def test_a_hub_encoder_remembers_the_commit_it_came_from(fixture, backend, modality, request, hub):
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
+    register_encoder("tiny", source, modality=modality, backend=backend)
+    assert FrozenEncoder("tiny").reference.revision == COMMIT
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
+def test_every_file_is_of_the_revision_asked_for(fixture, backend, modality, request, hub):
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
+    register_encoder("tiny", source, modality=modality, backend=backend)
+    FrozenEncoder("tiny", revision="v1")
+    revisions = {path.split("/resolve/")[1].split("/")[0] for path in hub.requests if "/resolve/" in path}
+    assert revisions <= {"v1", COMMIT} and not any(path.endswith("/revision/main") for path in hub.requests)
+
+
+def test_an_encoder_in_the_cache_needs_no_network(dinov2_folder, hub):
+    hub.folders["someone/tiny"] = dinov2_folder
+    register_encoder("tiny", "someone/tiny", modality="image")
+    first = FrozenEncoder("tiny").fingerprint
+    hub.error = "unreachable"
+    assert FrozenEncoder("tiny").fingerprint == first
