@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, FrozenEncoder, Pooling
+from freezealign.modules import Features, FrozenEncoder, Module, Pooling
 
 
 class TokenEmbeddings(NamedTuple):
@@ -38,7 +38,7 @@ class Tower(nn.Sequential):
         super().__init__(*blocks)
 
     def __iter__(self) -> Iterator[Module]:
-        return super().__iter__()  # type: ignore[return-value]
+        return super().__iter__()
 
     @property
     def encoder(self) -> FrozenEncoder:
