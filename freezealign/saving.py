@@ -17,6 +17,7 @@ import freezealign
 from freezealign import modules
 from freezealign.card import CardData, write_card
 from freezealign.files import inside, locate_folder, read_object, write_json
+from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import FrozenEncoder, LogitScale, Module
 from freezealign.recipes import EncoderLike, as_encoder
 
@@ -57,7 +58,7 @@ def save(model: FreezeAlign, path: Path, model_id: str) -> None:
             types[folder] = class_path(type(block))
             structure.setdefault(name, []).append(folder)
             block.save(str(path / folder))
-    routes = {str((None, encoder.modality)): name for name, encoder in model.encoders.items()}
+    routes = {str(key): name for key, name in route_mappings(model).items()}
     parameters = {"default_route": model.modalities[0], "allow_empty_key": True, "route_mappings": routes}
     write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     _write_sentence_transformers_files(path)

@@ -38,7 +38,7 @@ class Tower(nn.Sequential):
         super().__init__(*blocks)
 
     def __iter__(self) -> Iterator[Module]:
-        return super().__iter__()
+        return iter(self._modules.values())  # type: ignore[arg-type]
 
     @property
     def encoder(self) -> FrozenEncoder:

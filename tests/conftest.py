@@ -15,6 +15,8 @@ from PIL import Image
 
 from freezealign import FreezeAlign, FrozenEncoder
 
+torch.set_num_threads(1)  # tiny models on few cores: more threads only wait for each other
+
 WORDS = ["a", "red", "green", "blue", "apple", "car", "dog", "number", *map(str, range(50))]
 
 

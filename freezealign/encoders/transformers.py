@@ -70,7 +70,7 @@ class TransformersVisionEncoder(Encoder):
         stride = getattr(config, "patch_size", None) or 2 ** (len(config.hidden_sizes) + 1)
         down, across = (stride, stride) if isinstance(stride, int) else stride
         rows, columns = height // down, width // across
-        while rows * columns > tokens:
+        while hasattr(config, "depths") and rows * columns > tokens:
             rows, columns = (rows + 1) // 2, (columns + 1) // 2
         return rows, columns
 

@@ -23,7 +23,8 @@ class FitArguments:
         weight_decay: For weight matrices; norms, biases and the temperature have none.
         seed: Order of the data, choice among several captions, dropout.
         cache_features: Compute frozen features once and reuse them in every epoch. ``False`` reads and encodes the data
-            anew each time: for data that does not fit, or that is augmented differently in every epoch.
+            anew each time: for data that does not fit, or that is augmented differently in every epoch (in workers of a
+            DataLoader, or with a generator of its own: torch's global one is shared with dropout).
         encode_batch_size: Pairs a forward pass of the frozen encoders when features are cached.
         evaluate_every: Epochs between two calls of the evaluator; it is always called at the end.
         strict: Raise at the first item that cannot be read instead of leaving its pair out.

@@ -107,7 +107,8 @@ def _run_epochs(
                 bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}")
             history.skipped = batches.skipped
             if not history.steps:
-                raise ValueError(f"there is no pair that can be read; the first: {batches.skipped[0].reason}")
+                reasons = "; ".join(entry.reason for entry in batches.skipped[:3])
+                raise ValueError(f"no batch has two pairs that can be read, and one alone has no negatives. {reasons}")
             if evaluator is not None and (epoch % arguments.evaluate_every == 0 or epoch == arguments.epochs):
                 history.evaluations.append(evaluate(model, evaluator, epoch, len(history.steps)))
     return history
@@ -135,7 +136,8 @@ def train_step(
 def evaluate(model: FreezeAlign, evaluator: Callable[..., Any], epoch: int, step: int) -> dict[str, Any]:
     """Call an evaluator as sentence-transformers does, and return its results with epoch and step."""
     model.eval()
-    results = evaluator(model, output_path=None, epoch=epoch, steps=step)
+    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+        results = evaluator(model, output_path=None, epoch=epoch, steps=step)
     results = results if isinstance(results, dict) else {"score": results}
     logger.info("epoch %d: %s", epoch, results)
     return {"step": step, "epoch": epoch, **results}
