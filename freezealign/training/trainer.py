@@ -107,7 +107,7 @@ def _run_epochs(
                 bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}")
             history.skipped = batches.skipped
             if not history.steps:
-                reasons = "; ".join(entry.reason for entry in batches.skipped[:3])
+                reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in batches.skipped[:3])
                 raise ValueError(f"no batch has two pairs that can be read, and one alone has no negatives. {reasons}")
             if evaluator is not None and (epoch % arguments.evaluate_every == 0 or epoch == arguments.epochs):
                 history.evaluations.append(evaluate(model, evaluator, epoch, len(history.steps)))

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import layer_norm, normalize
+
+from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, RetrievalEvaluator
+from freezealign.training.closed_form import SHRINKAGE, PairMoments, correlated_directions, inverse_square_root
+
+QUIET = {"init": "closed-form", "epochs": 0, "show_progress_bar": False}
+
+
+def pair_of_views(n: int = 200, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two noisy linear views, 10 and 7 wide, of the same 4 hidden causes."""
+    rng = torch.Generator().manual_seed(seed)
+    causes = torch.randn(n, 4, generator=rng, dtype=torch.float64)
+    x = causes @ torch.randn(4, 10, generator=rng, dtype=torch.float64) + 0.1 * torch.randn(n, 10, generator=rng)
+    y = causes @ torch.randn(4, 7, generator=rng, dtype=torch.float64) + 0.1 * torch.randn(n, 7, generator=rng)
+    return x + 3, y - 1
+
+
+def moments_of(x: torch.Tensor, y: torch.Tensor, *ends: int) -> PairMoments:
+    moments = PairMoments(x.shape[1], y.shape[1])
+    for start, end in zip((0, *ends), (*ends, len(x))):
+        moments.update(x[start:end], y[start:end])
+    return moments
+
+
+@given(st.lists(st.integers(0, 200), max_size=5).map(sorted))
+def test_moments_do_not_depend_on_the_split_into_batches(ends):
+    x, y = pair_of_views()
+    for split, whole in zip(moments_of(x, y, *ends).covariances(), moments_of(x, y).covariances()):
+        torch.testing.assert_close(split, whole)
+
+
+def test_covariances_are_those_of_numpy():
+    x, y = pair_of_views()
+    expected = np.cov(torch.cat([x, y], 1).T, bias=True)
+    xx, yy, xy = moments_of(x, y).covariances()
+    np.testing.assert_allclose(torch.cat([torch.cat([xx, xy], 1), torch.cat([xy.T, yy], 1)]), expected, atol=1e-10)
+
+
+def test_inverse_square_root_whitens():
+    xx, _, _ = moments_of(*pair_of_views()).covariances()
+    root = inverse_square_root(xx, 0.0)
+    torch.testing.assert_close(root @ xx @ root, torch.eye(10, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_without_shrinkage_directions_have_their_canonical_correlation():
+    x, y = pair_of_views()
+    first, second = correlated_directions(moments_of(x, y), 4, shrinkage=1e-9)
+    a, b = x @ first.weight.T + first.bias, y @ second.weight.T + second.bias
+    correlations = [float(np.corrcoef(a[:, i], b[:, i])[0, 1]) for i in range(4)]
+    assert min(correlations) > 0.95
+    # Each direction is scaled by its correlation, so its standard deviation is the correlation itself.
+    np.testing.assert_allclose(a.std(0, correction=0), correlations, atol=1e-3)
+    torch.testing.assert_close(a.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 1000))
+def test_closed_form_does_not_change_under_rotation_of_the_encoder(seed):
+    x, y = pair_of_views()
+    rotation = torch.linalg.qr(
+        torch.randn(10, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    ).Q
+
+    def similarities(x: torch.Tensor) -> torch.Tensor:
+        first, second = correlated_directions(moments_of(x, y), 5, SHRINKAGE)
+        return (x @ first.weight.T + first.bias) @ (y @ second.weight.T + second.bias).T
+
+    torch.testing.assert_close(similarities(x), similarities(x @ rotation), atol=1e-6, rtol=1e-6)
+
+
+def test_the_token_model_computes_the_closed_form_exactly(model, pairs, images, texts):
+    model.fit(pairs, **QUIET)
+    store = model.extract_features(pairs, show_progress_bar=False)
+    cls = layer_norm(store["image"].load(range(12))["cls_token_embeddings"], (24,))
+    frozen = store["text"].load(range(12))
+    mask = frozen["attention_mask"].unsqueeze(-1)
+    words = (layer_norm(frozen["token_embeddings"], (20,)) * mask).sum(1) / mask.sum(1)
+    first, second = correlated_directions(moments_of(cls.double(), words.double()), 15, SHRINKAGE)
+    expected_images = normalize(cls.double() @ first.weight.T + first.bias, dim=-1)
+    expected_texts = normalize(words.double() @ second.weight.T + second.bias, dim=-1)
+    similarity = model.similarity(model.encode(images), model.encode(texts))
+    torch.testing.assert_close(similarity.double(), expected_images @ expected_texts.T, atol=1e-4, rtol=0)
+
+
+def test_closed_form_finds_training_pairs_again(callable_model, pairs, images, texts):
+    callable_model.fit(pairs, **QUIET)
+    scores = RetrievalEvaluator(images, texts, show_progress_bar=False)(callable_model)
+    assert scores["t2i_R@1"] > 0.5 > 3 * scores["t2i_R@1_chance"]
+
+
+def test_zero_epochs_take_no_step_but_evaluate(callable_model, pairs):
+    calls = []
+    history = callable_model.fit(pairs, evaluator=lambda model, **where: calls.append(where) or {"score": 1.0}, **QUIET)
+    assert history.steps == [] and history.evaluations == [{"step": 0, "epoch": 0, "score": 1.0}]
+    assert calls == [{"output_path": None, "epoch": 0, "steps": 0}]
+
+
+def test_training_goes_on_from_the_closed_form(callable_model, pairs):
+    cold = callable_model.fit(pairs, epochs=1, show_progress_bar=False).losses[0]
+    warm = callable_model.fit(pairs, init="closed-form", epochs=1, show_progress_bar=False).losses[0]
+    assert warm < cold
+
+
+def test_one_of_several_captions_is_chosen_by_seed(callable_model, images, texts):
+    many = [(image, [text, f"{text} again and again"]) for image, text in zip(images, texts)]
+    callable_model.fit(many, seed=1, **QUIET)
+    first = callable_model.encode(images)
+    callable_model.fit(many, seed=1, **QUIET)
+    np.testing.assert_array_equal(callable_model.encode(images), first)
+    callable_model.fit(many, seed=2, **QUIET)
+    assert not np.allclose(callable_model.encode(images), first)
+
+
+def test_other_blocks_are_refused(dinov2_folder, bert_folder, pairs):
+    image = [FrozenEncoder(dinov2_folder), Pooling("cls"), ProjectionHead(24, 16, kind="linear")]
+    model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
+    with pytest.raises(ValueError, match="recipe 'token'; the image tower"):
+        model.fit(pairs, **QUIET)
+
+
+def test_closed_form_without_cached_features_is_refused(callable_model, pairs):
+    with pytest.raises(ValueError, match="cache_features=True"):
+        callable_model.fit(pairs, cache_features=False, **QUIET)
