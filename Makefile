@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-all lint stamps clean
+.PHONY: help demo test test-all lint bench stamps clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -27,6 +27,9 @@ lint: .venv/.installed ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/.installed ## Measure ratios against the obvious alternatives; writes benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/frozen_features.py
 
 stamps: ## Fetch the Tux Paint stamps into stamps/, without root, where apt exists
 	@command -v apt-get >/dev/null || { echo "make stamps needs apt-get; elsewhere unpack Debian's tuxpaint-stamps-default"; exit 1; }

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+import contextlib
 import threading
 import time
 
@@ -52,6 +52,13 @@ def wait_until(condition, seconds: float = 5.0) -> bool:
     return condition()
 
 
+def finishes(action, seconds: float = 5.0) -> bool:
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
 @pytest.fixture(autouse=True)
 def no_thread_left_over():
     yield
@@ -92,7 +99,7 @@ def test_prefetch_stays_within_its_depth():
     drawn = []
 
     def elements():
-        for number in itertools.count():
+        for number in range(1000):
             drawn.append(number)
             yield number
 
@@ -135,32 +142,35 @@ def test_prefetch_can_yield_an_exception_object_as_an_element():
 
 
 def test_closing_early_stops_the_thread_that_waits_for_room():
-    iterator = prefetch(itertools.count(), depth=1)
+    iterator = prefetch(range(1000), depth=1)
     next(iterator)
     assert background_threads()
-    iterator.close()
+    assert finishes(iterator.close)
     assert not background_threads()
 
 
 def test_leaving_a_loop_early_stops_the_thread():
-    for number in prefetch(itertools.count()):
-        if number == 3:
-            break
+    def consume():
+        for number in prefetch(range(1000)):
+            if number == 3:
+                break
+
+    assert finishes(consume)
     assert wait_until(lambda: not background_threads())
 
 
 def test_an_error_in_the_consumer_stops_the_thread():
     def consume():
-        for _ in prefetch(itertools.count()):
-            raise RuntimeError("out of memory")
+        with contextlib.suppress(RuntimeError):
+            for _ in prefetch(range(1000)):
+                raise RuntimeError("out of memory")
 
-    with pytest.raises(RuntimeError, match="out of memory"):
-        consume()
+    assert finishes(consume)
     assert wait_until(lambda: not background_threads())
 
 
 def test_an_iterator_that_is_never_read_starts_no_thread():
-    prefetch(itertools.count())
+    prefetch(range(1000))
     assert not background_threads()
 
 
