@@ -147,10 +147,18 @@ def _training(card: CardData) -> str:
 def _evaluation(card: CardData) -> str:
     if not card.evaluations:
         return "Not evaluated."
-    rows = [
-        f"| {name} | {metric} | {value:.4g} |"
-        for name, metrics in card.evaluations.items()
-        for metric, value in metrics.items()
-        if isinstance(value, (int, float))
-    ]
-    return "\n".join(["| evaluation | metric | value |", "|---|---|---|", *rows])
+    tables = [_score_table(name, metrics) for name, metrics in card.evaluations.items()]
+    return "\n\n".join(tables)
+
+
+def _score_table(name: str, metrics: dict[str, Any]) -> str:
+    """Return one evaluation: its protocol, and a row a metric with interval and chance level where it has them."""
+    lines = ["| metric | value | 95% interval | chance |", "|---|---|---|---|"]
+    for metric, value in metrics.items():
+        if not isinstance(value, (int, float)) or metric.endswith(("_low", "_high", "_chance")):
+            continue
+        low, high, chance = (metrics.get(f"{metric}_{end}") for end in ("low", "high", "chance"))
+        interval = "" if low is None else f"{low:.3f}–{high:.3f}"
+        lines.append(f"| {metric} | {value:.4g} | {interval} | {'' if chance is None else f'{chance:.3f}'} |")
+    protocol = next((f": {value}" for key, value in metrics.items() if key.endswith("protocol")), "")
+    return f"**{name}**{protocol}\n\n" + "\n".join(lines)

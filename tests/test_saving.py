@@ -523,7 +523,16 @@ def test_card_counts_what_was_skipped(callable_model, pairs, tmp_path):
 
 
 def test_card_gives_the_scores(trained_card):
-    assert "| emoji | emoji_top1 | 0.4321 |" in trained_card.read_text()
+    text = trained_card.read_text()
+    assert "**emoji**" in text and "| emoji_top1 | 0.4321 |" in text
+
+
+def test_card_puts_interval_and_chance_beside_a_score(callable_model, tmp_path):
+    scores = {"R@1": 0.5, "R@1_low": 0.4, "R@1_high": 0.6, "R@1_chance": 0.1, "protocol": "cosine"}
+    callable_model.model_card_data.set_evaluation_metrics(type("Emoji", (), {"name": "emoji"}), scores)
+    callable_model.save_pretrained(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "**emoji**: cosine" in text and "| R@1 | 0.5 | 0.400–0.600 | 0.100 |" in text
 
 
 def test_card_gives_the_training_arguments(trained_card):
