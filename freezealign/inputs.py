@@ -72,7 +72,9 @@ def infer_modality(item: Any, towers: Mapping[str, str]) -> str:
     Raises:
         InputError: If the item is of no known kind, or the model has no tower, or several, for it.
     """
-    if isinstance(item, dict) and len(item) == 1 and (name := str(next(iter(item)))) in towers:
+    if isinstance(item, dict) and len(item) == 1 and (name := str(next(iter(item)))) not in ("bytes", "path"):
+        if name not in towers:
+            raise InputError(f"{shorten(item)} is for a '{name}' tower, but the model has only {list(towers)}.")
         return name
     kind = _kind(item, "image" in towers.values())
     fitting = [name for name, modality in towers.items() if modality == kind]
@@ -162,7 +164,7 @@ def download(url: str) -> bytes:
     """Return what ``url`` serves.
 
     Raises:
-        InputError: If it cannot be reached, takes longer than 30 s, or is larger than 100 MiB.
+        InputError: If it cannot be reached, sends nothing for 30 s, or is larger than 100 MiB.
     """
     from http.client import HTTPException
     from urllib.request import Request, urlopen

@@ -293,7 +293,10 @@ class FakeHub:
         self.requests.append(path)
         if self.error == "unreachable":
             raise self.httpx.ConnectError("Name or service not known")
-        if self.error:
+        if self.error == "breaks off":
+            if request.method == "GET" and path.endswith(".safetensors"):
+                raise self.httpx.ReadError("Connection reset by peer")
+        elif self.error:
             return self.httpx.Response(403 if self.error == "GatedRepo" else 404, headers={"x-error-code": self.error})
         for name, folder in self.folders.items():
             if path.startswith(f"{name}/resolve/"):
@@ -351,6 +354,23 @@ def test_without_a_network_the_error_names_the_encoders_that_need_no_hub(name, h
     with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
         FrozenEncoder(name)
     assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
+def test_a_network_that_breaks_off_during_a_download_is_answered_alike(fixture, backend, modality, request, hub):
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    hub.error = "breaks off"
+    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
+    register_encoder("tiny", source, modality=modality, backend=backend)
+    with pytest.raises(ConnectionError, match="cannot reach the model hub"):
+        FrozenEncoder("tiny")
 
 
 @pytest.mark.parametrize("name", HUB_NAMES)

@@ -17,6 +17,7 @@ from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
 ZERO_SHOT_LANGUAGES = ("en", "de", "ja")
+BATCH_SIZE = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache
 PICTURE_LANGUAGES = ("en", "de", "ru", "ja", "ar", "ko", "es", "zh", "zh_CN")
 
 
@@ -86,7 +87,7 @@ def run_demo(
         model = FreezeAlign(list(encoders), dim=dim, seed=seed)
         cache = feature_cache(model, samples)
     with clock("Frozen features, training set"):
-        store = model.extract_features(pairs(samples.train), cache / "train", reuse=True)
+        store = model.extract_features(pairs(samples.train), cache / "train", reuse=True, batch_size=BATCH_SIZE)
     retrieval = retrieval_evaluator(samples)
     with clock("Frozen features, test set"):
         retrieval.precompute(model, cache / "test")
@@ -107,7 +108,7 @@ def retrieval_evaluator(samples: SampleSet) -> RetrievalEvaluator:
     """Return retrieval of the held-out pictures in every language; a missing caption is left out."""
     test = samples.test
     captions = {language: [sample.captions.get(language) for sample in test] for language in samples.languages}
-    return RetrievalEvaluator([sample.image for sample in test], captions, name="retrieval")
+    return RetrievalEvaluator([sample.image for sample in test], captions, name="retrieval", batch_size=BATCH_SIZE)
 
 
 def zero_shot_evaluator(samples: SampleSet, images: object) -> ZeroShotClassificationEvaluator:

@@ -25,7 +25,12 @@ class SentenceTransformerEncoder(Encoder):
 
     def __init__(self, model: Any, max_length: int | None = None) -> None:
         super().__init__()
+        if not hasattr(model.tokenizer, "unk_token_id"):
+            raise ValueError(
+                "this SentenceTransformer has no tokens; use its vectors: FrozenEncoder(model.encode, 'text')."
+            )
         self.modality, self.model = "text", model
+        model.tokenizer.padding_side = "right"
         if max_length:
             model.max_seq_length = max_length
         self.max_length: int = model.max_seq_length

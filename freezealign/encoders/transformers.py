@@ -27,15 +27,17 @@ class TransformersVisionEncoder(Encoder):
     Args:
         model: Gives ``last_hidden_state`` as tokens (B, T, D) or as a feature map (B, D, rows, columns).
         processor: Its image processor; mean, standard deviation, size and crop come from there.
-        image_size: Pixels a side instead of the processor's: the shorter side is resized to it, the centre cropped.
+        image_size: Pixels a side instead of the processor's own; what is done with the shorter side stays the same.
+
+    Raises:
+        ValueError: If the model does not state its width, or reads images of one size only.
     """
 
     def __init__(self, model: nn.Module, processor: Any, image_size: int | None = None) -> None:
         super().__init__()
         self.modality, self.model, self.processor, self.image_size = "image", model, processor, image_size
         config: Any = model.config
-        widths = getattr(config, "hidden_sizes", None)
-        self.dim = getattr(config, "output_channels", None) or (widths[-1] if widths else config.hidden_size)
+        self.dim = vision_width(config)
         self._options: dict[str, Any] = {}
         self._check_size()
         if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
@@ -114,14 +116,18 @@ class TransformersTextEncoder(Encoder):
             tokenizer.pad_token = tokenizer.eos_token
         tokenizer.padding_side = "right"
         accepted = set(inspect.signature(model.forward).parameters)
-        self._inputs = {*tokenizer.model_input_names, "attention_mask"} & accepted
+        # SigLIP was trained on texts padded to full length, without a mask.
+        self._full_length = config.model_type.startswith("siglip")
+        masks = set() if self._full_length else {"attention_mask"}
+        self._inputs = (set(tokenizer.model_input_names) | masks) & accepted
         self.register_buffer("special_ids", special_token_ids(tokenizer), persistent=False)
         self._cut = CutWarning(tokenizer, self.max_length)
 
     def preprocess(self, items: list[Any]) -> Features:
-        """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the longest text of the batch."""
+        """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the batch's longest text (SigLIP: in full)."""
         cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        batch = self.tokenizer(items, padding=True, return_attention_mask=True, return_tensors="pt", **cut)
+        padding = "max_length" if self._full_length else True
+        batch = self.tokenizer(items, padding=padding, return_attention_mask=True, return_tensors="pt", **cut)
         self._cut.check(items, batch["attention_mask"])
         return dict(batch)
 
@@ -139,6 +145,19 @@ class TransformersTextEncoder(Encoder):
     def preprocessing(self) -> dict[str, Any]:
         """The length limit and the vocabulary."""
         return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.tokenizer)}
+
+
+def vision_width(config: Any) -> int:
+    """Return the width of a vision model's last tokens.
+
+    Raises:
+        ValueError: If its configuration does not state it.
+    """
+    widths = getattr(config, "hidden_sizes", None) or [getattr(config, "hidden_size", None)]
+    width = getattr(config, "output_channels", None) or widths[-1]
+    if width is None:
+        raise ValueError(f"a model of type '{config.model_type}' does not state its width; load it with timm instead.")
+    return int(width)
 
 
 def positional_limit(config: Any, tokenizer: Any) -> int | None:

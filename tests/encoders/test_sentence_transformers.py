@@ -92,6 +92,17 @@ def test_the_tokens_of_a_text_do_not_depend_on_the_batch_it_is_in(encoder):
     torch.testing.assert_close(together["token_embeddings"][1, :4], alone["token_embeddings"][0], atol=1e-5, rtol=1e-4)
 
 
+def test_a_tokenizer_that_pads_on_the_left_makes_no_difference(sbert_folder, tmp_path):
+    folder = shutil.copytree(sbert_folder, tmp_path / "left")
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "left"}))
+    encoder = FrozenEncoder(str(folder))
+    alone, together = read(encoder, SHORT), read(encoder, LONG, SHORT)
+    mask = together["attention_mask"][1].bool()
+    torch.testing.assert_close(together["token_embeddings"][1, mask], alone["token_embeddings"][0])
+    torch.testing.assert_close(together["cls_token_embeddings"][1], alone["cls_token_embeddings"][0])
+
+
 def test_the_maximum_length_saved_in_the_folder_is_respected(encoder):
     assert read(encoder, "a " * 50)["token_embeddings"].shape[1] == encoder.max_seq_length == 12
 
