@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ class DemoReport:
     Args:
         samples: The data.
         model: The trained model.
-        skipped: Training pairs that could not be read.
+        skipped: For each part of the data what could not be read.
         retrieval: Results of the retrieval evaluator.
         zero_shot: Results of the zero-shot evaluator.
         seconds: Time spent in each stage.
@@ -34,12 +34,12 @@ class DemoReport:
         self,
         samples: SampleSet,
         model: FreezeAlign,
-        skipped: Sequence[Skipped],
+        skipped: Mapping[str, Sequence[Skipped]],
         retrieval: dict[str, Any],
         zero_shot: dict[str, Any],
         seconds: dict[str, float],
     ) -> None:
-        self.samples, self.skipped, self.seconds = samples, list(skipped), seconds
+        self.samples, self.skipped, self.seconds = samples, dict(skipped), seconds
         self.retrieval = {key.removeprefix("retrieval_"): value for key, value in retrieval.items()}
         self.zero_shot = {key.removeprefix("zero_shot_"): value for key, value in zero_shot.items()}
         self.encoders = [encoder.name for encoder in model.encoders.values()]
@@ -76,10 +76,11 @@ class DemoReport:
 
     def to_markdown(self) -> str:
         """Return the report as Markdown."""
-        train, test = len(self.samples.train), len(self.samples.test)
+        train = len(self.samples.train) - len(self.skipped["training"])
+        test = len(self.samples.test) - len(self.skipped["test"])
         parts = [
             f"# {' + '.join(self.encoders)} on {self.samples.name}",
-            f"Trained on {train - len(self.skipped)} pictures with **English** captions only; tested on {test} others. "
+            f"Trained on {train} pictures with **English** captions only; tested on {test} others. "
             "In brackets the 95% bootstrap interval over test items. Protocol: "
             f"{self.retrieval['protocol']}; {self.zero_shot['protocol']}.",
             "![Queries and their five nearest pictures](queries.png)",
@@ -121,10 +122,10 @@ class DemoReport:
         return "Parameters", ["", ""], rows
 
     def _skipped_text(self) -> str:
-        if not self.skipped:
+        lines = [f"* {part} {entry.index}: {entry.reason}" for part, some in self.skipped.items() for entry in some]
+        if not lines:
             return "Every picture could be read."
-        lines = [f"* {entry.index}: {entry.reason}" for entry in self.skipped]
-        return f"{len(self.skipped)} training pictures were skipped:\n\n" + "\n".join(lines)
+        return f"{len(lines)} pictures were skipped:\n\n" + "\n".join(lines)
 
 
 def score_cell(results: dict[str, Any], metric: str) -> str:

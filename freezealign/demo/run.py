@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from freezealign.data.samples import Sample, SampleSet, pairs
 from freezealign.demo.picture import draw_queries
@@ -88,32 +89,36 @@ def run_demo(
         cache = feature_cache(model, samples)
     with clock("Frozen features, training set"):
         store = model.extract_features(pairs(samples.train), cache / "train", reuse=True, batch_size=BATCH_SIZE)
-    retrieval = retrieval_evaluator(samples)
     with clock("Frozen features, test set"):
-        retrieval.precompute(model, cache / "test")
+        pictures = [{"image": sample.image} for sample in samples.test]
+        images = model.extract_features(
+            pictures, cache / "test-images", modalities=["image"], reuse=True, batch_size=BATCH_SIZE
+        )
+        unreadable = {entry.index for entry in images.skipped}
+        test = [sample for index, sample in enumerate(samples.test) if index not in unreadable]
+        retrieval = retrieval_evaluator(images["image"], test, samples.languages).precompute(model, cache / "test")
     with clock("Training"):
         model.fit(store, init=init, epochs=epochs, seed=seed, data_name=f"{samples.name}, English captions")
     with clock("Evaluation"):
         recalls = retrieval(model)
-        accuracies = zero_shot_evaluator(samples, retrieval.images)(model)
+        accuracies = zero_shot_evaluator(images["image"], test)(model)
     with clock("Picture"):
-        draw_queries(output / "queries.png", model, samples.test, retrieval.images, PICTURE_LANGUAGES)
+        draw_queries(output / "queries.png", model, test, images["image"], PICTURE_LANGUAGES)
     model.save_pretrained(output / "model")
-    report = DemoReport(samples, model, store.skipped, recalls, accuracies, clock.seconds)
+    skipped = {"training": store.skipped, "test": images.skipped}
+    report = DemoReport(samples, model, skipped, recalls, accuracies, clock.seconds)
     report.write(output)
     return report
 
 
-def retrieval_evaluator(samples: SampleSet) -> RetrievalEvaluator:
+def retrieval_evaluator(images: Any, test: Sequence[Sample], languages: Sequence[str]) -> RetrievalEvaluator:
     """Return retrieval of the held-out pictures in every language; a missing caption is left out."""
-    test = samples.test
-    captions = {language: [sample.captions.get(language) for sample in test] for language in samples.languages}
-    return RetrievalEvaluator([sample.image for sample in test], captions, name="retrieval", batch_size=BATCH_SIZE)
+    captions = {language: [sample.captions.get(language) for sample in test] for language in languages}
+    return RetrievalEvaluator(images, captions, name="retrieval")
 
 
-def zero_shot_evaluator(samples: SampleSet, images: object) -> ZeroShotClassificationEvaluator:
+def zero_shot_evaluator(images: Any, test: Sequence[Sample]) -> ZeroShotClassificationEvaluator:
     """Return classification of the held-out pictures by their own names, bare, in three languages."""
-    test = samples.test
     names = {language: [_name(sample, language) for sample in test] for language in ZERO_SHOT_LANGUAGES}
     return ZeroShotClassificationEvaluator(images, range(len(test)), names, name="zero_shot")
 

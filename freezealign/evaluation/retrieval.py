@@ -59,13 +59,13 @@ class RetrievalEvaluator(Evaluator):
             model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
             path: Folder to keep the features in; a second call finds them there.
         """
-        if isinstance(self.images, FrozenFeatures):
-            return self
-        texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
-        ends = np.cumsum([len(texts) for texts in self.texts.values()])
-        for (language, old), end in zip(list(self.texts.items()), ends):
-            self.texts[language] = texts[end - len(old) : end]
-        self.images = self._frozen(model, "image", self.images, path)
+        if not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
+            texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
+            ends = np.cumsum([len(texts) for texts in self.texts.values()])
+            for (language, old), end in zip(list(self.texts.items()), ends):
+                self.texts[language] = texts[end - len(old) : end]
+        if not isinstance(self.images, FrozenFeatures):
+            self.images = self._frozen(model, "image", self.images, path)
         return self
 
     def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:

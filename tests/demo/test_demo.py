@@ -21,15 +21,16 @@ def patch(colour: tuple[int, int, int], seed: int) -> Image.Image:
 
 @pytest.fixture
 def samples() -> SampleSet:
-    """Sixty coloured patches with a name in two languages, one name missing, one picture broken."""
+    """Sixty coloured patches with names in three languages; one name is missing, two pictures are broken."""
     made = []
     for number in range(60):
         name, colour = list(COLOURS.items())[number % 3]
         captions = {"en": f"{name} {number}", "de": f"rot {number}", "ja": f"赤 {number}"}
         made.append(Sample(str(number), partial(patch, colour, number), captions))
     del next(sample for sample in made if hash_fold(sample.key) == 0).captions["de"]
-    broken = next(number for number in range(60) if hash_fold(str(number)) != 0)
-    made[broken] = Sample(str(broken), lambda: b"not an image", {"en": "broken", "de": "kaputt", "ja": "壊れた"})
+    for test in (True, False):
+        broken = [number for number in range(60) if (hash_fold(str(number)) == 0) == test][-1]
+        made[broken] = Sample(str(broken), lambda: b"not an image", {"en": "broken", "de": "kaputt", "ja": "壊れた"})
     return SampleSet("Patches", "made here", ("en", "de", "ja"), tuple(made), lambda s: hash_fold(s.key) == 0)
 
 
@@ -60,8 +61,8 @@ def test_report_holds_every_language_with_interval_and_chance(report, tmp_path):
 
 
 def test_report_lists_what_could_not_be_read(report):
-    assert len(report.skipped) == 1
-    assert "1 training pictures were skipped" in report.to_markdown() and "not an image" in report.to_markdown()
+    assert {part: len(some) for part, some in report.skipped.items()} == {"training": 1, "test": 1}
+    assert "2 pictures were skipped" in report.to_markdown() and "not an image" in report.to_markdown()
 
 
 def test_a_second_run_reuses_the_features(report, samples, dinov2_folder, bert_folder, tmp_path, monkeypatch):
