@@ -18,7 +18,7 @@ TEMPLATE = """\
 
 # {{ title }}
 
-A [freezealign](https://pypi.org/project/freezealign/) model: frozen encoders, one shared {{ dim }}-dimensional space.
+A freezealign model: frozen encoders, one shared {{ dim }}-dimensional space.
 {{ trainable }} of {{ total }} parameters were trained; the encoders are referred to, not contained.
 
 | tower | encoder | width | revision | SHA-256 of its tensors |

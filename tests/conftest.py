@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from freezealign import FreezeAlign, FrozenEncoder
 
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 torch.set_num_threads(1)  # tiny models on few cores: more threads only wait for each other
 
 WORDS = ["a", "red", "green", "blue", "apple", "car", "dog", "number", *map(str, range(50))]

@@ -7,16 +7,17 @@ Sources: Hotelling 1936; Li et al., "CSA: Data-efficient Mapping of Unimodal Fea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from freezealign.features import FeatureStore
-from freezealign.modules import Features, Pooling, ProjectionHead, TokenProjector
+from freezealign.modules import Features, Module, ProjectionHead, TokenProjector
 from freezealign.modules.pooling import masked_mean
 from freezealign.modules.projection import ResidualMLP, TokenProjection
+from freezealign.recipes import build_blocks
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -125,11 +126,14 @@ def _zero_sum_basis(dim: int) -> Tensor:
 
 
 def _check_recipe(name: str, tower: Tower) -> None:
-    kinds = [type(block) for block in tower.blocks]
-    projector = tower[1] if len(kinds) > 1 else None
-    fits = kinds in ([TokenProjector, Pooling], [TokenProjector, Pooling, ProjectionHead])
-    if not fits or not isinstance(projector, TokenProjector) or projector.kind != "token":
+    recipe = build_blocks(tower.encoder, "token", tower.get_embedding_dimension())[1:]
+    if [_kind(block) for block in tower.blocks] != [_kind(block) for block in recipe]:
         raise ValueError(f"init='closed-form' is for towers of recipe 'token'; the {name} tower is {tower.blocks}.")
+
+
+def _kind(block: Module) -> tuple[type, dict[str, Any]]:
+    """Return a block's class and options, but for dropout, which the closed form does not see."""
+    return type(block), {key: value for key, value in block.get_config_dict().items() if key != "dropout"}
 
 
 def _layer_normed(tower: Tower, frozen: Features) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import layer_norm, normalize
 
-from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, RetrievalEvaluator
+from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, RetrievalEvaluator, TokenProjector
 from freezealign.training.closed_form import SHRINKAGE, PairMoments, correlated_directions, inverse_square_root
 
 QUIET = {"init": "closed-form", "epochs": 0, "show_progress_bar": False}
@@ -60,7 +60,7 @@ def test_without_shrinkage_directions_have_their_canonical_correlation():
     torch.testing.assert_close(a.mean(0), torch.zeros(4, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(st.integers(0, 1000))
 def test_closed_form_does_not_change_under_rotation_of_the_encoder(seed):
     x, y = pair_of_views()
@@ -118,8 +118,17 @@ def test_one_of_several_captions_is_chosen_by_seed(callable_model, images, texts
     assert not np.allclose(callable_model.encode(images), first)
 
 
-def test_other_blocks_are_refused(dinov2_folder, bert_folder, pairs):
-    image = [FrozenEncoder(dinov2_folder), Pooling("cls"), ProjectionHead(24, 16, kind="linear")]
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        lambda: [Pooling("cls"), ProjectionHead(24, 16, kind="linear")],
+        lambda: [TokenProjector(24, 16, cls=True), Pooling("patch_mean")],
+        lambda: [TokenProjector(24, 16, kind="mlp", cls=True), Pooling("cls+patch_mean")],
+    ],
+    ids=["head", "without CLS", "mlp"],
+)
+def test_other_blocks_are_refused(blocks, dinov2_folder, bert_folder, pairs):
+    image = [FrozenEncoder(dinov2_folder), *blocks()]
     model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
     with pytest.raises(ValueError, match="recipe 'token'; the image tower"):
         model.fit(pairs, **QUIET)
