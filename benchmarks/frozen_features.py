@@ -24,7 +24,7 @@ from freezealign.inputs import read_image
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 REPEATS = 3
-PAIRS, EPOCHS, IMAGES = 128, 5, 256
+PAIRS, EPOCHS, IMAGES = 64, 5, 128
 QUIET = {"show_progress_bar": False}
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 def cached_training(model: FreezeAlign, data: list[dict[str, Any]]) -> str:
     """``fit`` with and without the cache, extraction included."""
-    options = {"epochs": EPOCHS, "batch_size": 64, **QUIET}
+    options = {"epochs": EPOCHS, "batch_size": 32, **QUIET}
     gain = ratio(
         lambda: model.fit(data, cache_features=False, **options),
         lambda: model.fit(data, cache_features=True, **options),
