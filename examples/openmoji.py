@@ -17,8 +17,9 @@ captions = {language: [sample.captions[language] for sample in emoji.test] for l
 evaluator = RetrievalEvaluator(images, captions).precompute(model)
 print({metric: round(score, 3) for metric, score in evaluator(model).items() if metric.endswith("t2i_R@10")})
 
+pictures = model.encode(evaluator.images)
 for query in ["a red apple", "ein roter Apfel", "赤いりんご", "تفاحة حمراء"]:
-    best = model.similarity(model.encode(query), model.encode(evaluator.images))[0].topk(3).indices
+    best = model.similarity(model.encode(query), pictures)[0].topk(3).indices
     print(query, "->", [emoji.test[i].captions["en"] for i in best])
 
 model.save_pretrained("openmoji-model")

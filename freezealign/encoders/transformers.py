@@ -16,9 +16,9 @@ from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.modules.base import Features
 
 ROBERTA_LIKE = frozenset(
-    {"camembert", "data2vec-text", "ibert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta"}
-    | {"xlm-roberta-xl", "xmod"}
+    "camembert data2vec-text ibert longformer mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
 )
+"""Model types whose first positions stand for padding."""
 
 
 class TransformersVisionEncoder(Encoder):
