@@ -15,8 +15,17 @@ from freezealign.encoders.text import CutWarning, special_token_ids, vocabulary_
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.modules.base import Features
 
-ROBERTA_LIKE = frozenset(
-    "camembert data2vec-text ibert longformer mpnet roberta roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+ROBERTA_LIKE = (
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
 )
 """Model types whose first positions stand for padding."""
 
