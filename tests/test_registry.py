@@ -21,14 +21,6 @@ OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-mu
 COMMIT = "0123456789" * 4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny models: threads cost more than they save
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(autouse=True)
 def registry_of_this_test(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))

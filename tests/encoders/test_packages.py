@@ -20,14 +20,6 @@ from freezealign.encoders.timm import load_in_order
 CONTENT = b"the released weights"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny models: threads cost more than they save
-    yield
-    torch.set_num_threads(before)
-
-
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

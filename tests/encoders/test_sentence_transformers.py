@@ -16,14 +16,6 @@ from freezealign import FreezeAlign, FrozenEncoder
 SHORT, LONG = "a red", "a red apple 1 2 3"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny models: threads cost more than they save
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def encoder(sbert_folder) -> FrozenEncoder:
     return FrozenEncoder(sbert_folder)

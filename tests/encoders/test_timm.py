@@ -53,14 +53,6 @@ SIZES = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny models: threads cost more than they save
-    yield
-    torch.set_num_threads(before)
-
-
 @cache
 def build(name: str, image_size: int | None = None) -> tuple[FrozenEncoder, torch.nn.Module]:
     torch.manual_seed(0)

@@ -24,14 +24,6 @@ WORDS = ["a", "red", "green", "blue", "apple", *map(str, range(40))]
 SHORT, LONG = "a red", "a red apple 1 2 3"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny models: threads cost more than they save
-    yield
-    torch.set_num_threads(before)
-
-
 def sam() -> transformers.PreTrainedModel:
     vision = {**BODY, "image_size": 32, "patch_size": 8, "output_channels": 12, "window_size": 2, "num_pos_feats": 6}
     vision |= {"global_attn_indexes": [1], "mlp_dim": 32}
