@@ -94,17 +94,12 @@ def initialize_closed_form(model: FreezeAlign, store: FeatureStore, seed: int = 
     the other branches start at zero and can be trained from there.
 
     Args:
-        model: Its two towers are of recipe ``token``.
+        model: Its two towers are of recipe ``token``; :func:`check_recipes` makes sure.
         store: The training pairs.
         seed: Chooses among several captions of an item.
-
-    Raises:
-        ValueError: If a tower has other blocks than the recipe's.
     """
     names = list(model.towers)
     towers = [model.tower(name) for name in names]
-    for name, tower in zip(names, towers):
-        _check_recipe(name, tower)
     moments = PairMoments(*(tower.encoder.get_embedding_dimension() for tower in towers))
     for start in range(0, len(store), BATCH_SIZE):
         index = np.arange(start, min(start + BATCH_SIZE, len(store)))
@@ -125,10 +120,14 @@ def _zero_sum_basis(dim: int) -> Tensor:
     return torch.linalg.qr(contrasts).Q
 
 
-def _check_recipe(name: str, tower: Tower) -> None:
-    recipe = build_blocks(tower.encoder, "token", tower.get_embedding_dimension())[1:]
-    if [_kind(block) for block in tower.blocks] != [_kind(block) for block in recipe]:
-        raise ValueError(f"init='closed-form' is for towers of recipe 'token'; the {name} tower is {tower.blocks}.")
+def check_recipes(model: FreezeAlign) -> None:
+    """Raise a ``ValueError`` if a tower has other blocks than the recipe ``token``."""
+    for name in model.towers:
+        tower = model.tower(name)
+        with torch.device("meta"):  # shapes alone: no memory, and nothing drawn from the generators
+            recipe = build_blocks(tower.encoder, "token", tower.get_embedding_dimension())[1:]
+        if [_kind(block) for block in tower.blocks] != [_kind(block) for block in recipe]:
+            raise ValueError(f"init='closed-form' is for towers of recipe 'token'; the {name} tower is {tower.blocks}.")
 
 
 def _kind(block: Module) -> tuple[type, dict[str, Any]]:

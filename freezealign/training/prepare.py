@@ -9,14 +9,20 @@ from torch.utils.data import DataLoader
 from freezealign.features import FeatureStore
 from freezealign.training.arguments import FitArguments
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
-from freezealign.training.closed_form import initialize_closed_form
+from freezealign.training.closed_form import check_recipes, initialize_closed_form
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
 
 
 def make_batches(model: FreezeAlign, data: Any, arguments: FitArguments) -> Batches:
-    """Return batches of cached features, extracting them first where needed, or batches read on the way."""
+    """Return batches of cached features, extracting them first where needed, or batches read on the way.
+
+    Raises:
+        ValueError: If the model cannot start as ``arguments.init`` says; known before any data is read.
+    """
+    if arguments.init == "closed-form":
+        check_recipes(model)
     batch_size = arguments.batch_size
     if batch_size is None and isinstance(data, DataLoader):
         batch_size = data.batch_size

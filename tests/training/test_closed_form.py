@@ -134,6 +134,24 @@ def test_other_blocks_are_refused(blocks, dinov2_folder, bert_folder, pairs):
         model.fit(pairs, **QUIET)
 
 
+def test_other_blocks_are_refused_before_any_data_is_read(dinov2_folder, bert_folder):
+    image = [FrozenEncoder(dinov2_folder), Pooling("cls"), ProjectionHead(24, 16, kind="linear")]
+    model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
+
+    def never():
+        pytest.fail("the data was read")
+        yield
+
+    with pytest.raises(ValueError, match="recipe 'token'"):
+        model.fit(never(), **QUIET)
+
+
+def test_closed_form_draws_nothing_from_the_global_generator(callable_model, pairs):
+    before = torch.random.get_rng_state()
+    callable_model.fit(pairs, **QUIET)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_closed_form_without_cached_features_is_refused(callable_model, pairs):
     with pytest.raises(ValueError, match="cache_features=True"):
         callable_model.fit(pairs, cache_features=False, **QUIET)
