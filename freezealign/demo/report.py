@@ -82,7 +82,8 @@ class DemoReport:
             f"# {' + '.join(self.encoders)} on {self.samples.name}",
             f"Trained on {train} pictures with **English** captions only; tested on {test} others. "
             "In brackets the 95% bootstrap interval over test items. Protocol: "
-            f"{self.retrieval['protocol']}; {self.zero_shot['protocol']}.",
+            f"{self.retrieval['protocol']}; {self.zero_shot['protocol']}; a class without a name in a language keeps "
+            "its English one.",
             "![Queries and their five nearest pictures](queries.png)",
             *(f"## {title}\n\n{_markdown(header, rows)}" for title, header, rows in self.tables()),
             self._skipped_text(),

@@ -118,7 +118,10 @@ def retrieval_evaluator(images: Any, test: Sequence[Sample], languages: Sequence
 
 
 def zero_shot_evaluator(images: Any, test: Sequence[Sample]) -> ZeroShotClassificationEvaluator:
-    """Return classification of the held-out pictures by their own names, bare, in three languages."""
+    """Return classification of the held-out pictures by their own names, bare, in three languages.
+
+    A class without a name in a language keeps its English one, and the report says so.
+    """
     names = {language: [_name(sample, language) for sample in test] for language in ZERO_SHOT_LANGUAGES}
     return ZeroShotClassificationEvaluator(images, range(len(test)), names, name="zero_shot")
 
