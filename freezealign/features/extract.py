@@ -152,7 +152,7 @@ def _read_batches(
         yield (
             batch,
             {
-                key: encoder.preprocess([item for pair in batch for item in pair.items[key]])
+                key: encoder.collate([item for pair in batch for item in pair.items[key]])
                 for key, encoder in collector.encoders.items()
             },
         )

@@ -117,7 +117,10 @@ class FrozenEncoder(Module):
             prompt: Put in front of every text.
             **kwargs: What sentence-transformers hands to every input module; not used.
         """
-        items = [self.read(item) for item in inputs]
+        return self.collate([self.read(item) for item in inputs], prompt)
+
+    def collate(self, items: list[Any], prompt: str | None = None) -> Features:
+        """Make items that :meth:`read` gave one batch on the CPU; arguments as in :meth:`preprocess`."""
         if prompt:
             items = [prompt + item for item in items]
         return self.encoder.preprocess(items)

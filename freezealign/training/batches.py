@@ -118,7 +118,7 @@ class OnlineBatches:
     def _batch(self, index: np.ndarray, pairs: Sequence[Pair], choice: np.ndarray) -> Iterator[dict[str, Features]]:
         chosen = [item for item in map(self._read, index, pairs, choice) if item is not None]
         if len(chosen) >= 2:
-            yield {key: encoder.preprocess([item[key] for item in chosen]) for key, encoder in self.encoders.items()}
+            yield {key: encoder.collate([item[key] for item in chosen]) for key, encoder in self.encoders.items()}
 
     def _read(self, index: int, pair: Pair, choice: float) -> dict[str, Any] | None:
         """Return one item a modality, or note why the pair cannot be used."""
