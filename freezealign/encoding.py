@@ -14,7 +14,7 @@ from freezealign.features.store import check_fingerprint
 from freezealign.inputs import InputError, as_items, infer_modality, unwrap
 from freezealign.modules import Features, FrozenEncoder
 from freezealign.prefetch import prefetch, to_device
-from freezealign.tower import Tower
+from freezealign.tower import Tower, find_tower
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Items:
                 read.append(self.encoder.read(self.items[row]))
             except InputError as error:
                 raise InputError(f"item {self.positions[row]}: {error}") from error
-        return self.encoder.preprocess(read, prompt=self.prompt)
+        return self.encoder.collate(read, self.prompt)
 
 
 def run_towers(
@@ -103,13 +103,13 @@ def _group(
     if isinstance(inputs, FrozenFeatures):
         if modality not in (None, inputs.modality):
             raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
-        _require_tower(towers, inputs.modality)
-        check_fingerprint(inputs, towers[inputs.modality].encoder.fingerprint)
+        check_fingerprint(inputs, find_tower(towers, inputs.modality).encoder.fingerprint)
         return {inputs.modality: (inputs, range(len(inputs)))}
     items = as_items(inputs)
     kinds = {name: tower.encoder.modality for name, tower in towers.items()}
     if modality:
-        names = [_require_tower(towers, modality)] * len(items)
+        find_tower(towers, modality)
+        names = [modality] * len(items)
     else:
         names = [_infer(item, position, kinds) for position, item in enumerate(items)]
     groups: dict[str, tuple[Source, Sequence[int]]] = {}
@@ -125,12 +125,6 @@ def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
         return infer_modality(item, kinds)
     except InputError as error:
         raise InputError(f"item {position}: {error}") from error
-
-
-def _require_tower(towers: Mapping[str, Tower], name: str) -> str:
-    if name not in towers:
-        raise ValueError(f"this model has no '{name}' tower; it has {list(towers)}.")
-    return name
 
 
 def run_batches(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,6 +55,12 @@ def read_object(path: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
     return content
+
+
+def check_version(path: Path, content: dict[str, Any], known: int) -> None:
+    """Raise a ``ValueError`` if ``content`` states a ``format_version`` later than the one this code knows."""
+    if content["format_version"] > known:
+        raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -140,8 +147,6 @@ def locate_folder(
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of ``tensors``, in sorted order of names."""
-    import hashlib
-
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -17,7 +17,7 @@ from freezealign.features import FeatureStore
 from freezealign.inputs import is_single
 from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize
 from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality
-from freezealign.tower import TokenEmbeddings, Tower, check_widths, default_device
+from freezealign.tower import TokenEmbeddings, Tower, check_widths, default_device, find_tower
 from freezealign.training import FitArguments, History, train
 from freezealign.vectors import check_finite, quantize, unit
 
@@ -76,7 +76,7 @@ class FreezeAlign(nn.Module):
     @property
     def encoders(self) -> dict[str, FrozenEncoder]:
         """The frozen encoder of each modality."""
-        return {name: self.tower(name).encoder for name in self.towers}
+        return {name: tower.encoder for name, tower in self._named_towers.items()}
 
     @property
     def similarity_fn_name(self) -> str:
@@ -89,21 +89,22 @@ class FreezeAlign(nn.Module):
         Raises:
             ValueError: If the model has none.
         """
-        if modality not in self.towers:
-            raise ValueError(f"this model has no '{modality}' tower; it has {self.modalities}.")
-        tower = self.towers[modality]
-        assert isinstance(tower, Tower)
-        return tower
+        return find_tower(self._named_towers, modality)
+
+    @property
+    def _named_towers(self) -> dict[str, Tower]:
+        return dict(self.towers.items())  # type: ignore[arg-type]
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the shared space."""
-        return check_widths({name: self.tower(name) for name in self.towers})
+        return check_widths(self._named_towers)
 
     def num_parameters(self, only_trainable: bool = False) -> int:
         """Return the number of parameters, frozen encoders included unless ``only_trainable``."""
         if only_trainable:
             return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
-        return 1 + sum(self.tower(name).num_parameters() for name in self.towers)
+        towers = sum(tower.num_parameters() for tower in self._named_towers.values())
+        return towers + sum(parameter.numel() for parameter in self.logit_scale.parameters())
 
     def forward(self, inputs: Mapping[str, Features]) -> dict[str, Tensor]:
         """Embed a batch of every modality in one call: (B, d) each, unit length.
@@ -168,9 +169,9 @@ class FreezeAlign(nn.Module):
 
         single = is_single(inputs)
         rows = self._run(inputs, finish, modality, batch_size, show_progress_bar, device, prompt)
-        width = min(self.get_embedding_dimension(), truncate_dim or self.get_embedding_dimension())
         check_finite(rows)
-        vectors = torch.stack(rows) if rows else torch.empty(0, width, device=self.device)
+        empty = torch.empty(0, self.get_embedding_dimension(), device=self.device)[:, :truncate_dim]
+        vectors = torch.stack(rows) if rows else empty
         vectors = quantize(vectors, precision)
         vectors = vectors[0] if single else vectors
         if convert_to_tensor:
@@ -243,7 +244,7 @@ class FreezeAlign(nn.Module):
         self.eval()
         try:
             return run_towers(
-                {name: self.tower(name) for name in self.towers},
+                self._named_towers,
                 inputs,
                 finish,
                 modality=modality,

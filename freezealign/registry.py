@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 from freezealign.encoders import Encoder, EncoderReference, register_factory
 from freezealign.encoders.packages import PACKAGES
-from freezealign.files import is_folder
+from freezealign.files import is_folder, read_json
 
 _REGISTRY: dict[str, EncoderReference] = {}
 
@@ -120,7 +119,7 @@ def _read_config(name: str, filename: str, revision: str | None) -> Any:
             if isinstance(error, LocalEntryNotFoundError):
                 raise
             return None
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def _register_hub_models() -> None:

@@ -16,7 +16,7 @@ import torch
 import freezealign
 from freezealign import modules
 from freezealign.card import CardData, write_card
-from freezealign.files import inside, locate_folder, read_object, write_json
+from freezealign.files import check_version, inside, locate_folder, read_object, write_json
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import FrozenEncoder, LogitScale, Module
 from freezealign.recipes import EncoderLike, as_encoder
@@ -96,8 +96,7 @@ def load(
 
     root = locate_folder(name_or_path, revision=revision, token=token)
     config = read_object(root / "config_freezealign.json", ("format_version", "card"))
-    if config["format_version"] > FORMAT_VERSION:
-        raise ValueError(f"{root} was written by a later freezealign; upgrade: pip install -U freezealign")
+    check_version(root, config, FORMAT_VERSION)
     router = read_object(root / "router_config.json", ("types", "structure"))
     unknown = sorted(set(encoders) - set(router["structure"]))
     if unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,18 @@ class Tower(nn.Sequential):
         return self.encoder.num_parameters() + sum(p.numel() for block in self.blocks for p in block.parameters())
 
 
-def check_widths(towers: dict[str, Tower]) -> int:
+def find_tower(towers: Mapping[str, Tower], name: str) -> Tower:
+    """Return the tower called ``name``.
+
+    Raises:
+        ValueError: If the model has none.
+    """
+    if name not in towers:
+        raise ValueError(f"this model has no '{name}' tower; it has {list(towers)}.")
+    return towers[name]
+
+
+def check_widths(towers: Mapping[str, Tower]) -> int:
     """Return the width all towers share.
 
     Raises:

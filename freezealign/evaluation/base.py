@@ -34,11 +34,7 @@ class Evaluator:
     @property
     def primary_metric(self) -> str:
         """Key of the metric that decides, as it stands in the results."""
-        return self._prefix + self._primary
-
-    @property
-    def _prefix(self) -> str:
-        return f"{self.name}_" if self.name else ""
+        return prefixed(self.name, self._primary)
 
     @property
     def description(self) -> str:
@@ -59,7 +55,7 @@ class Evaluator:
             epoch: When in training this is; -1 outside of it.
             steps: Likewise.
         """
-        results = {f"{self._prefix}{key}": value for key, value in self.evaluate(model).items()}
+        results = {prefixed(self.name, key): value for key, value in self.evaluate(model).items()}
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
         if output_path is not None:
@@ -74,6 +70,6 @@ def by_language(values: Any) -> dict[str, Any]:
     return dict(values) if isinstance(values, Mapping) else {"": values}
 
 
-def language_prefix(language: str) -> str:
-    """Return what a language puts in front of a metric: ``de_``, and nothing for the nameless one."""
-    return f"{language}_" if language else ""
+def prefixed(prefix: str, metric: str) -> str:
+    """Return ``de_R@1`` for ``de`` and ``R@1``, and the metric alone if the prefix is empty."""
+    return f"{prefix}_{metric}" if prefix else metric

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.evaluation.base import Evaluator, Results, by_language, language_prefix
+from freezealign.evaluation.base import Evaluator, Results, by_language, prefixed
 from freezealign.evaluation.metrics import positive_ranks, scored
 from freezealign.features import FrozenFeatures
 
@@ -50,7 +50,7 @@ class RetrievalEvaluator(Evaluator):
             if len(texts) != len(images):
                 raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
             self.texts[language], self.owners[language] = _flatten(texts)
-        self._primary = f"{language_prefix(next(iter(self.texts)))}t2i_R@{self.ks[0]}"
+        self._primary = prefixed(next(iter(self.texts)), f"t2i_R@{self.ks[0]}")
 
     def precompute(self, model: Any, path: str | Path | None = None) -> RetrievalEvaluator:
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
@@ -85,7 +85,7 @@ class RetrievalEvaluator(Evaluator):
             embeddings = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
             owners = torch.tensor(self.owners[language], device=images.device)
             scores = self._scores(images, embeddings, owners)
-            results |= {f"{language_prefix(language)}{key}": value for key, value in scores.items()}
+            results |= {prefixed(language, key): value for key, value in scores.items()}
         return results
 
     def _scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from freezealign.evaluation.base import Evaluator, Results, by_language, language_prefix
+from freezealign.evaluation.base import Evaluator, Results, by_language, prefixed
 from freezealign.evaluation.metrics import positive_ranks, scored
 
 
@@ -63,7 +63,7 @@ class ZeroShotClassificationEvaluator(Evaluator):
                 raise ValueError(
                     f"there are names in '{language}', but no templates; there are {list(self.templates)}."
                 )
-        self._primary = f"{language_prefix(next(iter(self.class_names)))}top1"
+        self._primary = prefixed(next(iter(self.class_names)), "top1")
 
     def evaluate(self, model: Any) -> Results:
         """Return for each language ``topk``, ``mean_per_class`` (of top-1), the number of classes, and n."""
@@ -73,11 +73,10 @@ class ZeroShotClassificationEvaluator(Evaluator):
         for language, names in self.class_names.items():
             classes = self.class_vectors(model, names, self.templates[language])
             ranks = positive_ranks(images, classes, labels, torch.arange(len(names), device=images.device))
-            hits = {k: (ranks < k).cpu().numpy() for k in self.ks}
             scores: Results = {"n_classes": len(names), "mean_per_class": _mean_per_class(ranks < 1, labels)}
             for k in self.ks:
-                scores |= scored(f"top{k}", hits[k], min(1.0, k / len(names)))
-            results |= {f"{language_prefix(language)}{key}": value for key, value in scores.items()}
+                scores |= scored(f"top{k}", (ranks < k).cpu().numpy(), min(1.0, k / len(names)))
+            results |= {prefixed(language, key): value for key, value in scores.items()}
         return results
 
     def class_vectors(self, model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:

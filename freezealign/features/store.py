@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from freezealign.features.frozen import FrozenFeatures, open_array
-from freezealign.files import read_object, write_json
+from freezealign.files import check_version, read_object, write_json
 
 FORMAT_VERSION = 1
 
@@ -114,8 +114,7 @@ class FeatureStore:
         """
         path = Path(path)
         manifest = read_object(path / "manifest.json", ("format_version", "modalities", "skipped"))
-        if manifest["format_version"] > FORMAT_VERSION:
-            raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")
+        check_version(path, manifest, FORMAT_VERSION)
         features = {
             modality: FrozenFeatures.open(path, modality, entry["fingerprint"], entry["arrays"])
             for modality, entry in manifest["modalities"].items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,14 @@ def train(
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from torch's generators as ``seed`` says inside the block, and leave them as they were after it."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with untouched_generators(device):
         torch.manual_seed(seed)
         yield
+
+
+def untouched_generators(device: torch.device) -> AbstractContextManager[None]:
+    """Leave torch's generators as they were after the block."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def check_trainable(model: FreezeAlign) -> None:
@@ -136,7 +141,7 @@ def train_step(
 def evaluate(model: FreezeAlign, evaluator: Callable[..., Any], epoch: int, step: int) -> dict[str, Any]:
     """Call an evaluator as sentence-transformers does, and return its results with epoch and step."""
     model.eval()
-    with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+    with untouched_generators(model.device):
         results = evaluator(model, output_path=None, epoch=epoch, steps=step)
     results = results if isinstance(results, dict) else {"score": results}
     logger.info("epoch %d: %s", epoch, results)
