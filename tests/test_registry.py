@@ -19,6 +19,15 @@ from freezealign.registry import resolve
 
 OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-multilingual", "all-minilm-l6-v2"]
 COMMIT = "0123456789" * 4
+each_backend = pytest.mark.parametrize(
+    ("fixture", "backend", "modality"),
+    [
+        ("dinov2_folder", "transformers", "image"),
+        ("bert_folder", "transformers", "text"),
+        ("sbert_folder", "sentence_transformers", "text"),
+        ("timm_folder", "timm", "image"),
+    ],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -150,15 +159,7 @@ def test_a_name_longer_than_a_path_may_be_is_an_unknown_name():
 # Local folders
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("bert_folder", "transformers", "text"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
+@each_backend
 def test_a_local_folder_tells_its_backend_and_modality(fixture, backend, modality, request):
     folder = request.getfixturevalue(fixture)
     reference = resolve(folder)
@@ -393,30 +394,14 @@ def test_what_cannot_be_a_hub_id_is_refused_without_asking_the_hub(name, hub):
     assert not hub.requests
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("bert_folder", "transformers", "text"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
+@each_backend
 def test_a_hub_id_tells_its_backend_and_modality(fixture, backend, modality, request, hub):
     hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
     reference = resolve("someone/tiny")
     assert (reference.backend, reference.modality) == (backend, modality)
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("bert_folder", "transformers", "text"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
+@each_backend
 def test_a_hub_encoder_remembers_the_commit_it_came_from(fixture, backend, modality, request, hub):
     hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
     source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"

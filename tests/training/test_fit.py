@@ -151,18 +151,11 @@ def test_model_is_ready_to_encode_after_fit(callable_model, pairs):
 # With and without a cache
 
 
-def test_cached_equals_uncached(model, pairs):
-    other = copy.deepcopy(model)
-    cached = fit(model, pairs, epochs=3, batch_size=5)
-    uncached = fit(other, pairs, epochs=3, batch_size=5, cache_features=False)
-    np.testing.assert_allclose(uncached.losses, cached.losses, atol=1e-5)
-    assert_same_weights(model, other, atol=1e-5)
-
-
-def test_cached_equals_uncached_with_several_captions(model, many):
-    other = copy.deepcopy(model)
-    cached = fit(model, many, epochs=3, batch_size=5)
-    uncached = fit(other, many, epochs=3, batch_size=5, cache_features=False)
+@pytest.mark.parametrize("fixture", ["pairs", "many"], ids=["one caption", "several captions"])
+def test_cached_equals_uncached(model, fixture, request):
+    data, other = request.getfixturevalue(fixture), copy.deepcopy(model)
+    cached = fit(model, data, epochs=3, batch_size=5)
+    uncached = fit(other, data, epochs=3, batch_size=5, cache_features=False)
     np.testing.assert_allclose(uncached.losses, cached.losses, atol=1e-5)
     assert_same_weights(model, other, atol=1e-5)
 
