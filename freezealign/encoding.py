@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from freezealign.features import FrozenFeatures
-from freezealign.features.store import check_fingerprint
 from freezealign.inputs import InputError, as_items, infer_modality, unwrap
 from freezealign.modules import Features, FrozenEncoder
 from freezealign.prefetch import prefetch, to_device
-from freezealign.tower import Tower, find_tower
+from freezealign.tower import Tower, find_tower, origins
 
 T = TypeVar("T")
 
@@ -103,7 +102,9 @@ def _group(
     if isinstance(inputs, FrozenFeatures):
         if modality not in (None, inputs.modality):
             raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
-        check_fingerprint(inputs, find_tower(towers, inputs.modality).encoder.fingerprint)
+        tower = find_tower(towers, inputs.modality)
+        level = "pooled" if inputs.tokens is None else "tokens"
+        inputs.origin.check(inputs.modality, origins({inputs.modality: tower}, level)[inputs.modality])
         return {inputs.modality: (inputs, range(len(inputs)))}
     items = as_items(inputs)
     kinds = {name: tower.encoder.modality for name, tower in towers.items()}

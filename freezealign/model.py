@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,22 @@ from torch.nn import functional
 
 from freezealign.card import CardData
 from freezealign.encoding import run_towers
-from freezealign.features import FeatureStore
+from freezealign.features import FeatureStore, StoreDtype
 from freezealign.inputs import is_single
 from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize
 from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality
-from freezealign.tower import TokenEmbeddings, Tower, check_widths, default_device, find_tower
-from freezealign.training import FitArguments, History, train
+from freezealign.tower import (
+    SHARD_SIZES,
+    Level,
+    TokenEmbeddings,
+    Tower,
+    check_widths,
+    default_device,
+    find_tower,
+    least_level,
+    poolings,
+)
+from freezealign.training import FitArguments, History
 from freezealign.vectors import check_finite, quantize, unit
 
 
@@ -275,51 +285,66 @@ class FreezeAlign(nn.Module):
 
     def extract_features(
         self,
-        data: Iterable[Any],
+        data: str | Path | Iterable[Any],
         path: str | os.PathLike[str] | None = None,
         *,
+        level: Level | None = None,
+        dtype: StoreDtype | None = None,
         modalities: Sequence[str] | None = None,
         reuse: bool = False,
         batch_size: int = 32,
+        shard_size: int | None = None,
+        views: int = 1,
+        engine: Literal["local", "ray"] = "local",
         strict: bool = False,
         show_progress_bar: bool = True,
     ) -> FeatureStore:
         """Run the frozen encoders over pairs, once, and keep what they give.
 
         Args:
-            data: Pairs, as :meth:`fit` takes them.
-            path: A new folder to save the store in; in memory only by default.
-            reuse: Open the store at ``path`` if there is one already, instead of refusing. Its encoders are checked;
-                that it holds the features of this very data is for the caller to know.
+            data: Pairs, as :meth:`fit` takes them; or the path of a folder of pictures with captions, a CSV, JSONL or
+                Parquet file, or webdataset shards (see :func:`freezealign.data.sources.open_pairs`).
+            path: A folder to keep them in. A run that was interrupted goes on where it stopped. Without a folder they
+                are kept in memory.
+            level: ``tokens`` keeps everything the encoders give; ``pooled`` one vector an item, for projectors that
+                read nothing else. By default the least that this model's projectors need.
+            dtype: What embeddings are stored as: ``float16`` (the default on disk), ``float32`` (the default in
+                memory), or ``int8`` with one scale a row.
             modalities: Which towers the data has something for; all by default.
+            reuse: Open the store at ``path`` if a complete one is there already, instead of refusing. Its encoders are
+                checked; that it holds the features of this very data is for the caller to know.
             batch_size: Pairs a forward pass.
+            shard_size: Pairs a file, which are lost together if the run is killed; 8,192 vectors or 1,024 token
+                sequences by default.
+            views: Rows an image has: itself, and ``views - 1`` random crops, mirrored half of the time. Training draws
+                one of them in each epoch.
+            engine: ``ray`` spreads the shards over a Ray cluster; needs a ``path`` that all its machines see.
             strict: Raise at the first bad item instead of skipping and listing it.
             show_progress_bar: Show progress if it takes longer than a second.
 
         Raises:
-            FileExistsError: If ``path`` exists, unless ``reuse``.
-            ValueError: If the store to reuse was made by other encoders.
+            FileExistsError: If a complete store is at ``path``, unless ``reuse``.
+            MemoryError: If the features will not fit into memory; give a ``path``.
+            OSError: If the folder cannot be written; finished shards are kept.
+            RuntimeError: If another process is writing to the folder.
+            ValueError: If the store there was made by other encoders or in another way, or no pair can be read.
         """
-        from freezealign.features.extract import extract
+        from freezealign.features.extract import Extraction
+        from freezealign.features.job import extract_features
 
-        encoders = {name: self.tower(name).encoder for name in modalities or self.towers}
-        if path is not None and Path(path).exists():
-            if not reuse:
-                raise FileExistsError(f"{path} exists; pass reuse=True to use it, or choose another folder.")
-            store = FeatureStore.open(path)
-            store.check({name: encoder.fingerprint for name, encoder in encoders.items()})
-            return store
-        store = extract(
-            data,
-            encoders,
-            batch_size=batch_size,
-            device=self.device,
-            strict=strict,
-            show_progress_bar=show_progress_bar,
+        towers = {name: self.tower(name) for name in modalities or self.towers}
+        level = level or least_level(towers)
+        extraction = Extraction(
+            {name: tower.encoder for name, tower in towers.items()},
+            poolings(towers) if level == "pooled" else {},
+            dtype or ("float32" if path is None else "float16"),
+            batch_size,
+            shard_size or SHARD_SIZES[level],
+            views,
+            strict,
         )
-        if path is not None:
-            store.save(path)
-        return store
+        where = None if path is None else Path(path)
+        return extract_features(data, extraction, self.device, where, reuse, engine, show_progress_bar)
 
     def fit(
         self,
@@ -332,8 +357,8 @@ class FreezeAlign(nn.Module):
 
         Args:
             data: A DataLoader of (images, texts) batches; an iterable, list or ``datasets.Dataset`` of pairs, each
-                ``(image, text)`` or ``{"image": …, "text": …}``, several captions as a list; or a
-                :class:`FeatureStore`.
+                ``(image, text)`` or ``{"image": …, "text": …}``, several captions as a list; a path of such data, as
+                :meth:`extract_features` takes it; or a :class:`FeatureStore`, or several to be mixed.
             evaluator: Called as ``evaluator(model, output_path, epoch, steps)`` during training.
             arguments: How to train; see :class:`FitArguments`.
             **options: Fields of :class:`FitArguments`, instead of or on top of ``arguments``.
@@ -348,16 +373,10 @@ class FreezeAlign(nn.Module):
         """
         from dataclasses import replace
 
-        from freezealign.training.prepare import initialize, make_batches
-        from freezealign.training.trainer import check_trainable, seeded
+        from freezealign.training.prepare import run_fit
 
-        arguments = replace(arguments or FitArguments(), **options)
-        check_trainable(self)
-        with seeded(arguments.seed, self.device):
-            batches = make_batches(self, data, arguments)
-        initialize(self, batches, arguments)
-        history = train(self, batches, arguments, evaluator)
-        self.model_card_data.record_training(arguments, batches, history)
+        chosen, history, pairs = run_fit(self, data, replace(arguments or FitArguments(), **options), evaluator)
+        self.model_card_data.record_training(chosen, pairs, history)
         return history
 
     # Changing, saving, loading, sharing

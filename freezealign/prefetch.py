@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import torch
 
 from freezealign.modules import Features
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -61,3 +64,19 @@ def prefetch(iterable: Iterable[T], depth: int = 2) -> Iterator[T]:
     finally:
         stopped.set()
         thread.join()
+
+
+def ordered_map(function: Callable[[S], T], iterable: Iterable[S], threads: int) -> Iterator[T]:
+    """Yield ``function`` of every element in order, computed in threads, at most twice as many ahead as there are."""
+    pending: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(threads, "freezealign-reader") as pool:
+        try:
+            for element in iterable:
+                pending.append(pool.submit(function, element))
+                if len(pending) > 2 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

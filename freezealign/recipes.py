@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 from freezealign.modules import FrozenEncoder, Module, Pooling, ProjectionHead, TokenProjector
 from freezealign.modules.frozen_encoder import READERS
+from freezealign.modules.projection import ProjectionKind
 from freezealign.tower import Tower
 
 EncoderLike = str | FrozenEncoder
 
-RECIPES = ("token",)
+HEADS: dict[str, ProjectionKind] = {"pooled": "token", "linear": "linear", "glu": "glu"}
+"""Recipes that pool first, and the kind of their head."""
+RECIPES = ("token", *HEADS)
 
 
 def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024) -> list[Module]:
@@ -21,12 +24,19 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
     ``mlp(mean(project(tokens)))``, the mean over all tokens, special ones included.
     With DINOv2-L and all-roberta-large-v1 at ``dim=1024`` that is 11,553,792 parameters, and the temperature.
 
+    The others pool first, CLS for images and the mean over tokens for anything else, so that one stored vector an item
+    is all that training needs: ``pooled`` then has one ``token`` projection, ``linear`` one matrix, ``glu`` a gated
+    head with no more parameters than ``pooled``.
+
     Raises:
         ValueError: If the recipe is unknown.
     """
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; choose one of {list(RECIPES)}, or pass a list of blocks.")
     width = encoder.get_embedding_dimension()
+    if recipe in HEADS:
+        pooling = Pooling("cls" if encoder.modality == "image" and encoder.encoder.has_cls else "mean")
+        return [encoder, pooling, ProjectionHead(width, dim, HEADS[recipe])]
     if encoder.modality == "image":
         cls = encoder.encoder.has_cls
         return [encoder, TokenProjector(width, dim, cls=cls), Pooling("cls+patch_mean" if cls else "patch_mean")]

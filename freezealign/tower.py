@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from freezealign.features.origin import Origin
 from freezealign.modules import Features, FrozenEncoder, Module, Pooling
+
+
+Level = Literal["tokens", "pooled"]
+"""What of an item is stored: all that its encoder gives, or one vector."""
+SHARD_SIZES: dict[Level, int] = {"tokens": 1024, "pooled": 8192}
 
 
 class TokenEmbeddings(NamedTuple):
@@ -56,13 +62,18 @@ class Tower(nn.Sequential):
         """Embed a preprocessed batch, or frozen features computed earlier.
 
         Args:
-            features: What the encoder's ``preprocess`` gives, or what its ``forward`` gave.
+            features: What the encoder's ``preprocess`` gives, or what its ``forward`` gave; or, of a tower that pools
+                first, pooled vectors alone.
             pool: ``False`` leaves out the pooling: every token goes through the tower on its own, and
                 ``sentence_embedding`` is (B, T, d).
         """
-        if "token_embeddings" not in features:
-            features = self.encoder(features)
-        for block in self.blocks:
+        if "token_embeddings" in features:
+            blocks = self.blocks
+        elif "sentence_embedding" in features:
+            blocks = self._after_pooling()
+        else:
+            features, blocks = self.encoder(features), self.blocks
+        for block in blocks:
             if isinstance(block, Pooling) and not pool:
                 features = {**features, "sentence_embedding": features["token_embeddings"]}
             else:
@@ -70,6 +81,22 @@ class Tower(nn.Sequential):
         if "sentence_embedding" not in features:
             raise ValueError("the tower gives tokens but no vector; add a Pooling.")
         return features
+
+    @staticmethod
+    def is_frozen(features: Features) -> bool:
+        """Whether a batch holds frozen features rather than what the encoder takes."""
+        return "token_embeddings" in features or "sentence_embedding" in features
+
+    @property
+    def first_pooling(self) -> Pooling | None:
+        """The pooling of a tower that pools right after the encoder, so that pooled vectors are all it needs."""
+        first = self.blocks[0] if self.blocks else None
+        return first if isinstance(first, Pooling) else None
+
+    def _after_pooling(self) -> list[Module]:
+        if self.first_pooling is None:
+            raise ValueError("these are pooled vectors, but this tower reads tokens: extract with level='tokens'.")
+        return self.blocks[1:]
 
     def token_rows(self, features: Features) -> Iterator[TokenEmbeddings]:
         """Yield the tokens of each item of a batch embedded with ``pool=False``, without padding."""
@@ -96,6 +123,33 @@ def find_tower(towers: Mapping[str, Tower], name: str) -> Tower:
     if name not in towers:
         raise ValueError(f"this model has no '{name}' tower; it has {list(towers)}.")
     return towers[name]
+
+
+def poolings(towers: Mapping[str, Tower]) -> dict[str, Pooling]:
+    """Return what pools the tokens of each tower before anything is trained.
+
+    Raises:
+        ValueError: If the projectors of a tower read tokens.
+    """
+    found = {name: tower.first_pooling for name, tower in towers.items()}
+    for name, pooling in found.items():
+        if pooling is None:
+            raise ValueError(
+                f"the {name} projectors of this model read tokens, which pooled features do not have: use "
+                "level='tokens', or a model of recipe 'pooled', 'linear' or 'glu'."
+            )
+    return {name: pooling for name, pooling in found.items() if pooling is not None}
+
+
+def least_level(towers: Mapping[str, Tower]) -> Level:
+    """Return ``pooled`` if all towers pool before anything is trained, else ``tokens``."""
+    return "pooled" if all(tower.first_pooling for tower in towers.values()) else "tokens"
+
+
+def origins(towers: Mapping[str, Tower], level: str) -> dict[str, Origin]:
+    """Return what the frozen features of these towers come from, for a store of one level."""
+    modes = {name: pooling.mode for name, pooling in poolings(towers).items()} if level == "pooled" else {}
+    return {name: Origin.of(tower.encoder, modes.get(name)) for name, tower in towers.items()}
 
 
 def check_widths(towers: Mapping[str, Tower]) -> int:

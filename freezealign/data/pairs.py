@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader
 
-Pair = dict[str, list[Any]]
-"""For each modality the items that belong together: ``{"image": [x], "text": ["a cat", "a pet"]}``."""
+
+class Pair(NamedTuple):
+    """What belongs together.
+
+    Args:
+        items: For each modality: ``{"image": [x], "text": ["a cat", "a pet"]}``.
+        id: The name the data gives it; ``None`` where it gives none.
+    """
+
+    items: dict[str, list[Any]]
+    id: str | None = None
 
 
 def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
@@ -38,12 +48,24 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
             yield as_pair(element, modalities)
 
 
+def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
+    """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible."""
+    if is_map_style(data, modalities):
+        return (as_pair(data[index], modalities) for index in range(start, len(data)))  # type: ignore[index, arg-type]
+    if hasattr(data, "iter_from"):
+        return iterate_pairs(data.iter_from(start), modalities)
+    if hasattr(data, "skip"):
+        return iterate_pairs(data.skip(start), modalities)
+    return islice(iterate_pairs(data, modalities), start, None)
+
+
 def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
     """Return the number of pairs in ``data`` where it can tell."""
     if isinstance(data, DataLoader):
         data = data.dataset
         return len(data) if hasattr(data, "__len__") else None
-    return len(data) if is_map_style(data, modalities) else None
+    countable = is_map_style(data, modalities) or (hasattr(data, "iter_from") and hasattr(data, "__len__"))
+    return len(data) if countable else None
 
 
 def undecoded(data: Any) -> Any:
@@ -72,7 +94,8 @@ def is_batch(element: Any, modalities: Sequence[str]) -> bool:
 
 def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
     """Return one pair with its items as lists; see :func:`iterate_pairs`."""
-    return {modality: _as_list(item) for modality, item in _by_modality(element, modalities).items()}
+    items = {modality: _as_list(item) for modality, item in _by_modality(element, modalities).items()}
+    return Pair(items, _id(element))
 
 
 def split_batch(batch: Any, modalities: Sequence[str]) -> Iterator[Pair]:
@@ -81,8 +104,15 @@ def split_batch(batch: Any, modalities: Sequence[str]) -> Iterator[Pair]:
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"a batch must hold as many items of each modality, got {sizes}.")
-    for items in zip(*columns.values()):
-        yield {modality: _as_list(item) for modality, item in zip(columns, items)}
+    ids = batch.get("id") if isinstance(batch, Mapping) else None
+    for row, items in enumerate(zip(*columns.values())):
+        named = {modality: _as_list(item) for modality, item in zip(columns, items)}
+        yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+
+
+def _id(element: Any) -> str | None:
+    name = element.get("id") if isinstance(element, Mapping) else None
+    return None if name is None else str(name)
 
 
 def _by_modality(element: Any, modalities: Sequence[str]) -> dict[str, Any]:

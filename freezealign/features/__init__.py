@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from freezealign.features.frozen import FrozenFeatures
-from freezealign.features.store import FeatureStore, Skipped
+from freezealign.features.origin import Origin
+from freezealign.features.shard import Skipped, StoreDtype
+from freezealign.features.store import FeatureStore
 
-__all__ = ["FeatureStore", "FrozenFeatures", "Skipped"]
+__all__ = ["FeatureStore", "FrozenFeatures", "Origin", "Skipped", "StoreDtype"]

@@ -1,126 +1,221 @@
-"""Run the frozen encoders over paired data, once."""
+"""Run the frozen encoders over paired data, once; shard by shard, so that nothing finished is ever lost."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import Any
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import count, islice
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 
-from freezealign.data.pairs import Pair, count_pairs, iterate_pairs, undecoded
-from freezealign.features.frozen import FrozenFeaturesBuilder
-from freezealign.features.store import FeatureStore, Skipped
+from freezealign.data.pairs import Pair, count_pairs, is_map_style, pairs_from
+from freezealign.features.origin import Origin
+from freezealign.features.shard import Shard, ShardBuilder, Skipped, StoreDtype
+from freezealign.features.views import augmented
 from freezealign.inputs import InputError
-from freezealign.modules import Features, FrozenEncoder
-from freezealign.prefetch import prefetch, to_device
+from freezealign.modules import Features, FrozenEncoder, Pooling
+from freezealign.prefetch import ordered_map, prefetch, to_device
 
-logger = logging.getLogger(__name__)
+READERS = min(8, os.cpu_count() or 1)
+_TOKENIZING = threading.Lock()
+"""Tokenizers change their own state while they work, so that only one thread may be at it."""
 
 
-def extract(
+@dataclass(frozen=True)
+class Extraction:
+    """What is to be done to every pair; two runs with equal extractions give equal bytes.
+
+    Args:
+        encoders: The frozen encoder of each modality.
+        poolings: What pools the tokens of each modality before they are stored; none at level ``tokens``.
+        dtype: What embeddings are stored as.
+        batch_size: Pairs a forward pass.
+        shard_size: Pairs a shard; a batch never spans two.
+        views: Rows an image has: itself, and ``views - 1`` augmented ones.
+        strict: Raise at the first bad item instead of leaving its pair out.
+    """
+
+    encoders: Mapping[str, FrozenEncoder]
+    poolings: Mapping[str, Pooling]
+    dtype: StoreDtype
+    batch_size: int
+    shard_size: int
+    views: int = 1
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size", "views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.dtype not in get_args(StoreDtype):
+            raise ValueError(f"unknown dtype {self.dtype!r}; choose one of {get_args(StoreDtype)}.")
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """The origin of each modality's features."""
+        modes = {name: pooling.mode for name, pooling in self.poolings.items()}
+        return {name: Origin.of(encoder, modes.get(name)) for name, encoder in self.encoders.items()}
+
+    def request(self) -> dict[str, Any]:
+        """Return what the features depend on, as JSON."""
+        return {
+            "level": "pooled" if self.poolings else "tokens",
+            "dtype": self.dtype,
+            "shard_size": self.shard_size,
+            "batch_size": self.batch_size,
+            "views": self.views,
+            "modalities": {name: asdict(origin) for name, origin in self.origins.items()},
+        }
+
+
+class Run(NamedTuple):
+    """The pairs of one batch, not yet read: their shard, and the position of the first in the data."""
+
+    shard: int
+    start: int
+    pairs: list[Pair]
+
+
+@dataclass
+class Batch:
+    """A run of pairs of one shard, read and preprocessed.
+
+    Args:
+        shard: The number of the shard.
+        size: How many pairs were in it, bad ones included.
+        positions: Where each good pair stands in the data.
+        pairs: The good pairs, read.
+        inputs: What the encoders take.
+        skipped: The bad ones.
+    """
+
+    shard: int
+    size: int
+    positions: list[int] = field(default_factory=list)
+    pairs: list[Pair] = field(default_factory=list)
+    inputs: dict[str, Features] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def extract_shards(
     data: Iterable[Any],
-    encoders: Mapping[str, FrozenEncoder],
-    *,
-    batch_size: int = 32,
+    extraction: Extraction,
     device: torch.device,
-    strict: bool = False,
+    done: Sequence[int] = (),
     show_progress_bar: bool = True,
-) -> FeatureStore:
-    """Return the frozen features of every readable pair.
+    watch: Callable[[int], None] = lambda nbytes: None,
+) -> Iterator[tuple[int, Shard]]:
+    """Yield the number and content of every shard that is not done yet, in order.
+
+    Pictures are read and preprocessed in threads while the model works on those before.
 
     Args:
         data: Pairs or batches of pairs; see :func:`freezealign.data.pairs.iterate_pairs`.
-        encoders: The frozen encoder of each modality.
-        batch_size: Pairs a forward pass.
+        extraction: What to do with them.
         device: Where the encoders are.
-        strict: Raise at the first bad item instead of leaving its pair out and listing it in ``skipped``.
+        done: Numbers of the shards to leave out.
         show_progress_bar: Show progress if it takes longer than a second.
+        watch: Called after every batch with the bytes that the shard at work has so far.
 
     Raises:
         InputError: With ``strict``, at the first item that cannot be read or whose features are not finite.
-        MemoryError: If the features will not fit into memory.
-        ValueError: If there is no pair that can be read.
+        ValueError: If a pair lacks a modality.
     """
+    total = count_pairs(data, list(extraction.encoders))
+    runs = _runs(data, extraction, set(done))
+    bar = {"total": total, "initial": min(len(done) * extraction.shard_size, total or 0)}
+    yield from _extract(runs, extraction, device, watch, disable=not show_progress_bar, **bar)
+
+
+def extract_shard(data: Iterable[Any], extraction: Extraction, device: torch.device, number: int) -> Shard:
+    """Return one shard of data that has positions; raises what :func:`extract_shards` does."""
+    size = extraction.shard_size
+    pairs = islice(pairs_from(data, list(extraction.encoders), number * size), size)
+    _, shard = next(
+        _extract(_runs_of(number, pairs, extraction), extraction, device, lambda nbytes: None, disable=True)
+    )
+    return shard
+
+
+def _extract(
+    runs: Iterator[Run], extraction: Extraction, device: torch.device, watch: Callable[[int], None], **bar_options: Any
+) -> Iterator[tuple[int, Shard]]:
     from tqdm.auto import tqdm
 
-    collector, data = _Collector(encoders, strict), undecoded(data)
-    pairs = iterate_pairs(data, list(encoders))
-    total = count_pairs(data, list(encoders))
-    with tqdm(total=total, desc="Frozen features", unit="pair", disable=not show_progress_bar, delay=1) as bar:
-        for read, batches in prefetch(_read_batches(pairs, collector, batch_size)):
-            with torch.no_grad():
-                outputs = {key: encoders[key](to_device(batch, device)) for key, batch in batches.items()}
-            collector.add(read, outputs)
-            _check_memory(collector, total)
-            bar.update(len(read))
-    return collector.build()
+    builder, size = ShardBuilder(extraction.dtype), 0
+    batches = prefetch(ordered_map(partial(_read_run, extraction), _errors_last(runs), READERS))
+    with tqdm(desc="Frozen features", unit="pair", delay=1, **bar_options) as bar:
+        for batch in batches:
+            _encode(batch, extraction, device, builder)
+            size += batch.size
+            watch(builder.nbytes)
+            bar.update(batch.size)
+            if size == extraction.shard_size:
+                yield batch.shard, builder.build()
+                builder, size = ShardBuilder(extraction.dtype), 0
+    if size:
+        yield batch.shard, builder.build()
 
 
-class ReadPair:
-    """A pair whose items have been read, and its position in the data."""
+def _runs(data: Iterable[Any], extraction: Extraction, done: set[int]) -> Iterator[Run]:
+    """Yield the batches of every shard that is not done; what lies between is not read where data has positions."""
+    modalities, size = list(extraction.encoders), extraction.shard_size
+    seekable = hasattr(data, "iter_from") or is_map_style(data, modalities)
+    pairs, reached = None, 0
+    for shard in (number for number in count() if number not in done):
+        if pairs is None or (seekable and shard != reached):
+            pairs = pairs_from(data, modalities, shard * size)
+        elif shard != reached:
+            pairs = islice(pairs, (shard - reached) * size, None)
+        runs, reached = _runs_of(shard, islice(pairs, size), extraction), shard + 1
+        if (first := next(runs, None)) is None:
+            return
+        yield first
+        yield from runs
 
-    def __init__(self, index: int, items: Pair) -> None:
-        self.index, self.items = index, items
+
+def _errors_last(runs: Iterator[Run]) -> Iterator[Run | Exception]:
+    """Yield ``runs``, and an error of the data when its turn has come, so that nothing read before it is lost."""
+    try:
+        yield from runs
+    except Exception as error:
+        yield error
 
 
-class _Collector:
-    """Gathers features, and what was skipped."""
+def _runs_of(shard: int, pairs: Iterator[Pair], extraction: Extraction) -> Iterator[Run]:
+    """Yield the batches of one shard."""
+    for start in count(shard * extraction.shard_size, extraction.batch_size):
+        if not (run := list(islice(pairs, extraction.batch_size))):
+            return
+        yield Run(shard, start, run)
 
-    def __init__(self, encoders: Mapping[str, FrozenEncoder], strict: bool) -> None:
-        self.encoders, self.strict = encoders, strict
-        self.builders = {key: FrozenFeaturesBuilder(key, encoder.fingerprint) for key, encoder in encoders.items()}
-        self.counts: dict[str, list[int]] = {key: [] for key in encoders}
-        self.skipped: list[Skipped] = []
 
-    def __len__(self) -> int:
-        return len(next(iter(self.counts.values())))
-
-    def skip(self, index: int, reason: str) -> None:
-        if self.strict:
-            raise InputError(f"pair {index}: {reason}")
-        self.skipped.append(Skipped(index, reason))
-
-    def read(self, index: int, pair: Pair) -> ReadPair | None:
-        """Return the pair with every item read, or note why it cannot be."""
+def _read_run(extraction: Extraction, run: Run | Exception) -> Batch:
+    """Read the pairs of a batch, leave out those that cannot be read, preprocess the rest."""
+    if isinstance(run, Exception):
+        raise run
+    batch = Batch(run.shard, len(run.pairs))
+    for position, pair in enumerate(run.pairs, run.start):
         try:
-            return ReadPair(index, read_pair(pair, self.encoders))
+            read = read_pair(pair, extraction.encoders)
         except InputError as error:
-            self.skip(index, str(error))
-            return None
-
-    def add(self, pairs: Sequence[ReadPair], outputs: Mapping[str, Features]) -> None:
-        """Keep the features of those pairs of a batch that are finite throughout."""
-        rows = {key: _rows_of(pairs, key) for key in outputs}
-        good = {key: finite_rows(output) for key, output in outputs.items()}
-        for position, pair in enumerate(pairs):
-            bad = [key for key in outputs if not good[key][rows[key][position]].all()]
-            if bad:
-                self.skip(pair.index, f"the {bad[0]} encoder '{self.encoders[bad[0]].name}' gave NaN or Inf for it.")
-                continue
-            for key, output in outputs.items():
-                self.builders[key].add(output, rows[key][position].tolist())
-                self.counts[key].append(len(rows[key][position]))
-
-    def build(self) -> FeatureStore:
-        """Return the store, and log how many items were skipped."""
-        if not len(self):
-            reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in self.skipped[:3])
-            raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
-        if self.skipped:
-            first = self.skipped[0]
-            logger.warning(
-                "skipped %d of %d pairs; the first is %d: %s",
-                len(self.skipped),
-                len(self) + len(self.skipped),
-                first.index,
-                first.reason,
-            )
-        self.skipped.sort(key=lambda entry: entry.index)
-        offsets = {key: np.concatenate([[0], np.cumsum(counts)]) for key, counts in self.counts.items()}
-        return FeatureStore({key: builder.build() for key, builder in self.builders.items()}, offsets, self.skipped)
+            if extraction.strict:
+                raise InputError(f"pair {position}: {error}") from error
+            batch.skipped.append(Skipped(position, str(error)))
+            continue
+        batch.positions.append(position)
+        batch.pairs.append(augmented(read, extraction.encoders, extraction.views, position))
+    for key, encoder in extraction.encoders.items() if batch.pairs else ():
+        items = [item for pair in batch.pairs for item in pair.items[key]]
+        with _TOKENIZING if encoder.modality != "image" else nullcontext():
+            batch.inputs[key] = encoder.collate(items)
+    return batch
 
 
 def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
@@ -129,10 +224,52 @@ def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
     Raises:
         InputError: If an item cannot be read, or there is none of a modality.
     """
-    for key, items in pair.items():
+    for key, items in pair.items.items():
         if not items:
             raise InputError(f"there is no {key}.")
-    return {key: [encoders[key].read(item) for item in items] for key, items in pair.items()}
+    return Pair({key: [encoders[key].read(item) for item in items] for key, items in pair.items.items()}, pair.id)
+
+
+@torch.no_grad()
+def _encode(batch: Batch, extraction: Extraction, device: torch.device, builder: ShardBuilder) -> None:
+    """Run the encoders over a batch and add those of its pairs whose features are finite."""
+    outputs = {key: extraction.encoders[key](to_device(inputs, device)) for key, inputs in batch.inputs.items()}
+    rows = {key: _rows_of(batch.pairs, key) for key in outputs}
+    finite = {key: finite_rows(output) for key, output in outputs.items()}
+    kept = []
+    for number, position in enumerate(batch.positions):
+        bad = [key for key in outputs if not finite[key][rows[key][number]].all()]
+        if bad:
+            name = extraction.encoders[bad[0]].name
+            reason = f"the {bad[0]} encoder '{name}' gave NaN or Inf for it."
+            if extraction.strict:
+                raise InputError(f"pair {position}: {reason}")
+            batch.skipped.append(Skipped(position, reason))
+        else:
+            kept.append(number)
+    builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
+    if kept:
+        _add(batch, kept, rows, outputs, extraction, builder)
+
+
+def _add(
+    batch: Batch,
+    kept: list[int],
+    rows: Mapping[str, list[np.ndarray]],
+    outputs: Mapping[str, Features],
+    extraction: Extraction,
+    builder: ShardBuilder,
+) -> None:
+    texts = {}
+    for key, output in outputs.items():
+        if key in extraction.poolings:
+            output = {"sentence_embedding": extraction.poolings[key](output)["sentence_embedding"]}
+        builder.add_features(key, output, np.concatenate([rows[key][number] for number in kept]))
+        if extraction.encoders[key].modality == "text":
+            texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
+    names = [batch.pairs[number].id for number in kept]
+    ids = [str(batch.positions[number]) if name is None else name for number, name in zip(kept, names)]
+    builder.add_items(ids, {key: [len(rows[key][number]) for number in kept] for key in outputs}, texts)
 
 
 def finite_rows(output: Features) -> np.ndarray:
@@ -143,38 +280,6 @@ def finite_rows(output: Features) -> np.ndarray:
     return finite.cpu().numpy()
 
 
-def _read_batches(
-    pairs: Iterator[Pair], collector: _Collector, batch_size: int
-) -> Iterator[tuple[list[ReadPair], dict[str, Features]]]:
-    read = (collector.read(index, pair) for index, pair in enumerate(pairs))
-    good = (pair for pair in read if pair is not None)
-    while batch := list(islice(good, batch_size)):
-        yield (
-            batch,
-            {
-                key: encoder.collate([item for pair in batch for item in pair.items[key]])
-                for key, encoder in collector.encoders.items()
-            },
-        )
-
-
-def _rows_of(pairs: Sequence[ReadPair], key: str) -> list[np.ndarray]:
+def _rows_of(pairs: Sequence[Pair], key: str) -> list[np.ndarray]:
     ends = np.cumsum([len(pair.items[key]) for pair in pairs])
     return [np.arange(end - len(pair.items[key]), end) for pair, end in zip(pairs, ends)]
-
-
-def _check_memory(collector: _Collector, total: int | None) -> None:
-    """Raise before the machine runs out: the features are joined at the end, which takes their size once more."""
-    import psutil
-
-    so_far = sum(builder.bytes for builder in collector.builders.values())
-    done = len(collector) + len(collector.skipped)
-    per_pair = so_far / max(done, 1)
-    expected = per_pair * max(total or 0, done)
-    needed, free = 2 * expected - so_far, psutil.virtual_memory().available
-    if needed > free:
-        raise MemoryError(
-            f"the frozen features need about {expected / 2**30:.1f} GiB ({per_pair / 2**10:.0f} KiB a pair), "
-            f"and {free / 2**30:.1f} GiB of memory are free. Use fit(…, cache_features=False), which encodes anew in "
-            "every epoch, or an encoder with fewer tokens."
-        )

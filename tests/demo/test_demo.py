@@ -69,7 +69,7 @@ def test_a_second_run_reuses_the_features(report, samples, dinov2_folder, bert_f
     def forbidden(*args, **kwargs):
         raise AssertionError("features were computed again")
 
-    monkeypatch.setattr("freezealign.features.extract.extract", forbidden)
+    monkeypatch.setattr("freezealign.features.job.extract_shards", forbidden)
     again = run_demo(tmp_path / "again", samples, encoders=(dinov2_folder, bert_folder), dim=16)
     assert again.retrieval == report.retrieval
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder
 from freezealign.encoders.callable import CallableEncoder
+from freezealign.features.columns import Column
 
 CAPTIONS = [["a", "a red apple"], ["a car"], ["a dog", "a blue dog", "number 1 2 3 4"]]
 
@@ -92,7 +93,7 @@ def test_stored_features_are_what_the_encoders_give(paper, images, texts):
 
 
 def test_embeddings_of_an_opened_store_are_the_models(paper, images, texts, tmp_path):
-    extract(paper, list(zip(images, texts)), tmp_path / "store")
+    extract(paper, list(zip(images, texts)), tmp_path / "store", dtype="float32")
     opened = FeatureStore.open(tmp_path / "store")
     np.testing.assert_allclose(paper.encode(opened["image"]), paper.encode(images), atol=1e-5)
     np.testing.assert_allclose(paper.encode(opened["text"]), paper.encode(texts), atol=1e-5)
@@ -106,17 +107,23 @@ def test_token_embeddings_of_a_store_are_the_models(paper, images, texts):
             assert one.grid == other.grid
 
 
-def test_opened_store_is_read_from_disk_when_used(paper, pairs, tmp_path):
+def test_opening_reads_no_embedding(paper, pairs, tmp_path, monkeypatch):
     extract(paper, pairs, tmp_path / "store")
+    read = []
+    take = Column.take
+    monkeypatch.setattr(Column, "take", lambda self, index: read.append(len(index)) or take(self, index))
     opened = FeatureStore.open(tmp_path / "store")
-    assert isinstance(opened["image"].arrays["token_embeddings"], np.memmap)
+    assert read == []
+    opened["image"].load([3])
+    assert max(read) == 16  # one picture of 4 x 4 patches
 
 
 def test_saved_arrays_are_plain_numpy(paper, pairs, tmp_path):
     extract(paper, pairs, tmp_path / "store")
-    arrays = [np.load(path, allow_pickle=False) for path in (tmp_path / "store").glob("*.npy")]
-    assert (12 * 16, 24) in {array.shape for array in arrays}  # 12 images of 4 x 4 patches, 24 wide
-    assert {path.suffix for path in (tmp_path / "store").iterdir()} == {".npy", ".json"}
+    array = np.load(tmp_path / "store" / "image" / "token_embeddings" / "00000.npy", allow_pickle=False)
+    assert (array.shape, array.dtype) == ((12 * 16, 24), np.float16)  # 12 images of 4 x 4 patches, 24 wide
+    suffixes = {path.suffix for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert suffixes == {".npy", ".json"}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
@@ -169,7 +176,7 @@ def test_patches_keep_their_grid(paper, pairs):
 
 def test_one_row_of_each_modality_is_drawn_for_training(paper, images):
     store = extract(paper, list(zip(images[:3], CAPTIONS)))
-    batch = store.load(np.array([2, 0]), np.array([0.99, 0.0]))
+    batch, _ = store.load(np.array([2, 0]), np.array([0.99, 0.0]))
     expected = paper.encode([CAPTIONS[2][2], CAPTIONS[0][0]])
     np.testing.assert_allclose(paper(batch)["text"].detach().numpy(), expected, atol=1e-5)
     np.testing.assert_allclose(paper(batch)["image"].detach().numpy(), paper.encode([images[2], images[0]]), atol=1e-5)
@@ -177,7 +184,7 @@ def test_one_row_of_each_modality_is_drawn_for_training(paper, images):
 
 def test_every_caption_can_be_drawn(paper, images):
     store = extract(paper, list(zip(images[:3], CAPTIONS)))
-    drawn = [store.load(np.array([2]), np.array([choice]))["text"] for choice in (0.0, 0.34, 0.67)]
+    drawn = [store.load(np.array([2]), np.array([choice]))[0]["text"] for choice in (0.0, 0.34, 0.67)]
     lengths = [int(batch["attention_mask"].sum()) for batch in drawn]
     assert lengths == [4, 5, 7]
 
@@ -199,7 +206,7 @@ def test_selecting_twice_selects_from_the_selection(paper, pairs, texts):
 
 
 def test_training_rows_of_a_selection_are_its_own(paper, pairs, texts):
-    batch = extract(paper, pairs).select([7, 2]).load(np.array([0]), np.array([0.5]))
+    batch, _ = extract(paper, pairs).select([7, 2]).load(np.array([0]), np.array([0.5]))
     np.testing.assert_allclose(paper(batch)["text"].detach().numpy(), paper.encode([texts[7]]), atol=1e-5)
 
 
@@ -216,7 +223,8 @@ def test_selecting_nothing_gives_an_empty_store(paper, pairs):
 def test_selecting_shares_the_arrays(paper, pairs):
     store = extract(paper, pairs)
     selected = store.select([1, 2])
-    assert np.shares_memory(selected["image"].arrays["token_embeddings"], store["image"].arrays["token_embeddings"])
+    columns = [part["image"].columns["token_embeddings"].parts[0] for part in (selected, store)]
+    assert np.shares_memory(*columns)
 
 
 def test_saved_selection_opens_as_the_selection(paper, pairs, tmp_path):
@@ -252,6 +260,7 @@ def test_existing_folder_is_refused_before_any_work(paper, tmp_path):
         pytest.fail("the data was read")
         yield
 
+    (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=re.escape(str(tmp_path))):
         extract(paper, never(), tmp_path)
 
@@ -277,8 +286,8 @@ def test_store_of_another_encoder_is_not_reused(paper, pairs, dinov2_folder, tmp
 
 def test_failed_save_leaves_nothing_behind(paper, pairs, tmp_path, monkeypatch):
     store = extract(paper, pairs)
-    monkeypatch.setattr("freezealign.features.store.write_json", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
         store.save(tmp_path / "store")
     assert list(tmp_path.iterdir()) == []
 
@@ -306,20 +315,20 @@ def test_damaged_manifest_is_refused(paper, pairs, tmp_path, content):
 
 def test_every_missing_array_is_named(paper, pairs, tmp_path):
     extract(paper, pairs, tmp_path / "store")
-    for path in sorted((tmp_path / "store").glob("*.npy")):
+    for path in sorted((tmp_path / "store").rglob("*.npy")):
         content = path.read_bytes()
         path.unlink()
-        with pytest.raises(ValueError, match=re.escape(path.name)):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
             FeatureStore.open(tmp_path / "store")
         path.write_bytes(content)
 
 
 def test_every_truncated_array_is_named(paper, pairs, tmp_path):
     extract(paper, pairs, tmp_path / "store")
-    for path in sorted((tmp_path / "store").glob("*.npy")):
+    for path in sorted((tmp_path / "store").rglob("*.npy")):
         content = path.read_bytes()
         path.write_bytes(content[:-8])
-        with pytest.raises(ValueError, match=re.escape(path.name)):
+        with pytest.raises(ValueError, match=re.escape(str(path))):
             FeatureStore.open(tmp_path / "store")
         path.write_bytes(content)
 
@@ -328,8 +337,8 @@ def test_path_out_of_the_store_is_refused(paper, pairs, tmp_path):
     """A store may come from somebody else: a name in its manifest must not reach another folder."""
     extract(paper, pairs, tmp_path / "store")
     extract(paper, pairs, tmp_path / "private")
-    manifest = tmp_path / "store" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"text"', '"../private/text"'))
+    shard = tmp_path / "store" / "shards" / "00000.json"
+    shard.write_text(shard.read_text().replace('"text/', '"../private/text/'))
     with pytest.raises(ValueError, match="outside"):
         FeatureStore.open(tmp_path / "store")
 

@@ -1,0 +1,82 @@
+"""The same extraction as a Ray Data job: one shard is one task, so that a lost task is done again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from freezealign.data.pairs import count_pairs
+from freezealign.features.extract import Extraction, extract_shard
+from freezealign.features.folder import StoreFolder
+from freezealign.tower import default_device
+
+
+class ShardWorker:
+    """What one Ray actor does: keep the encoders, and extract the shards it is given.
+
+    Args:
+        job: Reference to data and extraction in Ray's object store.
+        path: The store's folder, which every machine of the cluster sees under this name.
+    """
+
+    def __init__(self, job: Any, path: str) -> None:
+        import ray
+
+        self.data, self.extraction = ray.get(job[0])
+        self.folder, self.device = StoreFolder(Path(path)), default_device()
+        for encoder in self.extraction.encoders.values():
+            encoder.to(self.device)
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Extract and write the shards with these numbers."""
+        for number in batch["shard"].tolist():
+            self.folder.write(number, extract_shard(self.data, self.extraction, self.device, number))
+        return batch
+
+
+def extract_with_ray(data: Iterable[Any], extraction: Extraction, folder: StoreFolder, done: Sequence[int]) -> None:
+    """Write every shard that is not done, on the Ray cluster this process is connected to, or on a local one.
+
+    Raises:
+        ModuleNotFoundError: If Ray is not installed.
+        ValueError: If the data cannot be read from the middle.
+    """
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("engine='ray' needs Ray; run: pip install 'freezealign[scale]'") from None
+    total = count_pairs(data, list(extraction.encoders))
+    if total is None:
+        raise ValueError(
+            "engine='ray' needs data of known length that can be read from any position: a list, a datasets.Dataset, "
+            f"a folder or Parquet files, not {type(data).__name__}."
+        )
+    shards = sorted(set(range(-(-total // extraction.shard_size))) - set(done))
+    if not shards:
+        return
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False)
+    try:
+        _run(ray, shards, ray.put((data, extraction)), folder)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _run(ray: Any, shards: list[int], job: Any, folder: StoreFolder) -> None:
+    tasks = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
+    resources = ray.cluster_resources()
+    gpus = 1 if resources.get("GPU") else 0
+    workers = max(1, int(resources["GPU" if gpus else "CPU"]))
+    tasks.map_batches(
+        ShardWorker,
+        # the reference in a list, so that Ray hands over the reference and not its content
+        fn_constructor_args=([job], str(folder.path.resolve())),
+        batch_size=1,
+        num_gpus=gpus,
+        concurrency=(1, min(workers, len(shards))),
+    ).materialize()

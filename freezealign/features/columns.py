@@ -1,0 +1,140 @@
+"""Columns: rows that lie in several arrays or files, addressed as one, and runs of rows of unequal length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+
+class NpyFile:
+    """A ``.npy`` file that is mapped while it is read and at no other time, so that its pages do not pile up.
+
+    Raises:
+        ValueError: If it is not a readable ``.npy`` file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        array = self.map()
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def map(self) -> np.ndarray:
+        """Return the array, memory-mapped."""
+        try:
+            array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"{self.path} cannot be read ({error}); extract the features again.") from error
+        return array
+
+
+class Column:
+    """Rows of one shape and dtype in several parts, numbered through.
+
+    Args:
+        parts: Arrays in memory, or files.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray | NpyFile]) -> None:
+        self.parts = list(parts)
+        self.starts = np.cumsum([0, *map(len, self.parts)])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of its rows."""
+        return self.parts[0].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return len(self) * int(np.prod(self.parts[0].shape[1:])) * self.dtype.itemsize
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Return the rows ``index`` as an array in memory; runs of neighbours are read as such."""
+        owners = np.searchsorted(self.starts, index, side="right") - 1
+        touched = np.unique(owners)
+        if len(touched) == 1:
+            return np.take(_mapped(self.parts[touched[0]]), index - self.starts[touched[0]], axis=0)
+        rows = np.empty((len(index), *self.parts[0].shape[1:]), self.dtype)
+        for part in touched:
+            here = np.flatnonzero(owners == part)
+            rows[here] = _mapped(self.parts[part])[index[here] - self.starts[part]]
+        return rows
+
+    def all(self) -> np.ndarray:
+        """Return every row as an array in memory."""
+        return np.concatenate([_mapped(part) for part in self.parts])
+
+
+def _mapped(part: np.ndarray | NpyFile) -> np.ndarray:
+    return part.map() if isinstance(part, NpyFile) else part
+
+
+class Runs:
+    """Which run of neighbouring rows belongs to each of n owners: a text's tokens, an item's captions.
+
+    Args:
+        lengths: (n,) rows of each owner, one owner after another.
+    """
+
+    def __init__(self, lengths: np.ndarray) -> None:
+        self.n = len(lengths)
+        self.uniform = int(lengths[0]) if self.n and (lengths == lengths[0]).all() else None
+        self._bounds = None if self.uniform is not None else np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+    def __len__(self) -> int:
+        return self.n
+
+    def starts(self, owners: np.ndarray) -> np.ndarray:
+        """Return the first row of each owner."""
+        return owners.astype(np.int64) * self.uniform if self._bounds is None else self._bounds[owners]
+
+    def lengths(self, owners: np.ndarray) -> np.ndarray:
+        """Return how many rows each owner has."""
+        if self._bounds is None:
+            return np.full(len(owners), self.uniform)
+        return self._bounds[1:][owners] - self._bounds[owners]
+
+    def rows(self, owners: np.ndarray) -> np.ndarray:
+        """Return all rows of these owners, one owner after another."""
+        starts, lengths = self.starts(owners), self.lengths(owners)
+        ends = np.cumsum(lengths)
+        return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
+
+
+class Strings:
+    """Texts as one column of UTF-8 bytes.
+
+    Args:
+        utf8: The bytes of all texts, one text after another.
+        lengths: Bytes of each text.
+    """
+
+    def __init__(self, utf8: Column, lengths: Column) -> None:
+        self.utf8, self.lengths = utf8, lengths
+
+    @cached_property
+    def runs(self) -> Runs:
+        """Which bytes belong to each text."""
+        return Runs(self.lengths.all())
+
+    def take(self, index: np.ndarray) -> list[str]:
+        """Return some of the texts."""
+        ends = np.cumsum(self.runs.lengths(index))
+        utf8 = self.utf8.take(self.runs.rows(index)).tobytes() if ends.size and ends[-1] else b""
+        return [utf8[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends)]
+
+
+def as_bytes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the bytes of texts, one after another, and the number of bytes of each: what :class:`Strings` reads."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]  # a file name may hold lone surrogates
+    lengths = np.array([len(text) for text in encoded], np.int32)
+    return np.frombuffer(b"".join(encoded), np.uint8), lengths
