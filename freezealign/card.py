@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freezealign.training.arguments import NEUTRAL
+
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
     from freezealign.training import FitArguments, History
-    from freezealign.training.batches import Batches
 
 TEMPLATE = """\
 ---
@@ -64,14 +65,17 @@ class CardData:
     training: dict[str, Any] = field(default_factory=dict)
     evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def record_training(self, arguments: FitArguments, batches: Batches, history: History) -> None:
+    def record_training(self, arguments: FitArguments, pairs: int | None, history: History) -> None:
         """Note what ``fit`` did."""
+        chosen = {key: value for key, value in asdict(arguments).items() if key not in NEUTRAL and value is not None}
         self.training = {
-            "pairs": batches.num_pairs,
+            "data_name": arguments.data_name,
+            "pairs": pairs,
             "skipped": len(history.skipped),
             "steps": len(history.steps),
             "final_loss": history.losses[-1] if history.losses else None,
-            **asdict(arguments),
+            "plan": history.plan,
+            **chosen,
         }
 
     def set_evaluation_metrics(
@@ -139,7 +143,7 @@ def _training(card: CardData) -> str:
         return "Not trained: the projectors hold their initial weights."
     facts = dict(card.training)
     data, pairs, skipped = facts.pop("data_name"), facts.pop("pairs"), facts.pop("skipped")
-    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items() if key != "show_progress_bar")
+    rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     count = "An unknown number of" if pairs is None else f"{pairs:,}"
     return f"{count} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
 

@@ -10,8 +10,72 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-ProjectionKind = Literal["linear", "mlp", "token", "identity"]
+ProjectionKind = Literal["linear", "mlp", "token", "glu", "identity"]
+
+
+class AffineBranch:
+    """What a projection with a linear branch has in common, so that a closed form can set it."""
+
+    def affine(self) -> nn.Linear:
+        """Return the linear branch."""
+        raise NotImplementedError
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return what the linear branch sees of ``x`` (..., in), without dropout."""
+        weight = self.affine().weight
+        return x.to(weight.device, weight.dtype)
+
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make this ``weight @ prepared(x) + bias``; what is added to the linear branch starts at zero."""
+        with torch.no_grad():
+            self.affine().weight.copy_(weight)
+            self.affine().bias.copy_(bias)
+
+
+class LinearProjection(nn.Linear, AffineBranch):
+    """``Linear(in, d)(x)``."""
+
+    def affine(self) -> nn.Linear:
+        """Return itself."""
+        return self
+
+
+class NormedBranches(nn.Module, AffineBranch):
+    """``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x)`` plus a non-linear branch."""
+
+    def __init__(self, in_dim: int, out_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.prepare = nn.Sequential(nn.LayerNorm(in_dim), nn.Dropout(dropout))
+        self.linear = nn.Linear(in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., d)."""
+        x = self.prepare(x)
+        return self.linear(x) + self.curve(x)
+
+    def curve(self, x: Tensor) -> Tensor:
+        """Return what the non-linear branch makes of the prepared ``x``."""
+        raise NotImplementedError
+
+    def last(self) -> nn.Linear:
+        """Return the layer that ends the non-linear branch."""
+        raise NotImplementedError
+
+    def affine(self) -> nn.Linear:
+        """Return the linear branch."""
+        return self.linear
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return the layer-normed ``x``."""
+        normed: Tensor = self.prepare[0](super().prepared(x))
+        return normed
+
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make this ``weight @ LayerNorm(x) + bias``, with a non-linear branch that starts at zero."""
+        super().set_affine(weight, bias)
+        _zero(self.last())
 
 
 class ResidualMLP(nn.Module):
@@ -36,29 +100,52 @@ class ResidualMLP(nn.Module):
         _zero(self.refine[1])
 
 
-class TokenProjection(nn.Module):
+class TokenProjection(NormedBranches):
     """The paper's projector: LayerNorm and dropout, then a linear and a GELU branch, summed. No norm after the sum.
 
     ``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x) + Linear(d, d)(GELU(Linear(in, d)(x)))``.
     """
 
     def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.prepare = nn.Sequential(nn.LayerNorm(in_dim), nn.Dropout(dropout))
-        self.linear = nn.Linear(in_dim, out_dim)
+        super().__init__(in_dim, out_dim, dropout)
         self.nonlinear = nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in) to (..., d)."""
-        x = self.prepare(x)
-        return self.linear(x) + self.nonlinear(x)
+    def curve(self, x: Tensor) -> Tensor:
+        """Return ``Linear(d, d)(GELU(Linear(in, d)(x)))``."""
+        curved: Tensor = self.nonlinear(x)
+        return curved
 
-    @torch.no_grad()
-    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
-        """Make this ``weight @ LayerNorm(x) + bias``, with a non-linear branch that starts at zero."""
-        self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(bias)
-        _zero(self.nonlinear[2])
+    def last(self) -> nn.Linear:
+        """Return the second layer of the GELU branch."""
+        layer = self.nonlinear[2]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+
+class GatedProjection(NormedBranches):
+    """A gated linear unit beside a linear branch, under a budget of parameters.
+
+    ``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x) + Linear(h, d)(SiLU(Linear(in, h)(x)) · Linear(in, h)(x))``
+    with h as large as the parameters of a ``token`` projection of the same widths allow, so that the two compare.
+    Sources: Shazeer 2020 (SwiGLU); Zhang et al., "Assessing and Learning Alignment of Unimodal Vision and Language
+    Models", CVPR 2025 (a gated head for frozen encoders).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
+        super().__init__(in_dim, out_dim, dropout)
+        budget = in_dim * out_dim + out_dim * out_dim + 2 * out_dim
+        hidden = max(1, (budget - out_dim) // (2 * in_dim + out_dim + 2))
+        self.gate, self.value = nn.Linear(in_dim, hidden), nn.Linear(in_dim, hidden)
+        self.out = nn.Linear(hidden, out_dim)
+
+    def curve(self, x: Tensor) -> Tensor:
+        """Return ``Linear(h, d)(SiLU(Linear(in, h)(x)) · Linear(in, h)(x))``."""
+        gated: Tensor = self.out(functional.silu(self.gate(x)) * self.value(x))
+        return gated
+
+    def last(self) -> nn.Linear:
+        """Return the layer behind the gate."""
+        return self.out
 
 
 def _zero(layer: nn.Module) -> None:
@@ -73,7 +160,9 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
         ValueError: If ``kind`` is unknown, or is ``identity`` while the widths differ.
     """
     if kind == "linear":
-        return nn.Linear(in_dim, out_dim)
+        return LinearProjection(in_dim, out_dim)
+    if kind == "glu":
+        return GatedProjection(in_dim, out_dim, dropout)
     if kind == "mlp":
         return ResidualMLP(in_dim, out_dim, dropout)
     if kind == "token":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from freezealign.training.arguments import FitArguments
-from freezealign.training.losses import ContrastiveLoss
-from freezealign.training.trainer import History, train
+from freezealign.training.history import History
+from freezealign.training.losses import ContrastiveLoss, SigmoidLoss
 
-__all__ = ["ContrastiveLoss", "FitArguments", "History", "train"]
+__all__ = ["ContrastiveLoss", "FitArguments", "History", "SigmoidLoss"]

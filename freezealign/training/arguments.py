@@ -2,60 +2,111 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+RecipeKind = Literal["auto", "paper"]
 InitKind = Literal["random", "closed-form"]
+LossKind = Literal["infonce", "sigmoid"]
+Precision = Literal["no", "bf16", "fp16"]
+
+NEUTRAL = ("output_dir", "save_every", "keep_checkpoints", "report_to", "show_progress_bar", "data_name")
+"""Fields that do not change what is trained, so that a run may be resumed with other values."""
 
 
 @dataclass(frozen=True)
 class FitArguments:
-    """How to train the projectors. The defaults are the paper's where it states one.
+    """How to train the projectors. What is left ``None`` is chosen by the recipe, which says in the log what and why.
 
     Args:
+        recipe: ``auto`` chooses by the number of pairs; ``paper`` is the paper's training, whatever the data.
+            See :mod:`freezealign.training.plan`.
         init: ``random`` keeps the projectors as they are; ``closed-form`` starts from regularised canonical correlation
-            analysis (seconds; with few pairs it is better than any training, so ``epochs=0`` is a sensible choice).
+            analysis (seconds; with few pairs it is better than any training, and ``epochs=0`` stops there).
         epochs: Passes over the data; 0 only initialises.
-        batch_size: Pairs a step, each the other's negative; by default a DataLoader's own, else 512.
+        batch_size: Pairs a step, over all processes, each the other's negative; a DataLoader's own is kept.
         learning_rate: Peak of the schedule.
         final_learning_rate: Where the cosine ends.
         warmup: Share of all steps over which the learning rate rises linearly from 0.
         weight_decay: For weight matrices; norms, biases and the temperature have none.
+        clip_norm: Largest norm of the gradient; ``None`` does not clip.
+        loss: ``infonce``, or ``sigmoid`` (adds a learnable bias to the model's logit scale if it has none).
+        global_negatives: ``False`` keeps negatives within each process, as the paper's released code does.
+        captions: Captions of an item that are in a batch together, all positives of its image.
+        structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods; for few pairs.
+        weights: For several data sets, how often a pair of each is drawn in an epoch: 1 is once, 0.1 once in ten.
+        precision: ``bf16`` or ``fp16`` autocast; by default as ``accelerate launch`` says, else ``no``.
         seed: Order of the data, choice among several captions, dropout.
         cache_features: Compute frozen features once and reuse them in every epoch. ``False`` reads and encodes the data
             anew each time: for data that does not fit, or that is augmented differently in every epoch (in workers of a
             DataLoader, or with a generator of its own: torch's global one is shared with dropout).
         encode_batch_size: Pairs a forward pass of the frozen encoders when features are cached.
-        evaluate_every: Epochs between two calls of the evaluator; it is always called at the end.
+        evaluate_every: Steps between two calls of the evaluator; by default it is called after each epoch. It is always
+            called at the end.
+        keep_best: End with the weights of the best evaluation, by the evaluator's ``primary_metric``.
+        patience: Stop after so many evaluations in a row without a new best one.
+        output_dir: Folder for checkpoints. A run that was interrupted goes on there exactly where it was.
+        save_every: Steps between two checkpoints; by default one after each epoch.
+        keep_checkpoints: How many of the last checkpoints to keep.
+        report_to: Trackers, by accelerate's names: ``("tensorboard",)``, ``("wandb",)``.
         strict: Raise at the first item that cannot be read instead of leaving its pair out.
         data_name: What the model card calls the data.
         show_progress_bar: Show progress for anything that takes longer than a second.
     """
 
-    init: InitKind = "random"
-    epochs: int = 20
+    recipe: RecipeKind = "auto"
+    init: InitKind | None = None
+    epochs: int | None = None
     batch_size: int | None = None
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     final_learning_rate: float = 1e-5
     warmup: float = 0.1
     weight_decay: float = 0.02
+    clip_norm: float | None = 1.0
+    loss: LossKind = "infonce"
+    global_negatives: bool = True
+    captions: int = 1
+    structure_weight: float | None = None
+    weights: tuple[float, ...] | None = None
+    precision: Precision | None = None
     seed: int = 0
     cache_features: bool = True
     encode_batch_size: int = 32
-    evaluate_every: int = 1
+    evaluate_every: int | None = None
+    keep_best: bool = False
+    patience: int | None = None
+    output_dir: str | os.PathLike[str] | None = None
+    save_every: int | None = None
+    keep_checkpoints: int = 2
+    report_to: tuple[str, ...] = ()
     strict: bool = False
     data_name: str = "unnamed pairs"
     show_progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        if self.init not in get_args(InitKind):
-            raise ValueError(f"unknown init {self.init!r}; choose one of {get_args(InitKind)}.")
-        if self.epochs < 0:
+        self._check_kinds()
+        for name in ("encode_batch_size", "captions", "keep_checkpoints", "evaluate_every", "save_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.epochs is not None and self.epochs < 0:
             raise ValueError(f"epochs must not be negative, got {self.epochs}.")
-        for name in ("encode_batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {self.batch_size}: a pair alone has no negatives.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of all steps, in [0, 1), got {self.warmup}.")
+        if self.weights is not None and not all(weight > 0 for weight in self.weights):
+            raise ValueError(f"weights must be above 0, got {self.weights}; leave out a data set instead.")
+
+    def _check_kinds(self) -> None:
+        kinds = {"recipe": RecipeKind, "init": InitKind, "loss": LossKind, "precision": Precision}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if value not in get_args(kind) and not (value is None and name in ("init", "precision")):
+                raise ValueError(f"unknown {name} {value!r}; choose one of {get_args(kind)}.")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a run depends on, as JSON."""
+        values = {key: value for key, value in vars(self).items() if key not in NEUTRAL}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

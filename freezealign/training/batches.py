@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, undecoded
@@ -14,8 +16,35 @@ from freezealign.features.extract import read_pair
 from freezealign.inputs import InputError
 from freezealign.modules import Features, FrozenEncoder
 from freezealign.prefetch import prefetch
+from freezealign.training.order import Draw, Order
 
-DEFAULT_BATCH_SIZE = 512
+WINDOW_BYTES = 256 * 2**20
+"""Stored features that are held in memory at once."""
+
+
+class Batch(NamedTuple):
+    """What a training step gets.
+
+    Args:
+        inputs: For each modality what its tower takes, on the CPU.
+        owners: For each modality (rows,) which pair of the batch each row belongs to; ``None`` where each pair has one
+            row in every modality.
+        number: Its place in the epoch, from 0.
+        size: Pairs in it.
+    """
+
+    inputs: dict[str, Features]
+    owners: dict[str, Tensor] | None
+    number: int
+    size: int
+
+    def pinned(self) -> Batch:
+        """Return it in pinned memory, from where an accelerator copies while it computes."""
+        inputs = {
+            key: {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in features.items()}
+            for key, features in self.inputs.items()
+        }
+        return self._replace(inputs=inputs)
 
 
 class Batches(Protocol):
@@ -23,51 +52,83 @@ class Batches(Protocol):
 
     skipped: list[Skipped]
     num_pairs: int | None
+    batch_size: int | None
 
     def __len__(self) -> int:
         """Return the steps of an epoch."""
 
-    def epoch(self, number: int) -> Iterator[dict[str, Features]]:
-        """Yield the batches of one epoch on the CPU, one row a modality for each pair."""
-
-
-class ShuffledIndex:
-    """Which pairs, and which of their captions, make each batch: a function of seed and epoch only.
-
-    The last pairs of an order that do not fill a batch wait for the next epoch's order.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int) -> None:
-        if n < 2:
-            raise ValueError(f"training needs at least 2 pairs, got {n}: a pair alone has no negatives.")
-        self.n, self.batch_size, self.seed = n, min(batch_size, n), seed
-
-    def __len__(self) -> int:
-        return self.n // self.batch_size
-
-    def epoch(self, number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (B,) positions and, for each, a number in [0, 1) that chooses among its captions."""
-        rng = np.random.default_rng([self.seed, number])
-        order, choice = rng.permutation(self.n), rng.random(self.n)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            index = order[start : start + self.batch_size]
-            yield index, choice[index]
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch from number ``start`` on."""
 
 
 class CachedBatches:
-    """Batches of a feature store."""
+    """Batches of feature stores.
 
-    def __init__(self, store: FeatureStore, batch_size: int | None, seed: int) -> None:
-        self.store, self.skipped = store, store.skipped
-        self.num_pairs: int | None = len(store)
-        self.index = ShuffledIndex(len(store), batch_size or DEFAULT_BATCH_SIZE, seed)
+    Args:
+        stores: One store, or several that are mixed.
+        batch_size: Pairs a batch, over all ranks.
+        seed: Of the order.
+        weights: How often a pair of each store is drawn in an epoch.
+        captions: Captions of a pair that are in a batch together.
+        rank: Of this process.
+        ranks: Processes that share each batch.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[FeatureStore],
+        batch_size: int,
+        seed: int,
+        weights: Sequence[float] | None = None,
+        captions: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.store = FeatureStore.join(stores)
+        self.weights, self.captions, self.rank, self.ranks = weights, captions, rank, ranks
+        self.sizes = [len(store) for store in stores]
+        self.skipped = self.store.skipped
+        self.num_pairs: int | None = len(self.store)
+        window = None
+        if not self.store.in_memory:
+            window = max(1, WINDOW_BYTES * len(self.store) // self.store.nbytes)
+            if len(self.store) <= window:
+                self.store = self.store.resident()
+        self.in_memory = self.store.in_memory
+        self.order = Order(self.sizes, batch_size, seed, weights, window)
+        self.batch_size: int | None = self.order.batch_size
+        if self.order.batch_size % ranks:
+            raise ValueError(f"a batch of {self.order.batch_size} pairs cannot be shared by {ranks} processes evenly.")
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.order)
 
-    def epoch(self, number: int) -> Iterator[dict[str, Features]]:
-        """Yield the batches of one epoch; the next is gathered while the model works."""
-        return prefetch(self.store.load(index, choice) for index, choice in self.index.epoch(number))
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of one epoch; the next are gathered while the model works."""
+        return prefetch(self._batches(number, start))
+
+    def _batches(self, number: int, start: int) -> Iterator[Batch]:
+        place = 0
+        for window in self.order.epoch(number):
+            skip = min(max(start - place, 0), len(window))
+            place, draws = place + skip, [self._share(draw) for draw in window[skip:]]
+            store, positions = self.store, [draw.positions for draw in draws]
+            if draws and not self.in_memory:
+                store, positions = self._window(positions)
+            for draw, index in zip(draws, positions):
+                inputs, owners = store.load(index, draw.choice, self.captions)
+                yield Batch(inputs, owners, place, self.order.batch_size)
+                place += 1
+
+    def _share(self, draw: Draw) -> Draw:
+        """Return this rank's part of a batch."""
+        size = self.order.batch_size // self.ranks
+        return draw.rows(self.rank * size, (self.rank + 1) * size)
+
+    def _window(self, batches: list[np.ndarray]) -> tuple[FeatureStore, list[np.ndarray]]:
+        """Read the pairs of some batches into memory, in the order they lie on disk, and say where each is now."""
+        wanted, places = np.unique(np.concatenate(batches), return_inverse=True)
+        return self.store.resident(wanted), np.split(places, np.cumsum([len(index) for index in batches])[:-1])
 
 
 class OnlineBatches:
@@ -78,7 +139,7 @@ class OnlineBatches:
     """
 
     def __init__(
-        self, data: Any, encoders: Mapping[str, FrozenEncoder], batch_size: int | None, seed: int, strict: bool
+        self, data: Any, encoders: Mapping[str, FrozenEncoder], batch_size: int, seed: int, strict: bool
     ) -> None:
         data, modalities = undecoded(data), list(encoders)
         if isinstance(data, DataLoader):
@@ -91,34 +152,40 @@ class OnlineBatches:
         self.data, self.encoders, self.seed, self.strict = data, encoders, seed, strict
         self.skipped: list[Skipped] = []
         self.num_pairs = count_pairs(data, modalities)
-        self.index = None
+        self.order = None
         if not isinstance(data, DataLoader):
-            self.index = ShuffledIndex(len(data), batch_size or DEFAULT_BATCH_SIZE, seed)
+            self.order = Order([len(data)], batch_size, seed)
+        self.batch_size = self.order.batch_size if self.order else data.batch_size
 
     def __len__(self) -> int:
-        return len(self.data) if self.index is None else len(self.index)
+        return len(self.data) if self.order is None else len(self.order)
 
-    def epoch(self, number: int) -> Iterator[dict[str, Features]]:
+    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of one epoch; the next is read while the model works."""
         self.skipped = []
-        return prefetch(self._shuffled(number) if self.index else self._loaded(number))
+        return prefetch(self._shuffled(number, start) if self.order else self._loaded(number, start))
 
-    def _shuffled(self, number: int) -> Iterator[dict[str, Features]]:
-        assert self.index is not None
-        for index, choice in self.index.epoch(number):
-            yield from self._batch(index, [as_pair(self.data[int(i)], list(self.encoders)) for i in index], choice)
+    def _shuffled(self, number: int, start: int) -> Iterator[Batch]:
+        assert self.order is not None
+        draws = (draw for window in self.order.epoch(number) for draw in window)
+        for place, draw in islice(enumerate(draws), start, None):
+            pairs = [as_pair(self.data[int(i)], list(self.encoders)) for i in draw.positions]
+            yield from self._batch(place, draw.positions, pairs, draw.choice)
 
-    def _loaded(self, number: int) -> Iterator[dict[str, Features]]:
+    def _loaded(self, number: int, start: int) -> Iterator[Batch]:
         rng, seen = np.random.default_rng([self.seed, number]), 0
-        for batch in self.data:
+        for place, batch in enumerate(self.data):
             pairs = list(iterate_pairs([batch], list(self.encoders)))
-            yield from self._batch(np.arange(seen, seen + len(pairs)), pairs, rng.random(len(pairs)))
+            choice = rng.random(len(pairs))
+            if place >= start:
+                yield from self._batch(place, np.arange(seen, seen + len(pairs)), pairs, choice)
             seen += len(pairs)
 
-    def _batch(self, index: np.ndarray, pairs: Sequence[Pair], choice: np.ndarray) -> Iterator[dict[str, Features]]:
+    def _batch(self, place: int, index: np.ndarray, pairs: Sequence[Pair], choice: np.ndarray) -> Iterator[Batch]:
         chosen = [item for item in map(self._read, index, pairs, choice) if item is not None]
         if len(chosen) >= 2:
-            yield {key: encoder.collate([item[key] for item in chosen]) for key, encoder in self.encoders.items()}
+            inputs = {key: encoder.collate([item[key] for item in chosen]) for key, encoder in self.encoders.items()}
+            yield Batch(inputs, None, place, len(chosen))
 
     def _read(self, index: int, pair: Pair, choice: float) -> dict[str, Any] | None:
         """Return one item a modality, or note why the pair cannot be used."""
@@ -129,7 +196,7 @@ class OnlineBatches:
                 raise InputError(f"pair {index}: {error}") from error
             self.skipped.append(Skipped(int(index), str(error)))
             return None
-        return {key: items[int(choice * len(items))] for key, items in read.items()}
+        return {key: items[int(choice * len(items))] for key, items in read.items.items()}
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:

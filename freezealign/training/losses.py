@@ -1,33 +1,154 @@
-"""Contrastive losses, as pure functions of two batches of embeddings."""
+"""Contrastive losses of two batches of embeddings: exact, in memory that grows with the batch and not with its square.
+
+With ``global_negatives``, W ranks of ``torch.distributed`` that hold batches of one size act as one batch: the loss of
+a rank is that of its rows against the columns of all, and its mean over the ranks is the loss of the whole batch. When
+each rank calls ``backward`` on its own, the mean over the ranks of a parameter's gradients, which is what
+``DistributedDataParallel`` takes, is the gradient of that loss.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from freezealign.modules import LogitScale
+from freezealign.training.positives import Groups, by_position
+from freezealign.training.ranks import check_equal_sizes, gather, world_size
+from freezealign.training.tiles import InfoNCE, PairwiseSigmoid
 
 
-class ContrastiveLoss(nn.Module):
-    """Symmetric InfoNCE with in-batch negatives.
+class PairLoss(nn.Module):
+    """What both losses share.
 
-    The mean of two cross entropies over cosine similarity divided by temperature: each row must find its column, each
-    column its row. Source: Oord et al. 2018 (InfoNCE); Radford et al. 2021 (both directions).
+    Args:
+        tile_size: Rows and columns of the logits that exist at once; a batch of up to twice as many is computed in one
+            piece. It changes memory and speed, not the loss.
+        global_negatives: Whether the embeddings of all ranks are negatives, or each rank's own only.
     """
 
-    def forward(self, first: Tensor, second: Tensor, logit_scale: LogitScale) -> Tensor:
-        """Return the loss, a scalar.
+    def __init__(self, tile_size: int = 512, global_negatives: bool = True) -> None:
+        super().__init__()
+        if tile_size < 1:
+            raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
+        self.tile_size, self.global_negatives = tile_size, global_negatives
+
+    def share(
+        self, first: Tensor, second: Tensor, first_ids: Tensor | None, second_ids: Tensor | None
+    ) -> tuple[Tensor, Tensor, Groups | None, int]:
+        """Check the batches and exchange them between the ranks.
+
+        Returns:
+            The rows (B, d) of this rank and the columns (K, d) of all, in float32 or float64; which belong together if
+            there are ids; how many ranks act as one.
+        """
+        check_shapes(first, second, first_ids, second_ids)
+        ranks = world_size() if self.global_negatives else 1
+        if ranks > 1:
+            check_equal_sizes([*first.shape, len(second), int(first_ids is not None)], first.device)
+        groups = None
+        if first_ids is not None and second_ids is not None:
+            groups = Groups.of(first_ids.to(first.device), second_ids.to(first.device), ranks)
+        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+        rows, columns = first.to(dtype), second.to(dtype)
+        return rows, gather(columns) if ranks > 1 else columns, groups, ranks
+
+
+class ContrastiveLoss(PairLoss):
+    """Symmetric InfoNCE with in-batch negatives.
+
+    A row with positives P loses -1/|P| sum_{p in P} log softmax(logits)_p, the softmax over all columns and the logits
+    cosine similarity divided by temperature; a column likewise over all rows. The loss is the mean of the mean over
+    rows and the mean over columns. Source: Oord et al. 2018 (InfoNCE); Radford et al. 2021 (both directions);
+    Khosla et al. 2020 (several positives, their "out" form).
+
+    The temperature's gradient is computed here too; a bias, which cancels in the softmax, gets none.
+    """
+
+    def forward(
+        self,
+        first: Tensor,
+        second: Tensor,
+        logit_scale: LogitScale,
+        first_ids: Tensor | None = None,
+        second_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar in float32, or in float64 for float64 embeddings.
 
         Args:
-            first: (B, d), unit length.
-            second: (B, d), unit length; row i belongs to row i of ``first``.
+            first: (B, d), unit length, of any floating dtype.
+            second: (M, d), unit length.
             logit_scale: Holds the temperature.
+            first_ids: (B,), integers, the same on all ranks for what belongs together: rows of equal ids are positives
+                of each other. Without ids M is B, and row i of ``first`` belongs to row i of ``second``.
+            second_ids: (M,).
+
+        Raises:
+            ValueError: If shapes do not fit, differ between ranks, or a row has no positive.
         """
-        if first.shape != second.shape:
+        rows, columns, groups, ranks = self.share(first, second, first_ids, second_ids)
+        temperature = logit_scale.temperature.to(rows.dtype)
+        if groups is None:
+            positives = by_position(rows, columns, ranks)
+        else:
+            positives = groups.positives(rows, columns, groups.mean_weights(rows.dtype))
+        return InfoNCE.apply(rows, columns, temperature, positives, self.tile_size, ranks)
+
+
+class SigmoidLoss(PairLoss):
+    """Each pair judged by itself, a positive or not.
+
+    -1/B sum_ij log sigmoid(z_ij (s_ij / temperature + bias)), with cosine similarity s, and z +1 for positives and -1
+    for all other pairs. Source: Zhai et al. 2023. Start near their temperature 0.1 and bias -10, as most pairs are
+    negatives.
+    """
+
+    def forward(
+        self,
+        first: Tensor,
+        second: Tensor,
+        logit_scale: LogitScale,
+        first_ids: Tensor | None = None,
+        second_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar in float32, or in float64 for float64 embeddings.
+
+        Args:
+            first: (B, d), unit length, of any floating dtype.
+            second: (M, d), unit length.
+            logit_scale: Holds the temperature and the bias.
+            first_ids: (B,), integers, the same on all ranks for what belongs together: rows of equal ids are positives
+                of each other. Without ids M is B, and row i of ``first`` belongs to row i of ``second``.
+            second_ids: (M,).
+
+        Raises:
+            ValueError: If ``logit_scale`` has no bias, or shapes do not fit or differ between ranks.
+        """
+        if logit_scale.bias is None:
             raise ValueError(
-                f"the two batches must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}."
+                "the sigmoid loss needs a bias: LogitScale(temperature=0.1, bias=-10.0), or logit_scale.add_bias_()."
             )
-        logits = logit_scale(first @ second.T)
-        targets = torch.arange(len(logits), device=logits.device)
-        return (cross_entropy(logits, targets) + cross_entropy(logits.T, targets)) / 2
+        rows, columns, groups, ranks = self.share(first, second, first_ids, second_ids)
+        temperature, bias = logit_scale.temperature.to(rows.dtype), logit_scale.bias.to(rows.dtype)
+        if groups is None:
+            positives, a_row = by_position(rows, columns, ranks), 1.0
+        else:
+            positives = groups.positives(rows, columns, groups.equal_weights(rows.dtype))
+            a_row = groups.positives_a_row()
+        # log sigmoid(x) = x + log sigmoid(-x): a positive is a negative plus its logit.
+        return PairwiseSigmoid.apply(rows, columns, temperature, bias, positives, self.tile_size) - bias * a_row
+
+
+def check_shapes(first: Tensor, second: Tensor, first_ids: Tensor | None, second_ids: Tensor | None) -> None:
+    """Raise a ``ValueError`` unless two batches and their ids fit each other."""
+    if (first_ids is None) != (second_ids is None):
+        raise ValueError("give ids for both batches, or for neither.")
+    shapes = tuple(first.shape), tuple(second.shape)
+    if first_ids is None and first.shape != second.shape:
+        raise ValueError(f"the two batches must have one shape, got {shapes[0]} and {shapes[1]}; or give ids.")
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"the two batches must be (B, d) and (M, d), got {shapes[0]} and {shapes[1]}.")
+    if not len(first) or not len(second):
+        raise ValueError(f"a batch is empty: {shapes[0]} and {shapes[1]}.")
+    for ids, batch in ((first_ids, first), (second_ids, second)):
+        if ids is not None and ids.shape != batch.shape[:1]:
+            raise ValueError(f"ids must be one a row, got {tuple(ids.shape)} for {tuple(batch.shape)}.")

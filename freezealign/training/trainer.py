@@ -4,69 +4,318 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from freezealign.features import Skipped
-from freezealign.prefetch import to_device
-from freezealign.training.arguments import FitArguments
-from freezealign.training.batches import Batches
-from freezealign.training.losses import ContrastiveLoss
+from freezealign.files import save_tensors
+from freezealign.prefetch import prefetch, to_device
+from freezealign.training import checkpoints
+from freezealign.training.batches import Batch, Batches
+from freezealign.training.history import History
+from freezealign.training.objective import Objective
+from freezealign.training.optimizer import learning_rate, make_optimizer
+from freezealign.training.plan import Plan
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from freezealign.model import FreezeAlign
 
 logger = logging.getLogger(__name__)
 
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 @dataclass
-class History:
-    """What happened during ``fit``.
+class Progress:
+    """Where a run is, as JSON.
 
     Args:
-        steps: One dict a step: ``step``, ``epoch``, ``loss``, ``temperature``, ``learning_rate``.
-        evaluations: One dict an evaluation: ``step``, ``epoch``, and the evaluator's results.
-        skipped: Items left out, with the reason.
+        step: Steps taken.
+        epoch: The epoch at work, from 1.
+        batch: Batches of it that have been used.
+        best: The best score of the evaluator so far.
+        since_best: Evaluations since then.
     """
 
-    steps: list[dict[str, float]] = field(default_factory=list)
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
-
-    def record(self, **step: float) -> None:
-        """Add a step."""
-        self.steps.append(step)
-
-    @property
-    def losses(self) -> list[float]:
-        """The loss of every step."""
-        return [step["loss"] for step in self.steps]
+    step: int = 0
+    epoch: int = 1
+    batch: int = 0
+    best: float | None = None
+    since_best: int = 0
 
 
-def train(
-    model: FreezeAlign, batches: Batches, arguments: FitArguments, evaluator: Callable[..., Any] | None = None
-) -> History:
-    """Train the projectors of ``model`` and return what happened.
+class Trainer:
+    """One run of training.
 
-    Raises:
-        ValueError: If no pair of an epoch can be read.
-        FloatingPointError: If the loss is NaN or infinite; the message names the step and what to try.
+    Args:
+        model: Its projectors and temperature are trained.
+        batches: What it is trained on.
+        plan: How.
+        accelerator: Processes, devices and trackers.
+        evaluator: Called as sentence-transformers calls one.
     """
-    if arguments.epochs == 0:
-        evaluations = [] if evaluator is None else [evaluate(model, evaluator, 0, 0)]
-        return History([], evaluations, batches.skipped)
-    try:
-        with seeded(arguments.seed, model.device):
-            return _run_epochs(model, batches, arguments, evaluator)
-    finally:
-        model.eval()
+
+    def __init__(
+        self,
+        model: FreezeAlign,
+        batches: Batches,
+        plan: Plan,
+        accelerator: Accelerator,
+        evaluator: Callable[..., Any] | None = None,
+    ) -> None:
+        self.model, self.batches, self.accelerator, self.evaluator = model, batches, accelerator, evaluator
+        self.arguments = plan.arguments
+        self.folder = None if plan.arguments.output_dir is None else Path(plan.arguments.output_dir)
+        self.progress, self.history = Progress(), History(skipped=batches.skipped, plan=plan.reasons)
+        self.epochs = plan.arguments.epochs or 0
+        self.steps = len(batches) * self.epochs
+        self.best_weights: dict[str, Tensor] = {}
+        self.generators: dict[str, Tensor] = {}
+        self.optimizer = make_optimizer(model, self.arguments)
+        objective = Objective(model, self.arguments, accelerator.process_index)
+        self.objective = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
+        precision = self.arguments.precision or accelerator.mixed_precision
+        self.dtype = DTYPES.get(precision)
+        self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision == "fp16")
+        if evaluator is None and (self.arguments.keep_best or self.arguments.patience):
+            raise ValueError("keep_best and patience need an evaluator.")
+
+    def run(self) -> History:
+        """Train to the end, from the last checkpoint if there is one.
+
+        Raises:
+            FloatingPointError: If the loss is NaN or infinite; the message names the step and what to try.
+            ValueError: If no pair of an epoch can be read, or the checkpoints are another run's.
+        """
+        self._start_trackers()
+        try:
+            with untouched_generators(self.model.device), self._progress_bar() as self.bar:
+                while self.progress.epoch <= self.epochs and not self._out_of_patience():
+                    self._run_epoch()
+                self._finish()
+        finally:
+            self.model.eval()
+            self.accelerator.end_training()
+        return self.history
+
+    def _run_epoch(self) -> None:
+        """Run an epoch, or what is left of one that was interrupted."""
+        progress, begun_at = self.progress, self.progress.batch
+        torch.manual_seed(_mixed_seed(self.arguments.seed, progress.epoch, self.accelerator.process_index))
+        batches = self._device_batches(progress.epoch, begun_at)
+        if begun_at:
+            checkpoints.set_generators(self.generators, self.model.device)
+        for batch in batches:
+            self._step(batch)
+            progress.batch = batch.number + 1
+            if self._due(self.arguments.evaluate_every):
+                self._evaluate(progress.epoch)
+            if self._due(self.arguments.save_every):
+                self._save()
+            if self._out_of_patience():
+                return
+        self.history.skipped = self.batches.skipped
+        if not progress.batch:
+            reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in self.batches.skipped[:3])
+            raise ValueError(f"no batch has two pairs that can be read, and one alone has no negatives. {reasons}")
+        if self.arguments.evaluate_every is None:
+            self._evaluate(progress.epoch)
+        progress.epoch, progress.batch = progress.epoch + 1, 0
+        if self.arguments.save_every is None:
+            self._save()
+
+    def _finish(self) -> None:
+        """Evaluate and save what was not yet, and choose the weights to end with."""
+        evaluated = self.history.evaluations[-1]["step"] if self.history.evaluations else None
+        if evaluated != self.progress.step:
+            self._evaluate(min(self.progress.epoch, self.epochs))
+        if self.steps:
+            self._save()
+        if self.arguments.keep_best and self.best_weights:
+            checkpoints.set_trained_tensors(self.model, self.best_weights)
+
+    def _device_batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        batches = self.batches.epoch(epoch, start)
+        return prefetch(batch.pinned() for batch in batches) if self.model.device.type == "cuda" else batches
+
+    def _step(self, batch: Batch) -> None:
+        """Take one optimiser step and record it."""
+        model, arguments, device = self.model, self.arguments, self.model.device
+        rate = learning_rate(self.progress.step, self.steps, arguments)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        model.train()
+        inputs = {key: to_device(features, device) for key, features in batch.inputs.items()}
+        owners = None if batch.owners is None else to_device(batch.owners, device)
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
+            loss = self.objective(inputs, owners)
+        value = float(self.accelerator.reduce(loss.detach(), "mean"))
+        self._check_finite(value, "loss")
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        if arguments.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            norm = nn.utils.clip_grad_norm_(checkpoints.trained_parameters(model).values(), arguments.clip_norm)
+            if not self.scaler.is_enabled():  # with fp16 the scaler leaves such a step out and lowers its scale
+                self._check_finite(float(norm), "norm of the gradient")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        model.logit_scale.clamp_()
+        self.progress.step += 1
+        self._record(value, rate, batch.size)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            last = self.folder and checkpoints.latest(self.folder)
+            raise FloatingPointError(
+                f"the {what} is {value} at step {self.progress.step + 1}. Try a lower learning_rate, a longer warmup or "
+                f"precision='no', or look for NaN in the data. The last good checkpoint: {last or 'none was kept'}."
+            )
+
+    def _record(self, loss: float, rate: float, pairs: int) -> None:
+        temperature = self.model.logit_scale.temperature.item()
+        step, epoch = self.progress.step, self.progress.epoch
+        self.history.record(step=step, epoch=epoch, loss=loss, temperature=temperature, learning_rate=rate)
+        self.accelerator.log({"loss": loss, "temperature": temperature, "learning_rate": rate}, step=step)
+        self.bar.update(pairs)
+        self.bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}", refresh=False)
+
+    def _due(self, every: int | None) -> bool:
+        return every is not None and self.progress.step % every == 0
+
+    # Evaluation
+
+    def _evaluate(self, epoch: int) -> None:
+        """Call the evaluator on the first process, and let all know what it said."""
+        if self.evaluator is None:
+            return
+        from accelerate.utils import broadcast_object_list
+
+        results: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            self.model.eval()
+            with untouched_generators(self.model.device):
+                found = self.evaluator(self.model, output_path=None, epoch=epoch, steps=self.progress.step)
+            results = [found if isinstance(found, dict) else {"score": found}]
+        scores = broadcast_object_list(results)[0]
+        logger.info("epoch %d, step %d: %s", epoch, self.progress.step, scores)
+        self.history.evaluations.append({"step": self.progress.step, "epoch": epoch, **scores})
+        numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
+        self.accelerator.log(numbers, step=self.progress.step)
+        if self.arguments.keep_best or self.arguments.patience:
+            self._compare(scores)
+
+    def _compare(self, scores: dict[str, Any]) -> None:
+        """Keep the weights if they are the best so far."""
+        metric = getattr(self.evaluator, "primary_metric", None)
+        if metric not in scores:
+            raise ValueError(
+                f"keep_best and patience need an evaluator whose primary_metric is among its results; it is {metric!r}."
+            )
+        sign = 1 if getattr(self.evaluator, "greater_is_better", True) else -1
+        score = sign * float(scores[metric])
+        if self.progress.best is None or score > self.progress.best:
+            self.progress.best, self.progress.since_best = score, 0
+            self.best_weights = {key: value.clone() for key, value in self._weights().items()}
+        else:
+            self.progress.since_best += 1
+
+    def _out_of_patience(self) -> bool:
+        patience = self.arguments.patience
+        return patience is not None and self.progress.since_best >= patience
+
+    # Checkpoints
+
+    def identity(self) -> dict[str, Any]:
+        """Return what this run depends on, as JSON."""
+        encoders = {name: encoder.fingerprint for name, encoder in self.model.encoders.items()}
+        processes = self.accelerator.num_processes
+        return {**self.arguments.identity(), "pairs": self.batches.num_pairs, "processes": processes, **encoders}
+
+    def restore(self) -> bool:
+        """Go back to the last checkpoint; return whether there was one.
+
+        Raises:
+            ValueError: If it is another run's, or damaged.
+        """
+        path = None if self.folder is None else checkpoints.latest(self.folder)
+        if path is None:
+            return False
+        state = checkpoints.read_state(path)
+        checkpoints.check_identity(path, state["identity"], self.identity())
+        checkpoints.set_trained_tensors(self.model, load_file(str(path / "weights.safetensors")))
+        checkpoints.load_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
+        self.generators = load_file(str(path / f"generators-{self.accelerator.process_index}.safetensors"))
+        if state["progress"]["best"] is not None:
+            best = load_file(str(path / "best.safetensors"))
+            self.best_weights = {name: tensor.to(self.model.device) for name, tensor in best.items()}
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        self.history.steps, self.history.evaluations = state["steps"], state["evaluations"]
+        logger.info("going on from %s", path)
+        return True
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        accelerator, path = self.accelerator, checkpoints.unfinished(self.folder, self.progress.step)
+        if accelerator.is_main_process:
+            checkpoints.begin(path)
+        accelerator.wait_for_everyone()
+        save_tensors(
+            path / f"generators-{accelerator.process_index}.safetensors", checkpoints.generators(self.model.device)
+        )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            save_tensors(path / "weights.safetensors", self._weights())
+            checkpoints.save_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
+            if self.best_weights:
+                save_tensors(path / "best.safetensors", self.best_weights)
+            checkpoints.commit(path, self._state(), self.arguments.keep_checkpoints)
+        accelerator.wait_for_everyone()
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "identity": self.identity(),
+            "progress": asdict(self.progress),
+            "scaler": self.scaler.state_dict(),
+            "steps": self.history.steps,
+            "evaluations": self.history.evaluations,
+        }
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in checkpoints.trained_parameters(self.model).items()}
+
+    # What one sees
+
+    def _progress_bar(self) -> Any:
+        from tqdm.auto import tqdm
+
+        size = self.batches.batch_size
+        show = self.arguments.show_progress_bar and self.accelerator.is_main_process
+        return tqdm(
+            total=None if size is None else self.steps * size,
+            initial=self.progress.step * (size or 0),
+            desc="Training",
+            unit="pair",
+            unit_scale=True,
+            disable=not show,
+            delay=1,
+        )
+
+    def _start_trackers(self) -> None:
+        if self.arguments.report_to:
+            simple = {k: v for k, v in vars(self.arguments).items() if isinstance(v, (int, float, str, bool))}
+            self.accelerator.init_trackers("freezealign", simple)
 
 
 @contextmanager
@@ -90,77 +339,5 @@ def check_trainable(model: FreezeAlign) -> None:
         raise ValueError("there is nothing to train: every block is an identity or frozen.")
 
 
-def _run_epochs(
-    model: FreezeAlign, batches: Batches, arguments: FitArguments, evaluator: Callable[..., Any] | None
-) -> History:
-    from tqdm.auto import tqdm
-
-    total = len(batches) * arguments.epochs
-    optimizer = make_optimizer(model, arguments)
-    scheduler = make_scheduler(optimizer, total, arguments)
-    history, loss_function = History(), ContrastiveLoss()
-    with tqdm(total=total, desc="Training", unit="step", disable=not arguments.show_progress_bar, delay=1) as bar:
-        for epoch in range(1, arguments.epochs + 1):
-            model.train()
-            for batch in batches.epoch(epoch):
-                step, rate = len(history.steps) + 1, float(scheduler.get_last_lr()[0])
-                loss = train_step(model, batch, loss_function, optimizer, step)
-                scheduler.step()
-                temperature = model.logit_scale.temperature.item()
-                history.record(step=step, epoch=epoch, loss=loss, temperature=temperature, learning_rate=rate)
-                bar.update()
-                bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}")
-            history.skipped = batches.skipped
-            if not history.steps:
-                reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in batches.skipped[:3])
-                raise ValueError(f"no batch has two pairs that can be read, and one alone has no negatives. {reasons}")
-            if evaluator is not None and (epoch % arguments.evaluate_every == 0 or epoch == arguments.epochs):
-                history.evaluations.append(evaluate(model, evaluator, epoch, len(history.steps)))
-    return history
-
-
-def train_step(
-    model: FreezeAlign, batch: dict[str, Any], loss_function: nn.Module, optimizer: Optimizer, step: int
-) -> float:
-    """Take one optimiser step and return its loss."""
-    embeddings = model({key: to_device(features, model.device) for key, features in batch.items()})
-    loss = loss_function(*embeddings.values(), model.logit_scale)
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"the loss is {value} at step {step}. Try a lower learning_rate or a longer warmup, "
-            "or look for NaN in the data."
-        )
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    model.logit_scale.clamp_()
-    return float(value)
-
-
-def evaluate(model: FreezeAlign, evaluator: Callable[..., Any], epoch: int, step: int) -> dict[str, Any]:
-    """Call an evaluator as sentence-transformers does, and return its results with epoch and step."""
-    model.eval()
-    with untouched_generators(model.device):
-        results = evaluator(model, output_path=None, epoch=epoch, steps=step)
-    results = results if isinstance(results, dict) else {"score": results}
-    logger.info("epoch %d: %s", epoch, results)
-    return {"step": step, "epoch": epoch, **results}
-
-
-def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
-    """Return AdamW over what is trainable: weight decay on matrices, none on norms, biases and the temperature."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: Iterable[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": arguments.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return AdamW(groups, lr=arguments.learning_rate)
-
-
-def make_scheduler(optimizer: Optimizer, steps: int, arguments: FitArguments) -> LRScheduler:
-    """Return a linear warm-up from near 0 followed by a cosine down to the final learning rate."""
-    warmup = max(1, round(steps * arguments.warmup))
-    rise = LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
-    fall = CosineAnnealingLR(optimizer, max(1, steps - warmup), eta_min=arguments.final_learning_rate)
-    return SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+def _mixed_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -249,8 +249,8 @@ def test_forward_embeds_both_modalities_in_one_call(model, images, texts):
 
 
 def test_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'glu'.*linear.*mlp.*token.*identity"):
-        TokenProjector(4, 4, kind="glu")
+    with pytest.raises(ValueError, match=r"'swish'.*linear.*mlp.*token.*glu.*identity"):
+        TokenProjector(4, 4, kind="swish")
 
 
 def test_identity_cannot_change_the_width():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import layer_norm, normalize
 
 from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, RetrievalEvaluator, TokenProjector
-from freezealign.training.closed_form import SHRINKAGE, PairMoments, correlated_directions, inverse_square_root
+from freezealign.training.moments import SHRINKAGES, PairMoments, Spectrum, choose_shrinkage, correlated_directions
 
 QUIET = {"init": "closed-form", "epochs": 0, "show_progress_bar": False}
 
@@ -43,9 +43,9 @@ def test_covariances_are_those_of_numpy():
     np.testing.assert_allclose(torch.cat([torch.cat([xx, xy], 1), torch.cat([xy.T, yy], 1)]), expected, atol=1e-10)
 
 
-def test_inverse_square_root_whitens():
+def test_whitener_whitens():
     xx, _, _ = moments_of(*pair_of_views()).covariances()
-    root = inverse_square_root(xx, 0.0)
+    root = Spectrum.of(xx).whitener(0.0)
     torch.testing.assert_close(root @ xx @ root, torch.eye(10, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
@@ -69,7 +69,7 @@ def test_closed_form_does_not_change_under_rotation_of_the_encoder(seed):
     ).Q
 
     def similarities(x: torch.Tensor) -> torch.Tensor:
-        first, second = correlated_directions(moments_of(x, y), 5, SHRINKAGE)
+        first, second = correlated_directions(moments_of(x, y), 5, 0.6)
         return (x @ first.weight.T + first.bias) @ (y @ second.weight.T + second.bias).T
 
     torch.testing.assert_close(similarities(x), similarities(x @ rotation), atol=1e-6, rtol=1e-6)
@@ -82,7 +82,8 @@ def test_the_token_model_computes_the_closed_form_exactly(model, pairs, images, 
     frozen = store["text"].load(range(12))
     mask = frozen["attention_mask"].unsqueeze(-1)
     words = (layer_norm(frozen["token_embeddings"], (20,)) * mask).sum(1) / mask.sum(1)
-    first, second = correlated_directions(moments_of(cls.double(), words.double()), 15, SHRINKAGE)
+    shrinkage = choose_shrinkage([moments_of(cls[fold::5], words[fold::5]) for fold in range(5)])
+    first, second = correlated_directions(moments_of(cls.double(), words.double()), 15, shrinkage)
     expected_images = normalize(cls.double() @ first.weight.T + first.bias, dim=-1)
     expected_texts = normalize(words.double() @ second.weight.T + second.bias, dim=-1)
     similarity = model.similarity(model.encode(images), model.encode(texts))
@@ -103,7 +104,7 @@ def test_zero_epochs_take_no_step_but_evaluate(callable_model, pairs):
 
 
 def test_training_goes_on_from_the_closed_form(callable_model, pairs):
-    cold = callable_model.fit(pairs, epochs=1, show_progress_bar=False).losses[0]
+    cold = callable_model.fit(pairs, init="random", epochs=1, show_progress_bar=False).losses[0]
     warm = callable_model.fit(pairs, init="closed-form", epochs=1, show_progress_bar=False).losses[0]
     assert warm < cold
 
@@ -118,32 +119,87 @@ def test_one_of_several_captions_is_chosen_by_seed(callable_model, images, texts
     assert not np.allclose(callable_model.encode(images), first)
 
 
-@pytest.mark.parametrize(
-    "blocks",
-    [
-        lambda: [Pooling("cls"), ProjectionHead(24, 16, kind="linear")],
-        lambda: [TokenProjector(24, 16, cls=True), Pooling("patch_mean")],
-        lambda: [TokenProjector(24, 16, kind="mlp", cls=True), Pooling("cls+patch_mean")],
-    ],
-    ids=["head", "without CLS", "mlp"],
-)
-def test_other_blocks_are_refused(blocks, dinov2_folder, bert_folder, pairs):
-    image = [FrozenEncoder(dinov2_folder), *blocks()]
-    model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
-    with pytest.raises(ValueError, match="recipe 'token'; the image tower"):
+def similarities_of(model, images, texts) -> torch.Tensor:
+    return model.similarity(model.encode(images), model.encode(texts))
+
+
+def test_linear_and_gated_heads_start_from_the_same_map(dinov2_folder, bert_folder, pairs, images, texts):
+    """Of one pooled vector an item every recipe has the same closed form, but for the layer norm of its input."""
+    found = {}
+    for recipe in ("pooled", "glu"):
+        model = FreezeAlign([dinov2_folder, bert_folder], recipe=recipe, dim=16, device="cpu")
         model.fit(pairs, **QUIET)
+        found[recipe] = similarities_of(model, images, texts)
+    torch.testing.assert_close(found["pooled"], found["glu"], atol=1e-5, rtol=0)
 
 
-def test_other_blocks_are_refused_before_any_data_is_read(dinov2_folder, bert_folder):
-    image = [FrozenEncoder(dinov2_folder), Pooling("cls"), ProjectionHead(24, 16, kind="linear")]
+def test_linear_recipe_computes_the_closed_form_of_the_pooled_vectors(dinov2_folder, bert_folder, pairs, images, texts):
+    model = FreezeAlign([dinov2_folder, bert_folder], recipe="linear", dim=16, device="cpu")
+    model.fit(pairs, **QUIET)
+    store = model.extract_features(pairs, show_progress_bar=False)
+    x, y = (store[name].load(range(12))["sentence_embedding"].double() for name in ("image", "text"))
+    shrinkage = choose_shrinkage([moments_of(x[fold::5], y[fold::5]) for fold in range(5)])
+    first, second = correlated_directions(moments_of(x, y), 15, shrinkage)
+    expected = normalize(x @ first.weight.T + first.bias, dim=-1) @ normalize(y @ second.weight.T + second.bias).T
+    torch.testing.assert_close(similarities_of(model, images, texts).double(), expected, atol=1e-4, rtol=0)
+
+
+OTHER = {
+    "mlp": (lambda: [TokenProjector(24, 16, kind="mlp", cls=True), Pooling("cls+patch_mean")], "kind 'mlp'"),
+    "max": (lambda: [TokenProjector(24, 16), Pooling("max")], "maximum over tokens"),
+    "two heads": (lambda: [Pooling("cls"), ProjectionHead(24, 16), ProjectionHead(16, 16)], "no linear way through"),
+    "wide head": (lambda: [TokenProjector(24, 20), Pooling("mean"), ProjectionHead(20, 16)], "unchanged"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_other_blocks_are_refused_before_any_data_is_read(dinov2_folder, bert_folder, kind):
+    blocks, reason = OTHER[kind]
+    image = [FrozenEncoder(dinov2_folder), *blocks()]
     model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
 
     def never():
         pytest.fail("the data was read")
         yield
 
-    with pytest.raises(ValueError, match="recipe 'token'"):
+    with pytest.raises(ValueError, match=f"closed-form.*{reason}"):
         model.fit(never(), **QUIET)
+
+
+def test_other_blocks_are_trained_from_where_they_are_by_default(dinov2_folder, bert_folder, pairs):
+    image = [FrozenEncoder(dinov2_folder), TokenProjector(24, 16, kind="mlp", cls=True), Pooling("cls+patch_mean")]
+    model = FreezeAlign({"image": image, "text": bert_folder}, dim=16, device="cpu")
+    history = model.fit(pairs, epochs=1, show_progress_bar=False)
+    assert "no linear branch" in history.plan and len(history.steps) == 1
+
+
+def test_fewer_pairs_ask_for_more_shrinkage():
+    """What the views share is small beside what they do not: only many pairs can tell which directions to blow up."""
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(n: int) -> list[PairMoments]:
+        cause, spread = torch.randn(n, 3, generator=rng), torch.linspace(0.1, 2, 60)
+        shared = [0.3 * cause + 0.1 * torch.randn(n, 3, generator=rng) for _ in range(2)]
+        views = [torch.cat([part, spread * torch.randn(n, 60, generator=rng)], 1) for part in shared]
+        return [moments_of(views[0][fold::5], views[1][fold::5]) for fold in range(5)]
+
+    assert choose_shrinkage(draw(40)) > choose_shrinkage(draw(20_000)) == SHRINKAGES[0]
+
+
+def test_moments_of_parts_add_up():
+    x, y = pair_of_views()
+    merged = PairMoments.sum([moments_of(x[:50], y[:50]), moments_of(x[50:], y[50:])])
+    for split, whole in zip(merged.covariances(), moments_of(x, y).covariances()):
+        torch.testing.assert_close(split, whole)
+
+
+def test_weight_counts_a_pair_as_often():
+    x, y = pair_of_views(20)
+    weighted = moments_of(x, y)
+    weighted.update(x[:5], y[:5], weight=2.0)
+    repeated = moments_of(torch.cat([x, x[:5], x[:5]]), torch.cat([y, y[:5], y[:5]]))
+    torch.testing.assert_close(torch.cat(weighted.means()), torch.cat(repeated.means()))
+    torch.testing.assert_close(weighted.covariances()[2], repeated.covariances()[2])
 
 
 def test_closed_form_draws_nothing_from_the_global_generator(callable_model, pairs):

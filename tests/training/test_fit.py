@@ -22,14 +22,14 @@ from freezealign import (
     TokenProjector,
 )
 from freezealign.encoders.callable import CallableEncoder
-from freezealign.training.trainer import make_optimizer
+from freezealign.training.optimizer import make_optimizer
 
 QUIET = {"show_progress_bar": False}
 CAPTIONS = [["a", "a red apple"], ["a car"], ["a dog", "a blue dog", "number 1 2 3 4"]]
 
 
 def fit(model: FreezeAlign, data, evaluator=None, **options):
-    return model.fit(data, evaluator, **{"epochs": 2, "batch_size": 4, **QUIET, **options})
+    return model.fit(data, evaluator, **{"recipe": "paper", "epochs": 2, "batch_size": 4, **QUIET, **options})
 
 
 def trained(model: FreezeAlign) -> dict[str, torch.Tensor]:
@@ -178,7 +178,7 @@ def test_store_on_disk_equals_its_data(model, many, tmp_path):
     from freezealign import FeatureStore
 
     other = copy.deepcopy(model)
-    model.extract_features(many, tmp_path / "store", **QUIET)
+    model.extract_features(many, tmp_path / "store", dtype="float32", **QUIET)
     losses = fit(model, FeatureStore.open(tmp_path / "store"), batch_size=5).losses
     assert losses == fit(other, many, batch_size=5).losses
 
@@ -374,7 +374,7 @@ def bad_pairs(pairs) -> list:
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_bad_items_are_left_out_and_listed(callable_model, pairs, cache):
-    history = fit(callable_model, bad_pairs(pairs), epochs=1, batch_size=5, cache_features=cache)
+    history = fit(callable_model, bad_pairs(pairs), epochs=1, cache_features=cache)
     assert sorted(entry.index for entry in history.skipped) == [3, 7]
     assert all(math.isfinite(loss) for loss in history.losses)
 
@@ -401,7 +401,7 @@ def test_no_epochs_evaluate_and_change_nothing(callable_model, pairs):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_nothing_but_bad_items_is_an_error(callable_model, images, cache):
-    with pytest.raises(ValueError, match=r"no pair that can be read|pair 0"):
+    with pytest.raises(ValueError, match=r"pairs? that can be read.*pair \d+: the text is empty"):
         fit(callable_model, [(image, "") for image in images], cache_features=cache)
 
 
@@ -453,7 +453,7 @@ def test_evaluator_is_called_as_often_as_asked_and_at_the_end(callable_model, pa
         pairs,
         lambda model, output_path, epoch, steps: epochs.append(epoch) or 1.0,
         epochs=5,
-        evaluate_every=2,
+        evaluate_every=6,
     )
     assert epochs == [2, 4, 5]
 
@@ -473,7 +473,7 @@ def test_training_goes_on_after_an_evaluation(callable_model, pairs):
 def test_our_evaluator_sees_the_model_improve(callable_model, patterns):
     evaluator = RetrievalEvaluator(*patterns, name="train", show_progress_bar=False)
     before = evaluator(callable_model)["train_t2i_R@1"]
-    options = {"epochs": 80, "batch_size": 12, "learning_rate": 5e-3, "evaluate_every": 80}
+    options = {"epochs": 80, "batch_size": 12, "learning_rate": 5e-3, "evaluate_every": 1000}
     history = fit(callable_model, list(zip(*patterns)), evaluator, **options)
     assert history.evaluations[-1]["train_t2i_R@1"] == 1 > before
 

@@ -1,0 +1,54 @@
+"""Objective: from a batch to the loss in one forward, which is what DistributedDataParallel wraps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from freezealign.modules import Features
+from freezealign.training.arguments import FitArguments
+from freezealign.training.losses import ContrastiveLoss, SigmoidLoss
+from freezealign.training.structure import structure_loss, summary
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+LOSSES = {"infonce": ContrastiveLoss, "sigmoid": SigmoidLoss}
+
+
+class Objective(nn.Module):
+    """The loss of a batch.
+
+    Args:
+        model: What is trained.
+        arguments: Loss, negatives and the weight of the structure loss.
+        rank: Of this process: the batch is its part of a larger one.
+    """
+
+    def __init__(self, model: FreezeAlign, arguments: FitArguments, rank: int = 0) -> None:
+        super().__init__()
+        self.model, self.rank, self.structure_weight = model, rank, arguments.structure_weight
+        self.loss = LOSSES[arguments.loss](global_negatives=arguments.global_negatives)
+
+    def forward(self, inputs: dict[str, Features], owners: dict[str, Tensor] | None) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            inputs: For each modality what its tower takes; raw batches are encoded here.
+            owners: For each modality which pair of the batch each of its rows belongs to.
+        """
+        frozen = {
+            name: features if self.model.tower(name).is_frozen(features) else self.model.tower(name).encoder(features)
+            for name, features in inputs.items()
+        }
+        embeddings = self.model(frozen)
+        ids: list[Tensor] = []
+        if owners is not None:
+            pairs = int(next(iter(owners.values())).max()) + 1
+            ids = [owner + self.rank * pairs for owner in owners.values()]
+        loss: Tensor = self.loss(*embeddings.values(), self.model.logit_scale, *ids)
+        if self.structure_weight:
+            terms = [structure_loss(summary(frozen[name]), vectors) for name, vectors in embeddings.items()]
+            loss = loss + self.structure_weight * sum(terms) / len(terms)
+        return loss

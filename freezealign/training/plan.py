@@ -1,0 +1,72 @@
+"""Plan: what a recipe chooses for the number of pairs at hand, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from freezealign.training.arguments import FitArguments
+from freezealign.training.closed_form import closed_form_obstacle
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+FEW, MANY = 10_000, 100_000
+PAPER: dict[str, Any] = {
+    "init": "random",
+    "epochs": 20,
+    "batch_size": 512,
+    "learning_rate": 1e-3,
+    "structure_weight": 0.0,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arguments with nothing left open, and the reasons for what was chosen."""
+
+    arguments: FitArguments
+    reasons: str
+
+
+def make_plan(model: FreezeAlign, pairs: int | None, cached: bool, arguments: FitArguments) -> Plan:
+    """Fill in what the user left open.
+
+    Args:
+        model: What is trained.
+        pairs: How many there are; ``None`` if nobody knows.
+        cached: Whether frozen features are at hand before training.
+        arguments: What the user asked for; nothing of it is changed.
+    """
+    if arguments.recipe == "paper":
+        chosen, reasons = PAPER, "the paper's training, as recipe='paper' asks"
+    else:
+        chosen, reasons = _automatic(pairs, _obstacle(model, cached))
+    open_fields = {key: value for key, value in chosen.items() if getattr(arguments, key) is None}
+    settings = ", ".join(f"{key}={value}" for key, value in open_fields.items())
+    return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")
+
+
+def check_closed_form(model: FreezeAlign, cached: bool) -> None:
+    """Raise a ``ValueError`` that says why, if the closed form cannot be computed."""
+    if obstacle := _obstacle(model, cached):
+        raise ValueError(f"init='closed-form' cannot be used: {obstacle}.")
+
+
+def _obstacle(model: FreezeAlign, cached: bool) -> str | None:
+    return closed_form_obstacle(model) if cached else "it needs the features of all pairs: leave cache_features=True"
+
+
+def _automatic(pairs: int | None, obstacle: str | None) -> tuple[dict[str, Any], str]:
+    """Return what suits a number of pairs, and why."""
+    known = f"{pairs:,} pairs" if pairs is not None else "an unknown number of pairs"
+    if pairs is None or pairs >= MANY:
+        large = {"batch_size": 8192, "epochs": 20} if pairs is not None else {}
+        return {**PAPER, **large}, f"{known}: contrastive training in large batches wins where data is plenty"
+    if obstacle:
+        return PAPER, f"{known} would suit the closed form, but {obstacle}"
+    if pairs < FEW:
+        chosen = {**PAPER, "init": "closed-form", "epochs": 0}
+        return chosen, f"{known}: with fewer than {FEW:,} the closed form beats any training after it"
+    chosen = {"init": "closed-form", "epochs": 10, "batch_size": 4096, "learning_rate": 3e-4, "structure_weight": 1.0}
+    return chosen, f"{known}: training starts from the closed form and keeps the frozen spaces' neighbourhoods"
