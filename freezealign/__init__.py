@@ -16,12 +16,14 @@ _HOMES = {
     "TokenProjector": "freezealign.modules",
     "Pooling": "freezealign.modules",
     "ProjectionHead": "freezealign.modules",
+    "KernelHead": "freezealign.modules",
     "Normalize": "freezealign.modules",
     "LogitScale": "freezealign.modules",
     "register_encoder": "freezealign.registry",
     "list_encoders": "freezealign.registry",
     "FeatureStore": "freezealign.features",
     "ContrastiveLoss": "freezealign.training",
+    "SigmoidLoss": "freezealign.training",
     "FitArguments": "freezealign.training",
     "RetrievalEvaluator": "freezealign.evaluation",
     "ZeroShotClassificationEvaluator": "freezealign.evaluation",
@@ -33,9 +35,17 @@ if TYPE_CHECKING:
     from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
     from freezealign.features import FeatureStore
     from freezealign.model import FreezeAlign
-    from freezealign.modules import FrozenEncoder, LogitScale, Normalize, Pooling, ProjectionHead, TokenProjector
+    from freezealign.modules import (
+        FrozenEncoder,
+        KernelHead,
+        LogitScale,
+        Normalize,
+        Pooling,
+        ProjectionHead,
+        TokenProjector,
+    )
     from freezealign.registry import list_encoders, register_encoder
-    from freezealign.training import ContrastiveLoss, FitArguments
+    from freezealign.training import ContrastiveLoss, FitArguments, SigmoidLoss
 
 
 def __getattr__(name: str) -> Any:

@@ -27,6 +27,17 @@ class Data(str, Enum):
     tuxpaint = "tuxpaint"
 
 
+class Recipe(str, Enum):
+    """The blocks behind the frozen encoders."""
+
+    auto = "auto"
+    token = "token"
+    pooled = "pooled"
+    linear = "linear"
+    glu = "glu"
+    kernel = "kernel"
+
+
 class Init(str, Enum):
     """Where training starts."""
 
@@ -55,12 +66,13 @@ def demo(
         str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")
     ] = "efficientnet-lite2",
     text_encoder: Annotated[str, typer.Option(help="Likewise.")] = "use-multilingual",
-    init: Annotated[
-        Init, typer.Option(help="Closed form (seconds, better with few pairs), or random weights.")
-    ] = Init.closed_form,
+    recipe: Annotated[
+        Recipe, typer.Option(help="The trained blocks; auto lets the number of pairs decide, token is the paper's.")
+    ] = Recipe.auto,
+    init: Annotated[Init | None, typer.Option(help="Where training starts, instead of what suits.")] = None,
     epochs: Annotated[
-        int, typer.Option(min=0, help="Passes of contrastive training after that; 20 suit --init random.")
-    ] = 0,
+        int | None, typer.Option(min=0, help="Passes of contrastive training after that, instead of what suits.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and dropout.")] = 0,
 ) -> None:
     """Train on real pictures with **English** names only, then ask in fourteen languages.
@@ -81,7 +93,8 @@ def demo(
             output,
             load_data(data.value, stamps, fold),
             encoders=(image_encoder, text_encoder),
-            init=init.value,
+            recipe=recipe.value,
+            init=None if init is None else init.value,
             epochs=epochs,
             seed=seed,
             announce=lambda stage: console.rule(stage, align="left"),

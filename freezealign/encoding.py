@@ -9,11 +9,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from freezealign.features import FrozenFeatures
+from freezealign.features import FrozenFeatures, Origin
 from freezealign.inputs import InputError, as_items, infer_modality, unwrap
 from freezealign.modules import Features, FrozenEncoder
 from freezealign.prefetch import prefetch, to_device
-from freezealign.tower import Tower, find_tower, origins
+from freezealign.tower import Tower, find_tower
 
 T = TypeVar("T")
 
@@ -103,8 +103,8 @@ def _group(
         if modality not in (None, inputs.modality):
             raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
         tower = find_tower(towers, inputs.modality)
-        level = "pooled" if inputs.tokens is None else "tokens"
-        inputs.origin.check(inputs.modality, origins({inputs.modality: tower}, level)[inputs.modality])
+        pooling = None if inputs.tokens is not None or tower.first_pooling is None else tower.first_pooling.mode
+        inputs.origin.check(inputs.modality, Origin.of(tower.encoder, pooling))
         return {inputs.modality: (inputs, range(len(inputs)))}
     items = as_items(inputs)
     kinds = {name: tower.encoder.modality for name, tower in towers.items()}

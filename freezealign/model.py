@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from freezealign.card import CardData
 from freezealign.encoding import run_towers
-from freezealign.features import FeatureStore, StoreDtype
+from freezealign.features import FeatureStore, Origin, StoreDtype
 from freezealign.inputs import is_single
-from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize
-from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality
+from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize, Pooling
+from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality, default_pooling
 from freezealign.tower import (
     SHARD_SIZES,
     Level,
@@ -26,7 +26,6 @@ from freezealign.tower import (
     default_device,
     find_tower,
     least_level,
-    poolings,
 )
 from freezealign.training import FitArguments, History
 from freezealign.vectors import check_finite, quantize, unit
@@ -39,7 +38,8 @@ class FreezeAlign(nn.Module):
         encoders: Names of encoders, one a modality: ``["dinov2-large", "all-roberta-large-v1"]``; or for each modality
             a name, a :class:`FrozenEncoder`, or a whole tower as a list of blocks:
             ``{"image": [FrozenEncoder(…), TokenProjector(…), Pooling(…)], "text": "all-roberta-large-v1"}``.
-        recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.recipes`.
+        recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.recipes`. ``auto`` is the
+            paper's wiring, ``token``, until :meth:`fit` knows the number of pairs and may choose others.
         dim: Width of the shared space, for towers built by recipe.
         logit_scale: The temperature; a new one with the paper's bounds by default.
         device: Where the model lives; the machine's accelerator by default, else the CPU.
@@ -52,7 +52,7 @@ class FreezeAlign(nn.Module):
     def __init__(
         self,
         encoders: Sequence[EncoderLike] | Mapping[str, EncoderLike | Sequence[Module]],
-        recipe: str = "token",
+        recipe: str = "auto",
         dim: int = 1024,
         logit_scale: LogitScale | None = None,
         device: str | torch.device | None = None,
@@ -63,9 +63,12 @@ class FreezeAlign(nn.Module):
         with torch.random.fork_rng([], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            towers = {name: build_tower(name, value, recipe, dim) for name, value in named.items()}
+            first = "token" if recipe == "auto" else recipe
+            towers = {name: build_tower(name, value, first, dim) for name, value in named.items()}
         check_widths(towers)
         self.towers = nn.ModuleDict(towers)
+        by_name = all(isinstance(value, (str, FrozenEncoder)) for value in named.values())
+        self.open_blocks = recipe == "auto" and by_name
         self.normalize = Normalize()
         self.logit_scale = logit_scale or LogitScale()
         self.model_card_data = CardData()
@@ -125,6 +128,33 @@ class FreezeAlign(nn.Module):
         return {
             name: self.normalize(self.towers[name](features))["sentence_embedding"] for name, features in inputs.items()
         }
+
+    def pooling(self, modality: str) -> Pooling:
+        """Return what pools the tokens of a tower before anything is trained.
+
+        Raises:
+            ValueError: If its projectors read tokens, and :meth:`fit` is not free to choose others.
+        """
+        tower = self.tower(modality)
+        if tower.first_pooling is not None:
+            return tower.first_pooling
+        if self.open_blocks:
+            return default_pooling(tower.encoder)
+        raise ValueError(
+            f"the {modality} projectors of this model read tokens, which pooled features do not have: use "
+            "level='tokens', or a model of recipe 'pooled', 'linear', 'glu' or 'kernel'."
+        )
+
+    def origins(self, level: str) -> dict[str, Origin]:
+        """Return what frozen features of this model's encoders come from, for a store of one level."""
+        poolings = {name: self.pooling(name).mode if level == "pooled" else None for name in self.towers}
+        return {name: Origin.of(self.tower(name).encoder, poolings[name]) for name in self.towers}
+
+    def set_recipe(self, recipe: str) -> None:
+        """Give every tower the blocks of another recipe, with new weights."""
+        for name, old in self._named_towers.items():
+            blocks = build_blocks(old.encoder, recipe, old.get_embedding_dimension())
+            self.towers[name] = Tower(blocks).to(self.device).train(self.training)
 
     # Encoding
 
@@ -332,11 +362,11 @@ class FreezeAlign(nn.Module):
         from freezealign.features.extract import Extraction
         from freezealign.features.job import extract_features
 
-        towers = {name: self.tower(name) for name in modalities or self.towers}
-        level = level or least_level(towers)
+        names = list(modalities or self.towers)
+        level = level or least_level(map(self.tower, names))
         extraction = Extraction(
-            {name: tower.encoder for name, tower in towers.items()},
-            poolings(towers) if level == "pooled" else {},
+            {name: self.tower(name).encoder for name in names},
+            {name: self.pooling(name) for name in names} if level == "pooled" else {},
             dtype or ("float32" if path is None else "float16"),
             batch_size,
             shard_size or SHARD_SIZES[level],
@@ -376,6 +406,7 @@ class FreezeAlign(nn.Module):
         from freezealign.training.prepare import run_fit
 
         chosen, history, pairs = run_fit(self, data, replace(arguments or FitArguments(), **options), evaluator)
+        self.open_blocks = False
         self.model_card_data.record_training(chosen, pairs, history)
         return history
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from freezealign.modules import FrozenEncoder, Module, Pooling, ProjectionHead, TokenProjector
+from freezealign.modules import FrozenEncoder, KernelHead, Module, Pooling, ProjectionHead, TokenProjector
 from freezealign.modules.frozen_encoder import READERS
 from freezealign.modules.projection import ProjectionKind
 from freezealign.tower import Tower
@@ -13,7 +13,7 @@ EncoderLike = str | FrozenEncoder
 
 HEADS: dict[str, ProjectionKind] = {"pooled": "token", "linear": "linear", "glu": "glu"}
 """Recipes that pool first, and the kind of their head."""
-RECIPES = ("token", *HEADS)
+RECIPES = ("token", *HEADS, "kernel")
 
 
 def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024) -> list[Module]:
@@ -26,7 +26,7 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 
     The others pool first, CLS for images and the mean over tokens for anything else, so that one stored vector an item
     is all that training needs: ``pooled`` then has one ``token`` projection, ``linear`` one matrix, ``glu`` a gated
-    head with no more parameters than ``pooled``.
+    head with no more parameters than ``pooled``, ``kernel`` similarities to landmarks, for few pairs.
 
     Raises:
         ValueError: If the recipe is unknown.
@@ -34,13 +34,19 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
     if recipe not in RECIPES:
         raise ValueError(f"unknown recipe {recipe!r}; choose one of {list(RECIPES)}, or pass a list of blocks.")
     width = encoder.get_embedding_dimension()
+    if recipe == "kernel":
+        return [encoder, default_pooling(encoder), KernelHead(width, dim)]
     if recipe in HEADS:
-        pooling = Pooling("cls" if encoder.modality == "image" and encoder.encoder.has_cls else "mean")
-        return [encoder, pooling, ProjectionHead(width, dim, HEADS[recipe])]
+        return [encoder, default_pooling(encoder), ProjectionHead(width, dim, HEADS[recipe])]
     if encoder.modality == "image":
         cls = encoder.encoder.has_cls
         return [encoder, TokenProjector(width, dim, cls=cls), Pooling("cls+patch_mean" if cls else "patch_mean")]
     return [encoder, TokenProjector(width, dim), Pooling("mean"), ProjectionHead(dim, dim)]
+
+
+def default_pooling(encoder: FrozenEncoder) -> Pooling:
+    """Return how the recipes that pool first pool: CLS of an image, else the mean over tokens."""
+    return Pooling("cls" if encoder.modality == "image" and encoder.encoder.has_cls else "mean")
 
 
 def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:

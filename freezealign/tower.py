@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freezealign.features.origin import Origin
 from freezealign.modules import Features, FrozenEncoder, Module, Pooling
-
 
 Level = Literal["tokens", "pooled"]
 """What of an item is stored: all that its encoder gives, or one vector."""
@@ -125,31 +123,9 @@ def find_tower(towers: Mapping[str, Tower], name: str) -> Tower:
     return towers[name]
 
 
-def poolings(towers: Mapping[str, Tower]) -> dict[str, Pooling]:
-    """Return what pools the tokens of each tower before anything is trained.
-
-    Raises:
-        ValueError: If the projectors of a tower read tokens.
-    """
-    found = {name: tower.first_pooling for name, tower in towers.items()}
-    for name, pooling in found.items():
-        if pooling is None:
-            raise ValueError(
-                f"the {name} projectors of this model read tokens, which pooled features do not have: use "
-                "level='tokens', or a model of recipe 'pooled', 'linear' or 'glu'."
-            )
-    return {name: pooling for name, pooling in found.items() if pooling is not None}
-
-
-def least_level(towers: Mapping[str, Tower]) -> Level:
+def least_level(towers: Iterable[Tower]) -> Level:
     """Return ``pooled`` if all towers pool before anything is trained, else ``tokens``."""
-    return "pooled" if all(tower.first_pooling for tower in towers.values()) else "tokens"
-
-
-def origins(towers: Mapping[str, Tower], level: str) -> dict[str, Origin]:
-    """Return what the frozen features of these towers come from, for a store of one level."""
-    modes = {name: pooling.mode for name, pooling in poolings(towers).items()} if level == "pooled" else {}
-    return {name: Origin.of(tower.encoder, modes.get(name)) for name, tower in towers.items()}
+    return "pooled" if all(tower.first_pooling for tower in towers) else "tokens"
 
 
 def check_widths(towers: Mapping[str, Tower]) -> int:

@@ -117,7 +117,7 @@ def pairs(images, texts) -> list[tuple[Image.Image, str]]:
 @pytest.fixture
 def model(dinov2_folder, bert_folder) -> FreezeAlign:
     """The paper's wiring on the tiny encoders, 16 wide, seeded."""
-    return FreezeAlign({"image": dinov2_folder, "text": bert_folder}, dim=16, seed=0, device="cpu")
+    return FreezeAlign({"image": dinov2_folder, "text": bert_folder}, recipe="token", dim=16, seed=0, device="cpu")
 
 
 @pytest.fixture
@@ -131,4 +131,4 @@ def callable_model() -> FreezeAlign:
         return np.stack([np.bincount([ord(c) % 32 for c in item], minlength=32).astype(np.float32) for item in items])
 
     encoders = [FrozenEncoder(pixels, "image"), FrozenEncoder(letters, "text")]
-    return FreezeAlign(encoders, dim=8, seed=0, device="cpu")
+    return FreezeAlign(encoders, recipe="token", dim=8, seed=0, device="cpu")

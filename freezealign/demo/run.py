@@ -13,7 +13,9 @@ from freezealign.data.samples import Sample, SampleSet, pairs
 from freezealign.demo.picture import draw_queries
 from freezealign.demo.report import DemoReport
 from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
+from freezealign.features.folder import FORMAT_VERSION
 from freezealign.model import FreezeAlign
+from freezealign.tower import Level
 from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
@@ -62,8 +64,9 @@ def run_demo(
     samples: SampleSet,
     *,
     encoders: Sequence[str] = ENCODERS,
-    init: InitKind = "closed-form",
-    epochs: int = 0,
+    recipe: str = "auto",
+    init: InitKind | None = None,
+    epochs: int | None = None,
     dim: int = 512,
     seed: int = 0,
     announce: Callable[[str], None] = lambda stage: None,
@@ -76,7 +79,8 @@ def run_demo(
         output: Folder for ``model/``, ``report.md``, ``report.json`` and ``queries.png``.
         samples: What to train and test on; see :func:`load_data`.
         encoders: One image and one text encoder.
-        init: ``closed-form``, or ``random`` followed by contrastive training; see :class:`FitArguments`.
+        recipe: The model's blocks; by default ``fit`` chooses what suits the number of pairs.
+        init: ``closed-form`` or ``random``, instead of what suits; see :class:`FitArguments`.
         epochs: Passes of contrastive training over the pairs after that.
         dim: Width of the shared space.
         seed: Of initial weights, order and dropout.
@@ -85,15 +89,15 @@ def run_demo(
     output, clock = Path(output), Stopwatch(announce)
     output.mkdir(parents=True, exist_ok=True)
     with clock("Loading the encoders"):
-        model = FreezeAlign(list(encoders), dim=dim, seed=seed)
-        cache = feature_cache(model, samples)
+        model = FreezeAlign(list(encoders), recipe=recipe, dim=dim, seed=seed)
+        level: Level = "tokens" if recipe == "token" else "pooled"
+        cache = feature_cache(model, samples) / level
+        options: dict[str, Any] = {"level": level, "reuse": True, "batch_size": BATCH_SIZE}
     with clock("Frozen features, training set"):
-        store = model.extract_features(pairs(samples.train), cache / "train", reuse=True, batch_size=BATCH_SIZE)
+        store = model.extract_features(pairs(samples.train), cache / "train", **options)
     with clock("Frozen features, test set"):
         pictures = [{"image": sample.image} for sample in samples.test]
-        images = model.extract_features(
-            pictures, cache / "test-images", modalities=["image"], reuse=True, batch_size=BATCH_SIZE
-        )
+        images = model.extract_features(pictures, cache / "test-images", modalities=["image"], **options)
         unreadable = {entry.index for entry in images.skipped}
         test = [sample for index, sample in enumerate(samples.test) if index not in unreadable]
         retrieval = retrieval_evaluator(images["image"], test, samples.languages).precompute(model, cache / "test")
@@ -134,6 +138,10 @@ def feature_cache(model: FreezeAlign, samples: SampleSet) -> Path:
     """Return the folder in the user's cache for the features of these encoders on this data."""
     from huggingface_hub import cached_assets_path
 
-    identity = [samples.digest(), *(str(encoder.get_config_dict()) for encoder in model.encoders.values())]
+    identity = [
+        str(FORMAT_VERSION),
+        samples.digest(),
+        *(str(encoder.get_config_dict()) for encoder in model.encoders.values()),
+    ]
     key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
     return Path(cached_assets_path("freezealign", "features", key))

@@ -95,7 +95,9 @@ class Runs:
 
     def starts(self, owners: np.ndarray) -> np.ndarray:
         """Return the first row of each owner."""
-        return owners.astype(np.int64) * self.uniform if self._bounds is None else self._bounds[owners]
+        if self._bounds is None:
+            return owners.astype(np.int64) * (self.uniform or 0)
+        return self._bounds[owners]
 
     def lengths(self, owners: np.ndarray) -> np.ndarray:
         """Return how many rows each owner has."""

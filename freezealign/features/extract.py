@@ -262,9 +262,9 @@ def _add(
 ) -> None:
     texts = {}
     for key, output in outputs.items():
-        if key in extraction.poolings:
-            output = {"sentence_embedding": extraction.poolings[key](output)["sentence_embedding"]}
-        builder.add_features(key, output, np.concatenate([rows[key][number] for number in kept]))
+        pooling = extraction.poolings.get(key)
+        stored = output if pooling is None else {"sentence_embedding": pooling(output)["sentence_embedding"]}
+        builder.add_features(key, stored, np.concatenate([rows[key][number] for number in kept]))
         if extraction.encoders[key].modality == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
     names = [batch.pairs[number].id for number in kept]

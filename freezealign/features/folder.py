@@ -116,8 +116,8 @@ class StoreFolder:
         for key, value in json.loads(json.dumps(request)).items():
             if begun.get(key) != value:
                 raise ValueError(
-                    f"the unfinished store in {self.path} was begun with {key} = {begun.get(key)}, this run has {value}; "
-                    "run it as it was begun, or choose another folder."
+                    f"the unfinished store in {self.path} was begun with {key} = {begun.get(key)}, this run has "
+                    f"{value}; run it as it was begun, or choose another folder."
                 )
 
     def finish(self, shards: int) -> None:

@@ -13,7 +13,7 @@ from freezealign.data.pairs import count_pairs, undecoded
 from freezealign.data.sources import open_pairs
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
-from freezealign.features.shard import Shard, Skipped
+from freezealign.features.shard import Skipped
 from freezealign.features.store import FeatureStore
 
 logger = logging.getLogger(__name__)
@@ -33,15 +33,15 @@ def extract_features(
     """Do what :meth:`freezealign.FreezeAlign.extract_features` says."""
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
-    data = open_pairs(data) if isinstance(data, (str, Path)) else undecoded(data)
+    pairs = open_pairs(data) if isinstance(data, (str, Path)) else undecoded(data)
     if path is None:
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
-        return extract_to_memory(data, extraction, device, show_progress_bar)
+        return extract_to_memory(pairs, extraction, device, show_progress_bar)
     if StoreFolder(path).foreign:
         raise FileExistsError(f"{path} exists and is no feature store; choose another folder.")
     if not StoreFolder(path).exists or not StoreFolder(path).complete:
-        return extract_to_folder(data, extraction, device, path, show_progress_bar, engine)
+        return extract_to_folder(pairs, extraction, device, path, show_progress_bar, engine)
     if not reuse:
         raise FileExistsError(f"{path} exists; pass reuse=True to use it, or choose another folder.")
     store = FeatureStore.open(path)
@@ -148,8 +148,8 @@ class _MemoryWatch:
         free = psutil.virtual_memory().available
         if needed > free:
             raise MemoryError(
-                f"the frozen features need about {per_pair * (done + left) / 2**30:.1f} GiB ({per_pair / 2**10:.0f} KiB "
-                f"a pair), and {free / 2**30:.1f} GiB of memory are free. Keep them on disk: "
-                "model.extract_features(data, path); or use fit(…, cache_features=False), which encodes anew in every "
-                "epoch."
+                f"the frozen features need about {per_pair * (done + left) / 2**30:.1f} GiB "
+                f"({per_pair / 2**10:.0f} KiB a pair), and {free / 2**30:.1f} GiB of memory are free. Keep them on "
+                "disk: model.extract_features(data, path); or use fit(…, cache_features=False), which encodes anew in "
+                "every epoch."
             )

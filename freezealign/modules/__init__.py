@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from freezealign.modules.base import Features, Module
 from freezealign.modules.frozen_encoder import FrozenEncoder
+from freezealign.modules.kernel_head import KernelHead
 from freezealign.modules.logit_scale import LogitScale
 from freezealign.modules.normalize import Normalize
 from freezealign.modules.pooling import Pooling
@@ -13,6 +14,7 @@ from freezealign.modules.token_projector import TokenProjector
 __all__ = [
     "Features",
     "FrozenEncoder",
+    "KernelHead",
     "LogitScale",
     "Module",
     "Normalize",

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, Module, Pooling, ProjectionHead, TokenProjector
+from freezealign.modules import Features, KernelHead, Module, Pooling, ProjectionHead, TokenProjector
 from freezealign.modules.projection import AffineBranch, ResidualMLP
+from freezealign.prefetch import to_device
 from freezealign.tower import Tower
 
 
@@ -19,20 +20,21 @@ class AffineMap(NamedTuple):
     bias: Tensor
 
 
-class NoClosedForm(Exception):
+class NoClosedFormError(Exception):
     """A tower has no linear branch from frozen features to the shared space; the message says why."""
 
 
 class AffineTower:
     """A tower as an affine map of one vector an item: what its linear branch sees of frozen features.
 
-    Towers of two forms have one: ``TokenProjector → Pooling (→ ProjectionHead)`` and ``Pooling → ProjectionHead``.
+    Towers of three forms have one: ``TokenProjector → Pooling (→ ProjectionHead)``, ``Pooling → ProjectionHead``, and
+    ``Pooling → KernelHead``, which is linear in similarities to landmarks.
 
     Args:
         tower: Its blocks are set by :meth:`set`.
 
     Raises:
-        NoClosedForm: If it is of another form.
+        NoClosedFormError: If it is of another form.
     """
 
     def __init__(self, tower: Tower) -> None:
@@ -40,15 +42,15 @@ class AffineTower:
         self.projector, self.pooling, self.head = self._parts(tower.blocks)
         self.branch = self._branch()
 
-    def _parts(self, blocks: list[Module]) -> tuple[TokenProjector | None, Pooling, ProjectionHead | None]:
+    def _parts(self, blocks: list[Module]) -> tuple[TokenProjector | None, Pooling, ProjectionHead | KernelHead | None]:
         match blocks:
             case [TokenProjector() as projector, Pooling() as pooling]:
                 return projector, pooling, None
             case [TokenProjector() as projector, Pooling() as pooling, ProjectionHead() as head]:
                 return projector, pooling, head
-            case [Pooling() as pooling, ProjectionHead() as head]:
+            case [Pooling() as pooling, (ProjectionHead() | KernelHead()) as head]:
                 return None, pooling, head
-        raise NoClosedForm(f"the blocks {blocks} have no linear way through")
+        raise NoClosedFormError(f"the blocks {blocks} have no linear way through")
 
     def _branch(self) -> AffineBranch:
         """Return the projection whose linear branch is to be set; what comes after it must be able to pass it on."""
@@ -56,20 +58,23 @@ class AffineTower:
         assert block is not None
         branch = _projection(block)
         if not isinstance(branch, AffineBranch):
-            raise NoClosedForm(f"a projection of kind '{block.kind}' has no linear branch")
+            raise NoClosedFormError(f"{block} has no linear branch")
         if self.projector is not None and self.head is not None and not _can_be_identity(self.head):
-            raise NoClosedForm(f"{self.head} cannot pass a vector on unchanged")
+            raise NoClosedFormError(f"{self.head} cannot pass a vector on unchanged")
         if self.pooling.mode == "max":
-            raise NoClosedForm("a maximum over tokens is not linear")
+            raise NoClosedFormError("a maximum over tokens is not linear")
         return branch
+
+    def vectors(self, frozen: Features) -> Tensor:
+        """Return the pooled vectors (B, D) of a batch of frozen features, of a tower that pools first."""
+        pooled: Tensor = (self.pooling(frozen) if "token_embeddings" in frozen else frozen)["sentence_embedding"]
+        return pooled
 
     def read(self, frozen: Features) -> Tensor:
         """Return what the linear branch sees of a batch of frozen features: (B, width)."""
-        device = self.branch.affine().weight.device
-        features = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in frozen.items()}
+        features = to_device(frozen, self.branch.device)
         if self.projector is None:
-            pooled = self.pooling(features) if "token_embeddings" in features else features
-            return self.branch.prepared(pooled["sentence_embedding"])
+            return self.branch.prepared(self.vectors(features))
         if self.projector.cls_token is not None:
             return self.branch.prepared(features["cls_token_embeddings"])
         tokens = {**features, "token_embeddings": self.branch.prepared(features["token_embeddings"])}
@@ -83,16 +88,19 @@ class AffineTower:
             return
         if self.projector.cls_token is not None and isinstance(patches := self.projector.tokens, AffineBranch):
             patches.set_affine(torch.zeros_like(affine.weight), torch.zeros_like(affine.bias))
-        if self.head is not None and isinstance(mlp := self.head.projection, ResidualMLP):
+        if isinstance(self.head, ProjectionHead) and isinstance(mlp := self.head.projection, ResidualMLP):
             mlp.set_identity()
 
 
-def _projection(block: TokenProjector | ProjectionHead) -> nn.Module:
+def _projection(block: TokenProjector | ProjectionHead | KernelHead) -> nn.Module:
     """Return the projection that carries the closed form: CLS's where there is one."""
+    if isinstance(block, KernelHead):
+        return block
     if isinstance(block, ProjectionHead):
         return block.projection
     return block.tokens if block.cls_token is None else block.cls_token
 
 
-def _can_be_identity(head: ProjectionHead) -> bool:
-    return isinstance(head.projection, ResidualMLP) and head.in_dim == head.out_dim
+def _can_be_identity(head: ProjectionHead | KernelHead) -> bool:
+    is_mlp = isinstance(head, ProjectionHead) and isinstance(head.projection, ResidualMLP)
+    return is_mlp and head.in_dim == head.out_dim

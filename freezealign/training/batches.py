@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -27,8 +28,8 @@ class Batch(NamedTuple):
 
     Args:
         inputs: For each modality what its tower takes, on the CPU.
-        owners: For each modality (rows,) which pair of the batch each row belongs to; ``None`` where each pair has one
-            row in every modality.
+        owners: For each modality (rows,) which pair of the data each row belongs to; ``None`` where no pair has more
+            than one row in a modality.
         number: Its place in the epoch, from 0.
         size: Pairs in it.
     """
@@ -91,7 +92,8 @@ class CachedBatches:
         self.num_pairs: int | None = len(self.store)
         window = None
         if not self.store.in_memory:
-            window = max(1, WINDOW_BYTES * len(self.store) // self.store.nbytes)
+            everything = len(self.store.columns["items/ids.lengths"])  # a selection shares the columns of all
+            window = max(1, WINDOW_BYTES * everything // self.store.nbytes)
             if len(self.store) <= window:
                 self.store = self.store.resident()
         self.in_memory = self.store.in_memory
@@ -117,8 +119,15 @@ class CachedBatches:
                 store, positions = self._window(positions)
             for draw, index in zip(draws, positions):
                 inputs, owners = store.load(index, draw.choice, self.captions)
-                yield Batch(inputs, owners, place, self.order.batch_size)
+                yield Batch(inputs, self._owners(owners, draw.positions), place, self.order.batch_size)
                 place += 1
+
+    def _owners(self, owners: dict[str, Tensor] | None, positions: np.ndarray) -> dict[str, Tensor] | None:
+        """Name the pairs of a batch as all ranks name them, if one may be in it twice."""
+        if owners is None and (self.weights is None or all(weight == 1 for weight in self.weights)):
+            return None
+        pairs = torch.from_numpy(positions)
+        return {key: pairs if owners is None else pairs[owners[key]] for key in self.store.features}
 
     def _share(self, draw: Draw) -> Draw:
         """Return this rank's part of a batch."""
@@ -196,7 +205,11 @@ class OnlineBatches:
                 raise InputError(f"pair {index}: {error}") from error
             self.skipped.append(Skipped(int(index), str(error)))
             return None
-        return {key: items[int(choice * len(items))] for key, items in read.items.items()}
+        chosen = {}
+        for key, items in read.items.items():
+            place, choice = divmod(choice * len(items), 1)  # the rest chooses in the next modality, as in a store
+            chosen[key] = items[int(place)]
+        return chosen
 
 
 def _check_loader(loader: DataLoader[Any]) -> None:

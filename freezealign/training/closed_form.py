@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from freezealign.features import FeatureStore
-from freezealign.training.affine import AffineMap, AffineTower, NoClosedForm
+from freezealign.modules import KernelHead
+from freezealign.training.affine import AffineMap, AffineTower, NoClosedFormError
 from freezealign.training.moments import PairMoments, choose_shrinkage, correlated_directions
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 256
 FOLDS = 5
+LANDMARKS = 2048
+KERNEL_SHRINKAGE = 0.6
+"""Of a kernel head, whose result is flat from 0.1 to 1; the criterion of the cross-validation cannot tell there."""
 
 
 def closed_form_obstacle(model: FreezeAlign) -> str | None:
@@ -33,7 +37,7 @@ def closed_form_obstacle(model: FreezeAlign) -> str | None:
     try:
         for name in model.towers:
             AffineTower(model.tower(name))
-    except NoClosedForm as obstacle:
+    except NoClosedFormError as obstacle:
         return str(obstacle)
     return None
 
@@ -53,17 +57,34 @@ def initialize_closed_form(
         seed: Chooses among several captions of an item.
     """
     towers = {name: AffineTower(model.tower(name)) for name in model.towers}
-    folds = [PairMoments(*(tower.width for tower in towers.values())) for _ in range(FOLDS)]
+    curved = _choose_landmarks(towers, stores, seed)
+    folds = [PairMoments() for _ in range(1 if curved else FOLDS)]
     for store, weight in zip(stores, weights or [1.0] * len(stores)):
         _add_store(folds, towers, store, weight, seed)
-    shrinkage = choose_shrinkage(folds)
-    logger.info("closed form: shrinkage %g, chosen by cross-validation over %d folds", shrinkage, FOLDS)
+    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds)
+    logger.info("closed form: shrinkage %g%s", shrinkage, "" if curved else f", by {FOLDS}-fold cross-validation")
     rotation = _zero_sum_basis(model.get_embedding_dimension())
-    maps = correlated_directions(PairMoments.sum(folds), rotation.shape[1], shrinkage)
+    first, second = (shrinkage / tower.width for tower in towers.values())
+    maps = correlated_directions(PairMoments.sum(folds), rotation.shape[1], (first, second))
     for tower, affine in zip(towers.values(), maps):
         basis = rotation[:, : len(affine.bias)]
         tower.set(AffineMap(basis @ affine.weight, basis @ affine.bias))
     return shrinkage
+
+
+def _choose_landmarks(towers: dict[str, AffineTower], stores: Sequence[FeatureStore], seed: int) -> bool:
+    """Make some of the training pairs, or all if they are few, the landmarks of towers that need them; return if any."""
+    needing = {name: tower for name, tower in towers.items() if isinstance(tower.branch, KernelHead)}
+    if not needing:
+        return False
+    joined = FeatureStore.join(stores)
+    rng = np.random.default_rng(seed)
+    index = np.sort(rng.permutation(len(joined))[:LANDMARKS])
+    inputs, _ = joined.load(index, rng.random(len(index)))
+    for name, tower in needing.items():
+        assert isinstance(tower.branch, KernelHead)
+        tower.branch.set_landmarks(tower.vectors(inputs[name]))
+    return True
 
 
 def _add_store(

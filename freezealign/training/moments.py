@@ -11,18 +11,22 @@ from torch import Tensor
 from freezealign.training.affine import AffineMap
 
 SHRINKAGES = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
+Ridges = tuple[float, float]
 
 
 class PairMoments:
     """Sums over pairs of vectors x (dx) and y (dy) from which means and covariances follow, in float64."""
 
-    def __init__(self, dx: int, dy: int) -> None:
-        self.dx, self.n = dx, 0.0
-        self.total = torch.zeros(dx + dy, dtype=torch.float64)
-        self.product = torch.zeros(dx + dy, dx + dy, dtype=torch.float64)
+    def __init__(self) -> None:
+        self.dx, self.n = 0, 0.0
+        self.total = self.product = torch.zeros(0, dtype=torch.float64)
 
     def update(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
         """Add a batch: (B, dx) and (B, dy), each pair counted ``weight`` times."""
+        if not self.dx:
+            width = x.shape[1] + y.shape[1]
+            self.dx, self.total = x.shape[1], torch.zeros(width, dtype=torch.float64)
+            self.product = torch.zeros(width, width, dtype=torch.float64)
         both = torch.cat([x, y], dim=1).to("cpu", torch.float64)
         self.n += weight * len(both)
         self.total += weight * both.sum(0)
@@ -31,11 +35,11 @@ class PairMoments:
     @classmethod
     def sum(cls, parts: Sequence[PairMoments]) -> PairMoments:
         """Return the moments of all pairs of ``parts``."""
-        merged = cls(parts[0].dx, len(parts[0].total) - parts[0].dx)
-        for part in parts:
-            merged.n += part.n
-            merged.total += part.total
-            merged.product += part.product
+        merged = cls()
+        filled = [part for part in parts if part.dx]
+        merged.dx, merged.n = filled[0].dx, sum(part.n for part in filled)
+        merged.total = torch.stack([part.total for part in filled]).sum(0)
+        merged.product = torch.stack([part.product for part in filled]).sum(0)
         return merged
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,41 +65,41 @@ class Spectrum(NamedTuple):
         """Decompose a covariance matrix (d, d)."""
         return cls(*torch.linalg.eigh(covariance))
 
-    def whitener(self, shrinkage: float) -> Tensor:
-        """Return ``(covariance + shrinkage · mean variance · identity) ** -0.5``."""
-        values = self.values + shrinkage * self.values.mean()
+    def whitener(self, ridge: float) -> Tensor:
+        """Return ``(covariance + ridge · total variance · identity) ** -0.5``."""
+        values = self.values + ridge * self.values.sum()
         return (self.vectors * values.clamp_min(torch.finfo(values.dtype).eps).rsqrt()) @ self.vectors.T
 
 
-def correlated_directions(moments: PairMoments, directions: int, shrinkage: float) -> tuple[AffineMap, AffineMap]:
+def correlated_directions(moments: PairMoments, directions: int, ridges: Ridges) -> tuple[AffineMap, AffineMap]:
     """Return for x and y the affine maps to their most correlated directions, each scaled by its correlation.
 
     Args:
         moments: Of the training pairs.
         directions: How many to keep at most.
-        shrinkage: Share of the mean variance that is added to every variance before whitening.
+        ridges: For x and y, the share of the total variance that is added to every variance before whitening.
     """
     xx, yy, xy = moments.covariances()
-    weights = _directions(Spectrum.of(xx), Spectrum.of(yy), xy, directions, shrinkage)
+    weights = _directions(Spectrum.of(xx), Spectrum.of(yy), xy, directions, ridges)
     maps = [AffineMap(weight, -weight @ mean) for weight, mean in zip(weights, moments.means())]
     return maps[0], maps[1]
 
 
-def _directions(x: Spectrum, y: Spectrum, xy: Tensor, directions: int, shrinkage: float) -> tuple[Tensor, Tensor]:
-    whiten_x, whiten_y = x.whitener(shrinkage), y.whitener(shrinkage)
+def _directions(x: Spectrum, y: Spectrum, xy: Tensor, directions: int, ridges: Ridges) -> tuple[Tensor, Tensor]:
+    whiten_x, whiten_y = x.whitener(ridges[0]), y.whitener(ridges[1])
     left, correlations, right = torch.linalg.svd(whiten_x @ xy @ whiten_y, full_matrices=False)
     kept = correlations[:directions, None]
     return kept * (left.T[:directions] @ whiten_x), kept * (right[:directions] @ whiten_y)
 
 
-def choose_shrinkage(folds: Sequence[PairMoments], shrinkages: Sequence[float] = SHRINKAGES) -> float:
+def choose_shrinkage(folds: Sequence[PairMoments]) -> float:
     """Return the shrinkage whose directions tell pairs that belong together best from those that do not.
 
-    Each fold is judged by directions from the others, by what follows from its sums alone: the detectability index
+    Shrinkage is the ridge in units of the mean variance of x, and of y. Each fold is judged by directions from the others, by what follows from its sums alone: the detectability index
     d' = E[s⁺] / sd[s⁻], where s = ⟨A x, B y⟩ of centred pairs that belong together or do not; E[s⁺] = tr(A Cxy Bᵀ) and
     Var[s⁻] = tr(A Cxx Aᵀ B Cyy Bᵀ). Source of the index: Green & Swets 1966.
     """
-    scores = torch.zeros(len(shrinkages), dtype=torch.float64)
+    scores = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
     for number, held_out in enumerate(folds):
         if held_out.n == 0:
             continue
@@ -104,10 +108,10 @@ def choose_shrinkage(folds: Sequence[PairMoments], shrinkages: Sequence[float] =
             continue
         xx, yy, xy = train.covariances()
         spectra = Spectrum.of(xx), Spectrum.of(yy)
-        for place, shrinkage in enumerate(shrinkages):
-            a, b = _directions(*spectra, xy, len(xx), shrinkage)
+        for place, shrinkage in enumerate(SHRINKAGES):
+            a, b = _directions(*spectra, xy, len(xx), (shrinkage / len(xx), shrinkage / len(yy)))
             scores[place] += held_out.n * _detectability(held_out, a, b)
-    return shrinkages[int(scores.argmax())]
+    return SHRINKAGES[int(scores.argmax())]
 
 
 def _detectability(moments: PairMoments, a: Tensor, b: Tensor) -> Tensor:

@@ -23,12 +23,11 @@ class Objective(nn.Module):
     Args:
         model: What is trained.
         arguments: Loss, negatives and the weight of the structure loss.
-        rank: Of this process: the batch is its part of a larger one.
     """
 
-    def __init__(self, model: FreezeAlign, arguments: FitArguments, rank: int = 0) -> None:
+    def __init__(self, model: FreezeAlign, arguments: FitArguments) -> None:
         super().__init__()
-        self.model, self.rank, self.structure_weight = model, rank, arguments.structure_weight
+        self.model, self.structure_weight = model, arguments.structure_weight
         self.loss = LOSSES[arguments.loss](global_negatives=arguments.global_negatives)
 
     def forward(self, inputs: dict[str, Features], owners: dict[str, Tensor] | None) -> Tensor:
@@ -36,17 +35,14 @@ class Objective(nn.Module):
 
         Args:
             inputs: For each modality what its tower takes; raw batches are encoded here.
-            owners: For each modality which pair of the batch each of its rows belongs to.
+            owners: For each modality which pair of the data each of its rows belongs to.
         """
         frozen = {
             name: features if self.model.tower(name).is_frozen(features) else self.model.tower(name).encoder(features)
             for name, features in inputs.items()
         }
         embeddings = self.model(frozen)
-        ids: list[Tensor] = []
-        if owners is not None:
-            pairs = int(next(iter(owners.values())).max()) + 1
-            ids = [owner + self.rank * pairs for owner in owners.values()]
+        ids = [] if owners is None else [owners[name] for name in embeddings]
         loss: Tensor = self.loss(*embeddings.values(), self.model.logit_scale, *ids)
         if self.structure_weight:
             terms = [structure_loss(summary(frozen[name]), vectors) for name, vectors in embeddings.items()]

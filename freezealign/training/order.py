@@ -85,9 +85,10 @@ class Order:
         """
         count = math.ceil(self.sizes[part] / self.chunk)
         share = self.weights[part] * count
-        drawn = np.arange(math.floor((epoch - 1) * share), math.floor(epoch * share))
-        orders = {p: np.random.default_rng([self.seed, part, int(p)]).permutation(count) for p in set(drawn // count)}
-        chunks = np.array([orders[position // count][position % count] for position in drawn], np.int64)
+        first, last = math.floor((epoch - 1) * share), math.floor(epoch * share)
+        passes = range(first // max(count, 1), math.ceil(last / max(count, 1)))
+        orders = [np.random.default_rng([self.seed, part, number]).permutation(count) for number in passes]
+        chunks = np.concatenate([np.arange(0), *orders])[first - passes.start * count :][: last - first]
         return np.stack([np.full(len(chunks), part), chunks], axis=1)
 
     def _members(self, chunks: np.ndarray) -> np.ndarray:

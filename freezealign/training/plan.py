@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,14 @@ from freezealign.training.arguments import FitArguments
 from freezealign.training.closed_form import closed_form_obstacle
 
 if TYPE_CHECKING:
+    from freezealign.features import FeatureStore
     from freezealign.model import FreezeAlign
 
-FEW, MANY = 10_000, 100_000
+KERNEL, FEW, MANY = 3_000, 10_000, 100_000
+"""Numbers of pairs up to which a kernel, a linear closed form, and training from one suit.
+
+The first two are measured on 500 to 2,000 pairs (docs/recipes.md); the last is the literature's.
+"""
 PAPER: dict[str, Any] = {
     "init": "random",
     "epochs": 20,
@@ -47,6 +53,28 @@ def make_plan(model: FreezeAlign, pairs: int | None, cached: bool, arguments: Fi
     return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")
 
 
+def choose_recipe(
+    model: FreezeAlign, pairs: int | None, stores: Sequence[FeatureStore], arguments: FitArguments
+) -> str | None:
+    """Return the blocks that suit the data, for a model that leaves them to ``fit``.
+
+    Args:
+        model: Its blocks may be chosen as long as it is untrained and was built by name alone.
+        pairs: How many there are; ``None`` while nobody knows.
+        stores: Their features, where they are at hand; pooled ones have no tokens for projectors to read.
+        arguments: What the user asked for.
+
+    Returns:
+        A recipe; ``None`` to keep the blocks there are.
+    """
+    if not model.open_blocks:
+        return None
+    closed_form = arguments.recipe == "auto" and arguments.init != "random" and arguments.cache_features
+    if closed_form and pairs is not None and pairs < KERNEL:
+        return "kernel"
+    return "pooled" if any(store.level == "pooled" for store in stores) else None
+
+
 def check_closed_form(model: FreezeAlign, cached: bool) -> None:
     """Raise a ``ValueError`` that says why, if the closed form cannot be computed."""
     if obstacle := _obstacle(model, cached):
@@ -67,6 +95,6 @@ def _automatic(pairs: int | None, obstacle: str | None) -> tuple[dict[str, Any],
         return PAPER, f"{known} would suit the closed form, but {obstacle}"
     if pairs < FEW:
         chosen = {**PAPER, "init": "closed-form", "epochs": 0}
-        return chosen, f"{known}: with fewer than {FEW:,} the closed form beats any training after it"
+        return chosen, f"{known}: so few that training after the closed form adds nothing"
     chosen = {"init": "closed-form", "epochs": 10, "batch_size": 4096, "learning_rate": 3e-4, "structure_weight": 1.0}
     return chosen, f"{known}: training starts from the closed form and keeps the frozen spaces' neighbourhoods"

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader
 
 from freezealign.data.pairs import count_pairs
 from freezealign.features import FeatureStore
-from freezealign.tower import origins
+from freezealign.tower import Level
 from freezealign.training.arguments import FitArguments
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.closed_form import initialize_closed_form
 from freezealign.training.history import History
-from freezealign.training.plan import Plan, check_closed_form, make_plan
+from freezealign.training.plan import Plan, check_closed_form, choose_recipe, make_plan
 from freezealign.training.trainer import Trainer, check_trainable, seeded
 
 if TYPE_CHECKING:
@@ -32,20 +32,47 @@ def run_fit(
 ) -> tuple[FitArguments, History, int | None]:
     """Do what :meth:`freezealign.FreezeAlign.fit` says; return what was chosen, what happened, and how many pairs."""
     check_trainable(model)
-    if arguments.init == "closed-form":
-        check_closed_form(model, arguments.cache_features)
     accelerator = make_accelerator(model, arguments)
     if arguments.loss == "sigmoid":
         model.logit_scale.add_bias_()
+    stores = given_stores(data)
+    pairs = sum(map(len, stores)) if stores else count_pairs(data, list(model.towers))
+    recipe = choose_recipe(model, pairs, stores, arguments)
+    if arguments.init == "closed-form" and recipe is None:
+        check_closed_form(model, arguments.cache_features)
     with seeded(arguments.seed, model.device):
-        stores = find_stores(model, data, arguments)
+        if not stores and arguments.cache_features:
+            stores = [extract_store(model, data, arguments, None if recipe is None else "pooled")]
+            recipe = choose_recipe(model, len(stores[0]), stores, arguments)
+        for store in stores:
+            store.check(model.origins(store.level))
+        if recipe is not None:
+            model.set_recipe(recipe)
     plan, batches = make_batches(model, data, stores, arguments, accelerator)
     logger.info(plan.reasons)
-    trainer = Trainer(model, batches, plan, accelerator, evaluator)
-    if not trainer.restore() and plan.arguments.init == "closed-form":
-        assert isinstance(batches, CachedBatches)
+    if plan.arguments.init == "closed-form":
         initialize_closed_form(model, stores, arguments.weights, arguments.seed)
+    trainer = Trainer(model, batches, plan, accelerator, evaluator)
+    trainer.restore()
     return plan.arguments, trainer.run(), batches.num_pairs
+
+
+def given_stores(data: Any) -> list[FeatureStore]:
+    """Return the feature stores that ``data`` is, or none if it is something else."""
+    data = [data] if isinstance(data, FeatureStore) else data
+    is_stores = isinstance(data, (list, tuple)) and data and all(isinstance(part, FeatureStore) for part in data)
+    return list(data) if is_stores else []
+
+
+def extract_store(model: FreezeAlign, data: Any, arguments: FitArguments, level: Level | None) -> FeatureStore:
+    """Return the frozen features of the data, in memory."""
+    return model.extract_features(
+        data,
+        level=level,
+        batch_size=arguments.encode_batch_size,
+        strict=arguments.strict,
+        show_progress_bar=arguments.show_progress_bar,
+    )
 
 
 def make_accelerator(model: FreezeAlign, arguments: FitArguments) -> Accelerator:
@@ -58,30 +85,6 @@ def make_accelerator(model: FreezeAlign, arguments: FitArguments) -> Accelerator
     if accelerator.num_processes > 1:
         model.to(accelerator.device)
     return accelerator
-
-
-def find_stores(model: FreezeAlign, data: Any, arguments: FitArguments) -> list[FeatureStore]:
-    """Return the stores among ``data``, or the frozen features of it; nothing if they are not to be cached.
-
-    Raises:
-        ValueError: If a store was made by other encoders than the model's.
-    """
-    if isinstance(data, FeatureStore):
-        data = [data]
-    if isinstance(data, (list, tuple)) and data and all(isinstance(store, FeatureStore) for store in data):
-        for store in data:
-            store.check(origins({name: model.tower(name) for name in model.towers}, store.level))
-        return list(data)
-    if not arguments.cache_features:
-        return []
-    return [
-        model.extract_features(
-            data,
-            batch_size=arguments.encode_batch_size,
-            strict=arguments.strict,
-            show_progress_bar=arguments.show_progress_bar,
-        )
-    ]
 
 
 def make_batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
@@ -24,17 +26,19 @@ def structure_loss(frozen: Tensor, embeddings: Tensor, temperature: float = TEMP
         embeddings: (B, d).
         temperature: Of the softmax.
     """
-    before, after = _log_neighbours(frozen.float(), temperature), _log_neighbours(embeddings.float(), temperature)
-    middle = torch.logaddexp(before, after) - torch.log(torch.tensor(2.0))
+    with torch.autocast(frozen.device.type, enabled=False):
+        before, after = _log_neighbours(frozen, temperature), _log_neighbours(embeddings, temperature)
+    middle = torch.logaddexp(before, after) - math.log(2)
     divergence = before.exp() * (before - middle) + after.exp() * (after - middle)
     return divergence.sum(1).mean() / 2
 
 
 def _log_neighbours(vectors: Tensor, temperature: float) -> Tensor:
     """Return for each row the log-probabilities of the other rows: (B, B - 1)."""
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     centred = normalize(vectors - vectors.mean(0), dim=-1)
     others = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-    similarity = (centred @ centred.T)[others].view(len(vectors), -1)
+    similarity = (centred @ centred.T)[others].view(len(vectors), len(vectors) - 1)
     return log_softmax(similarity / temperature, dim=-1)
 
 

@@ -81,7 +81,7 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
         self.optimizer = make_optimizer(model, self.arguments)
-        objective = Objective(model, self.arguments, accelerator.process_index)
+        objective = Objective(model, self.arguments)
         self.objective = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
         precision = self.arguments.precision or accelerator.mixed_precision
         self.dtype = DTYPES.get(precision)
@@ -177,8 +177,8 @@ class Trainer:
         if not math.isfinite(value):
             last = self.folder and checkpoints.latest(self.folder)
             raise FloatingPointError(
-                f"the {what} is {value} at step {self.progress.step + 1}. Try a lower learning_rate, a longer warmup or "
-                f"precision='no', or look for NaN in the data. The last good checkpoint: {last or 'none was kept'}."
+                f"the {what} is {value} at step {self.progress.step + 1}. Try a lower learning_rate, a longer warmup "
+                f"or precision='no', or look for NaN in the data. The last good checkpoint: {last or 'none was kept'}."
             )
 
     def _record(self, loss: float, rate: float, pairs: int) -> None:

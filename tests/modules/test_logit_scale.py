@@ -1,6 +1,8 @@
-"""The learnable temperature."""
+"""The learnable temperature and bias."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
@@ -95,3 +97,58 @@ def test_a_loaded_temperature_still_learns(tmp_path):
     loaded = LogitScale.load(str(tmp_path))
     step(loaded, 1, learning_rate=0.01)
     assert loaded.temperature.item() == pytest.approx(0.08)
+
+
+def test_without_a_bias_there_is_no_parameter_for_it():
+    assert LogitScale().bias is None
+    assert list(LogitScale().state_dict()) == ["temperature"]
+
+
+def test_a_bias_is_added_to_the_logits():
+    similarity = torch.tensor([[1.0, -0.5], [0.0, 0.2]])
+    torch.testing.assert_close(LogitScale(0.1, bias=-10.0)(similarity), similarity * 10 - 10)
+
+
+def test_a_bias_learns():
+    scale = LogitScale(bias=-10.0)
+    scale(torch.zeros(3)).sum().backward()
+    assert scale.bias.grad.item() == 3
+
+
+def test_a_bias_can_be_added_later():
+    scale = LogitScale()
+    scale.add_bias_()
+    assert scale.bias.item() == -10
+    assert [name for name, parameter in scale.named_parameters() if parameter.requires_grad] == ["temperature", "bias"]
+
+
+def test_adding_a_bias_keeps_the_one_there_is():
+    scale = LogitScale(bias=-3.0)
+    bias = scale.bias
+    scale.add_bias_(-10.0)
+    assert scale.bias is bias
+    assert bias.item() == -3
+
+
+@pytest.mark.parametrize("bias", [float("nan"), float("inf")])
+def test_a_bias_that_is_no_number_is_refused(bias):
+    with pytest.raises(ValueError, match="finite"):
+        LogitScale(bias=bias)
+
+
+@pytest.mark.parametrize("bias", [None, -10.0, 0.0, 0.1])
+def test_a_bias_survives_saving(tmp_path, bias):
+    scale = LogitScale(bias=bias)
+    scale.save(str(tmp_path))
+    loaded = LogitScale.load(str(tmp_path))
+    assert loaded.get_config_dict() == scale.get_config_dict()
+    assert loaded.state_dict() == scale.state_dict()
+
+
+def test_a_scale_saved_before_there_were_biases_loads(tmp_path):
+    LogitScale(0.2).save(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["bias"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = LogitScale.load(str(tmp_path))
+    assert (loaded.temperature.item(), loaded.bias) == (pytest.approx(0.2), None)
