@@ -7,14 +7,11 @@ Real encoders, OpenMoji drawings. Each figure is the median of interleaved repea
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from report import REPEATS, ratio, record
 from timm.data import create_transform, resolve_model_data_config
 
 from freezealign import FreezeAlign
@@ -22,22 +19,8 @@ from freezealign.data.openmoji import load_openmoji
 from freezealign.data.samples import pairs
 from freezealign.inputs import read_image
 
-RESULTS = Path(__file__).with_name("RESULTS.md")
-REPEATS = 3
 PAIRS, EPOCHS, IMAGES = 64, 5, 128
 QUIET = {"show_progress_bar": False}
-
-
-def ratio(slow: Callable[[], Any], fast: Callable[[], Any]) -> float:
-    """Return how many times longer ``slow`` takes, each called once to warm up and then in turn."""
-    times: dict[Callable[[], Any], list[float]] = {slow: [], fast: []}
-    for repeat in range(REPEATS + 1):
-        for function, seconds in times.items():
-            start = time.perf_counter()
-            function()
-            if repeat:
-                seconds.append(time.perf_counter() - start)
-    return statistics.median(times[slow]) / statistics.median(times[fast])
 
 
 def main() -> None:
@@ -45,15 +28,10 @@ def main() -> None:
     data = pairs(load_openmoji().train)
     model = FreezeAlign(["efficientnet-lite2", "use-multilingual"], dim=512, seed=0)
     rows = [cached_training(model, data[:PAIRS]), encoding(model, [pair["image"]() for pair in data[:IMAGES]])]
-    lines = [
-        "# Results",
-        f"Ratios of two things measured in one run, median of {REPEATS} interleaved repeats, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}, no accelerator. "
-        "`make bench` writes this file.",
-        "| what | against | times faster |\n|---|---|---|\n" + "\n".join(rows),
-    ]
-    RESULTS.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    print(RESULTS.read_text(encoding="utf-8"))
+    header = (
+        f"Real encoders on OpenMoji drawings; median of {REPEATS}.\n\n| what | against | times faster |\n|---|---|---|"
+    )
+    record("Frozen features", header, rows)
 
 
 def cached_training(model: FreezeAlign, data: list[dict[str, Any]]) -> str:

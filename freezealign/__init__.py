@@ -17,6 +17,7 @@ _HOMES = {
     "Pooling": "freezealign.modules",
     "ProjectionHead": "freezealign.modules",
     "KernelHead": "freezealign.modules",
+    "RelativeHead": "freezealign.modules",
     "Normalize": "freezealign.modules",
     "LogitScale": "freezealign.modules",
     "register_encoder": "freezealign.registry",

@@ -103,8 +103,9 @@ def _group(
         if modality not in (None, inputs.modality):
             raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
         tower = find_tower(towers, inputs.modality)
-        pooling = None if inputs.tokens is not None or tower.first_pooling is None else tower.first_pooling.mode
-        inputs.origin.check(inputs.modality, Origin.of(tower.encoder, pooling))
+        pooling = tower.first_pooling if inputs.tokens is None else None
+        if inputs.tokens is not None or pooling is not None:  # else the tower says that it needs tokens
+            inputs.origin.check(inputs.modality, Origin.of(tower.encoder, pooling.mode if pooling else None))
         return {inputs.modality: (inputs, range(len(inputs)))}
     items = as_items(inputs)
     kinds = {name: tower.encoder.modality for name, tower in towers.items()}

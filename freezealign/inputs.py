@@ -119,12 +119,14 @@ def read_text(item: Any) -> str:
     """Return the item if it is a non-empty string.
 
     Raises:
-        InputError: If it is not a string, or has nothing but white space.
+        InputError: If it is not a string, has nothing but white space, or is not valid Unicode.
     """
     if not isinstance(item, str):
         raise InputError(f"expected a text, got {shorten(item)} ({type(item).__name__}).")
     if not item.strip():
         raise InputError(f"the text is empty: {shorten(item)}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in item):
+        raise InputError(f"the text is not valid Unicode (a lone surrogate): {shorten(item)}.")
     return item
 
 

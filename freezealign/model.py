@@ -364,6 +364,8 @@ class FreezeAlign(nn.Module):
 
         names = list(modalities or self.towers)
         level = level or least_level(map(self.tower, names))
+        if level not in SHARD_SIZES:
+            raise ValueError(f"unknown level {level!r}; choose one of {list(SHARD_SIZES)}.")
         extraction = Extraction(
             {name: self.tower(name).encoder for name in names},
             {name: self.pooling(name) for name in names} if level == "pooled" else {},

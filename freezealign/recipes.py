@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from freezealign.modules import FrozenEncoder, KernelHead, Module, Pooling, ProjectionHead, TokenProjector
+from freezealign.modules import FrozenEncoder, KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
 from freezealign.modules.frozen_encoder import READERS
 from freezealign.modules.projection import ProjectionKind
 from freezealign.tower import Tower
@@ -13,7 +13,7 @@ EncoderLike = str | FrozenEncoder
 
 HEADS: dict[str, ProjectionKind] = {"pooled": "token", "linear": "linear", "glu": "glu"}
 """Recipes that pool first, and the kind of their head."""
-RECIPES = ("token", *HEADS, "kernel")
+RECIPES = ("token", *HEADS, "kernel", "relative")
 
 
 def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024) -> list[Module]:
@@ -26,7 +26,8 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 
     The others pool first, CLS for images and the mean over tokens for anything else, so that one stored vector an item
     is all that training needs: ``pooled`` then has one ``token`` projection, ``linear`` one matrix, ``glu`` a gated
-    head with no more parameters than ``pooled``, ``kernel`` similarities to landmarks, for few pairs.
+    head with no more parameters than ``pooled``, ``kernel`` a map of similarities to training pairs, for few pairs, and
+    ``relative`` these similarities themselves, which needs no training.
 
     Raises:
         ValueError: If the recipe is unknown.
@@ -36,6 +37,8 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
     width = encoder.get_embedding_dimension()
     if recipe == "kernel":
         return [encoder, default_pooling(encoder), KernelHead(width, dim)]
+    if recipe == "relative":
+        return [encoder, default_pooling(encoder), RelativeHead(width)]
     if recipe in HEADS:
         return [encoder, default_pooling(encoder), ProjectionHead(width, dim, HEADS[recipe])]
     if encoder.modality == "image":

@@ -68,7 +68,7 @@ class Tower(nn.Sequential):
         if "token_embeddings" in features:
             blocks = self.blocks
         elif "sentence_embedding" in features:
-            blocks = self._after_pooling()
+            blocks = self._after_pooling(pool)
         else:
             features, blocks = self.encoder(features), self.blocks
         for block in blocks:
@@ -91,9 +91,16 @@ class Tower(nn.Sequential):
         first = self.blocks[0] if self.blocks else None
         return first if isinstance(first, Pooling) else None
 
-    def _after_pooling(self) -> list[Module]:
-        if self.first_pooling is None:
-            raise ValueError("these are pooled vectors, but this tower reads tokens: extract with level='tokens'.")
+    def pooled(self, features: Features) -> Tensor:
+        """Return the pooled vectors (B, D) of a batch of frozen features, of a tower that pools first."""
+        if "token_embeddings" in features and self.first_pooling is not None:
+            features = self.first_pooling(features)
+        vectors: Tensor = features["sentence_embedding"]
+        return vectors
+
+    def _after_pooling(self, pool: bool) -> list[Module]:
+        if self.first_pooling is None or not pool:
+            raise ValueError("these are pooled vectors, and tokens are needed here: extract with level='tokens'.")
         return self.blocks[1:]
 
     def token_rows(self, features: Features) -> Iterator[TokenEmbeddings]:

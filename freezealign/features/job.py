@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,6 +46,8 @@ def extract_features(
     if not reuse:
         raise FileExistsError(f"{path} exists; pass reuse=True to use it, or choose another folder.")
     store = FeatureStore.open(path)
+    if store.level == "tokens":  # which hold what pooled vectors are made of
+        extraction = replace(extraction, poolings={})
     store.check(extraction.origins)
     return store
 

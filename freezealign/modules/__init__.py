@@ -9,6 +9,7 @@ from freezealign.modules.logit_scale import LogitScale
 from freezealign.modules.normalize import Normalize
 from freezealign.modules.pooling import Pooling
 from freezealign.modules.projection_head import ProjectionHead
+from freezealign.modules.relative_head import RelativeHead
 from freezealign.modules.token_projector import TokenProjector
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Normalize",
     "Pooling",
     "ProjectionHead",
+    "RelativeHead",
     "TokenProjector",
 ]

@@ -131,7 +131,8 @@ class GatedProjection(NormedBranches):
     """A gated linear unit beside a linear branch, under a budget of parameters.
 
     ``x = Dropout(LayerNorm(in)(x))``; returns
-    ``Linear(in, d)(x) + Linear(h, d)(SiLU(Linear(in, h)(x)) · Linear(in, h)(x))`` with h as large as the parameters of a ``token`` projection of the same widths allow, so that the two compare.
+    ``Linear(in, d)(x) + Linear(h, d)(SiLU(Linear(in, h)(x)) · Linear(in, h)(x))``, with h as large as the parameters of
+    a ``token`` projection of the same widths allow, so that the two compare.
     Sources: Shazeer 2020 (SwiGLU); Zhang et al., "Assessing and Learning Alignment of Unimodal Vision and Language
     Models", CVPR 2025 (a gated head for frozen encoders).
     """

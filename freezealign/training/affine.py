@@ -65,16 +65,11 @@ class AffineTower:
             raise NoClosedFormError("a maximum over tokens is not linear")
         return branch
 
-    def vectors(self, frozen: Features) -> Tensor:
-        """Return the pooled vectors (B, D) of a batch of frozen features, of a tower that pools first."""
-        pooled: Tensor = (self.pooling(frozen) if "token_embeddings" in frozen else frozen)["sentence_embedding"]
-        return pooled
-
     def read(self, frozen: Features) -> Tensor:
         """Return what the linear branch sees of a batch of frozen features: (B, width)."""
         features = to_device(frozen, self.branch.device)
         if self.projector is None:
-            return self.branch.prepared(self.vectors(features))
+            return self.branch.prepared(self.tower.pooled(features))
         if self.projector.cls_token is not None:
             return self.branch.prepared(features["cls_token_embeddings"])
         tokens = {**features, "token_embeddings": self.branch.prepared(features["token_embeddings"])}

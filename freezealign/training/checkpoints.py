@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -44,9 +45,11 @@ def commit(path: Path, state: dict[str, Any], keep: int) -> None:
     """Write the state, make the checkpoint count, and remove all but the newest ``keep``."""
     write_json(path / STATE, {"format_version": FORMAT_VERSION, **state})
     final = path.with_name(path.name.removeprefix(".").removesuffix(".tmp"))
+    aside = final.with_name(f".{final.name}.old.tmp")
     if final.exists():  # the last step of a run that is saved once more at its end
-        shutil.rmtree(final)
+        final.rename(aside)
     path.rename(final)
+    shutil.rmtree(aside, ignore_errors=True)
     for old in sorted(path.parent.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
 
@@ -60,6 +63,20 @@ def read_state(path: Path) -> dict[str, Any]:
     state = read_object(path / STATE, ("format_version", "identity", "progress"))
     check_version(path, state, FORMAT_VERSION)
     return state
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of one file of a checkpoint.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}); remove {path.parent} to go on from an earlier one."
+        ) from None
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -88,7 +105,7 @@ def save_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
 def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Read what :func:`save_optimizer` wrote."""
     parameters = dict(model.named_parameters())
-    for name, tensor in load_file(str(path)).items():
+    for name, tensor in read_tensors(path).items():
         parameter_name, key = name.rsplit(":", 1)
         parameter = parameters[parameter_name]
         optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from freezealign.features import FeatureStore
-from freezealign.modules import KernelHead
+from freezealign.modules import RelativeHead
+from freezealign.modules.landmarks import LandmarkHead
 from freezealign.training.affine import AffineMap, AffineTower, NoClosedFormError
 from freezealign.training.moments import PairMoments, choose_shrinkage, correlated_directions
 
@@ -35,8 +36,9 @@ KERNEL_SHRINKAGE = 0.6
 def closed_form_obstacle(model: FreezeAlign) -> str | None:
     """Return why this model's projectors cannot be set by the closed form, or ``None`` if they can."""
     try:
-        for name in model.towers:
-            AffineTower(model.tower(name))
+        if not _is_relative(model):
+            for name in model.towers:
+                AffineTower(model.tower(name))
     except NoClosedFormError as obstacle:
         return str(obstacle)
     return None
@@ -45,10 +47,11 @@ def closed_form_obstacle(model: FreezeAlign) -> str | None:
 @torch.no_grad()
 def initialize_closed_form(
     model: FreezeAlign, stores: Sequence[FeatureStore], weights: Sequence[float] | None = None, seed: int = 0
-) -> float:
-    """Set the weights of a model so that it computes the closed form exactly; return the shrinkage that was chosen.
+) -> None:
+    """Set the weights of a model so that it computes the closed form exactly.
 
-    What is not the closed form starts at zero and can be trained from there.
+    What is not the closed form starts at zero and can be trained from there. Heads that compare with landmarks get the
+    training pairs, or some of many.
 
     Args:
         model: Its two towers have a linear branch; :func:`closed_form_obstacle` says where one has not.
@@ -56,8 +59,10 @@ def initialize_closed_form(
         weights: Of a pair of each store.
         seed: Chooses among several captions of an item.
     """
+    curved = _set_landmarks(model, stores, seed)
+    if _is_relative(model):
+        return
     towers = {name: AffineTower(model.tower(name)) for name in model.towers}
-    curved = _choose_landmarks(towers, stores, seed)
     folds = [PairMoments() for _ in range(1 if curved else FOLDS)]
     for store, weight in zip(stores, weights or [1.0] * len(stores)):
         _add_store(folds, towers, store, weight, seed)
@@ -69,21 +74,23 @@ def initialize_closed_form(
     for tower, affine in zip(towers.values(), maps):
         basis = rotation[:, : len(affine.bias)]
         tower.set(AffineMap(basis @ affine.weight, basis @ affine.bias))
-    return shrinkage
 
 
-def _choose_landmarks(towers: dict[str, AffineTower], stores: Sequence[FeatureStore], seed: int) -> bool:
-    """Make some of the training pairs, or all if they are few, the landmarks of towers that need them; return if any."""
-    needing = {name: tower for name, tower in towers.items() if isinstance(tower.branch, KernelHead)}
-    if not needing:
+def _is_relative(model: FreezeAlign) -> bool:
+    return all(isinstance(model.tower(name)[-1], RelativeHead) for name in model.towers)
+
+
+def _set_landmarks(model: FreezeAlign, stores: Sequence[FeatureStore], seed: int) -> bool:
+    """Give heads that need them landmarks; return whether there are such heads."""
+    heads = {name: head for name in model.towers if isinstance(head := model.tower(name)[-1], LandmarkHead)}
+    if not heads:
         return False
     joined = FeatureStore.join(stores)
     rng = np.random.default_rng(seed)
     index = np.sort(rng.permutation(len(joined))[:LANDMARKS])
     inputs, _ = joined.load(index, rng.random(len(index)))
-    for name, tower in needing.items():
-        assert isinstance(tower.branch, KernelHead)
-        tower.branch.set_landmarks(tower.vectors(inputs[name]))
+    for name, head in heads.items():
+        head.set_landmarks(model.tower(name).pooled(inputs[name]))
     return True
 
 

@@ -95,9 +95,10 @@ def _directions(x: Spectrum, y: Spectrum, xy: Tensor, directions: int, ridges: R
 def choose_shrinkage(folds: Sequence[PairMoments]) -> float:
     """Return the shrinkage whose directions tell pairs that belong together best from those that do not.
 
-    Shrinkage is the ridge in units of the mean variance of x, and of y. Each fold is judged by directions from the others, by what follows from its sums alone: the detectability index
-    d' = E[s⁺] / sd[s⁻], where s = ⟨A x, B y⟩ of centred pairs that belong together or do not; E[s⁺] = tr(A Cxy Bᵀ) and
-    Var[s⁻] = tr(A Cxx Aᵀ B Cyy Bᵀ). Source of the index: Green & Swets 1966.
+    Shrinkage is the ridge in units of the mean variance of x, and of y. Each fold is judged by directions from the
+    others, by what follows from its sums alone: the detectability index d' = E[s⁺] / sd[s⁻], where s = ⟨A x, B y⟩ of
+    centred pairs that belong together or do not; E[s⁺] = tr(A Cxy Bᵀ) and Var[s⁻] = tr(A Cxx Aᵀ B Cyy Bᵀ).
+    Source of the index: Green & Swets 1966.
     """
     scores = torch.zeros(len(SHRINKAGES), dtype=torch.float64)
     for number, held_out in enumerate(folds):

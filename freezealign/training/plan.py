@@ -47,7 +47,8 @@ def make_plan(model: FreezeAlign, pairs: int | None, cached: bool, arguments: Fi
     if arguments.recipe == "paper":
         chosen, reasons = PAPER, "the paper's training, as recipe='paper' asks"
     else:
-        chosen, reasons = _automatic(pairs, _obstacle(model, cached))
+        obstacle = "init='random' was asked for" if arguments.init == "random" else _obstacle(model, cached)
+        chosen, reasons = _automatic(pairs, obstacle)
     open_fields = {key: value for key, value in chosen.items() if getattr(arguments, key) is None}
     settings = ", ".join(f"{key}={value}" for key, value in open_fields.items())
     return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")

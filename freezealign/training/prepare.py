@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,10 @@ def make_accelerator(model: FreezeAlign, arguments: FitArguments) -> Accelerator
     from accelerate import Accelerator
 
     folder = None if arguments.output_dir is None else str(arguments.output_dir)
-    on_cpu = model.device.type == "cpu"
+    alone = (
+        int(os.environ.get("WORLD_SIZE", "1")) == 1
+    )  # then accelerate's device, which never changes, does not matter
+    on_cpu = model.device.type == "cpu" and not alone
     accelerator = Accelerator(cpu=on_cpu, log_with=list(arguments.report_to) or None, project_dir=folder or ".")
     if accelerator.num_processes > 1:
         model.to(accelerator.device)
@@ -97,8 +101,13 @@ def make_batches(
     """
     if arguments.weights is not None and len(arguments.weights) != len(stores):
         raise ValueError(f"{len(arguments.weights)} weights for {len(stores)} feature stores.")
-    if arguments.batch_size is None and isinstance(data, DataLoader):
-        arguments = replace(arguments, batch_size=data.batch_size)
+    if arguments.captions > 1 and not stores:
+        raise ValueError(f"captions={arguments.captions} needs cached features: leave cache_features=True.")
+    if isinstance(data, DataLoader):
+        size = data.batch_size if arguments.batch_size is None else arguments.batch_size
+        if size != data.batch_size and not stores:
+            raise ValueError(f"batch_size={size}, but without a cache the DataLoader keeps its own {data.batch_size}.")
+        arguments = replace(arguments, batch_size=size)
     if stores:
         plan = make_plan(model, sum(map(len, stores)), True, arguments)
         options = (arguments.captions, accelerator.process_index, accelerator.num_processes)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from freezealign.files import save_tensors
@@ -86,8 +85,8 @@ class Trainer:
         precision = self.arguments.precision or accelerator.mixed_precision
         self.dtype = DTYPES.get(precision)
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision == "fp16")
-        if evaluator is None and (self.arguments.keep_best or self.arguments.patience):
-            raise ValueError("keep_best and patience need an evaluator.")
+        if (self.arguments.keep_best or self.arguments.patience) and not hasattr(evaluator, "primary_metric"):
+            raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
     def run(self) -> History:
         """Train to the end, from the last checkpoint if there is one.
@@ -112,9 +111,10 @@ class Trainer:
         progress, begun_at = self.progress, self.progress.batch
         torch.manual_seed(_mixed_seed(self.arguments.seed, progress.epoch, self.accelerator.process_index))
         batches = self._device_batches(progress.epoch, begun_at)
-        if begun_at:
-            checkpoints.set_generators(self.generators, self.model.device)
         for batch in batches:
+            if begun_at:  # not before: a shuffling loader draws its order before it gives a batch
+                checkpoints.set_generators(self.generators, self.model.device)
+                begun_at = 0
             self._step(batch)
             progress.batch = batch.number + 1
             if self._due(self.arguments.evaluate_every):
@@ -162,11 +162,11 @@ class Trainer:
         self._check_finite(value, "loss")
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
-        if arguments.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            norm = nn.utils.clip_grad_norm_(checkpoints.trained_parameters(model).values(), arguments.clip_norm)
-            if not self.scaler.is_enabled():  # with fp16 the scaler leaves such a step out and lowers its scale
-                self._check_finite(float(norm), "norm of the gradient")
+        self.scaler.unscale_(self.optimizer)
+        limit = math.inf if arguments.clip_norm is None else arguments.clip_norm
+        norm = nn.utils.clip_grad_norm_(checkpoints.trained_parameters(model).values(), limit)
+        if not self.scaler.is_enabled():  # with fp16 the scaler leaves such a step out and lowers its scale
+            self._check_finite(float(norm), "norm of the gradient")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         model.logit_scale.clamp_()
@@ -200,23 +200,23 @@ class Trainer:
             return
         from accelerate.utils import broadcast_object_list
 
-        results: list[Any] = [None]
+        results: list[Any] = [None, None]
         if self.accelerator.is_main_process:
             self.model.eval()
             with untouched_generators(self.model.device):
                 found = self.evaluator(self.model, output_path=None, epoch=epoch, steps=self.progress.step)
-            results = [found if isinstance(found, dict) else {"score": found}]
-        scores = broadcast_object_list(results)[0]
+            scores = found if isinstance(found, dict) else {"score": found}
+            results = [scores, getattr(self.evaluator, "primary_metric", None)]  # some set it when they are called
+        scores, metric = broadcast_object_list(results)
         logger.info("epoch %d, step %d: %s", epoch, self.progress.step, scores)
         self.history.evaluations.append({"step": self.progress.step, "epoch": epoch, **scores})
         numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
         self.accelerator.log(numbers, step=self.progress.step)
         if self.arguments.keep_best or self.arguments.patience:
-            self._compare(scores)
+            self._compare(scores, metric)
 
-    def _compare(self, scores: dict[str, Any]) -> None:
+    def _compare(self, scores: dict[str, Any], metric: str | None) -> None:
         """Keep the weights if they are the best so far."""
-        metric = getattr(self.evaluator, "primary_metric", None)
         if metric not in scores:
             raise ValueError(
                 f"keep_best and patience need an evaluator whose primary_metric is among its results; it is {metric!r}."
@@ -239,7 +239,9 @@ class Trainer:
         """Return what this run depends on, as JSON."""
         encoders = {name: encoder.fingerprint for name, encoder in self.model.encoders.items()}
         processes = self.accelerator.num_processes
-        return {**self.arguments.identity(), "pairs": self.batches.num_pairs, "processes": processes, **encoders}
+        shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in self._weights().items()}
+        pairs = self.batches.num_pairs
+        return {**self.arguments.identity(), "pairs": pairs, "processes": processes, **encoders, **shapes}
 
     def restore(self) -> bool:
         """Go back to the last checkpoint; return whether there was one.
@@ -252,12 +254,13 @@ class Trainer:
             return False
         state = checkpoints.read_state(path)
         checkpoints.check_identity(path, state["identity"], self.identity())
-        checkpoints.set_trained_tensors(self.model, load_file(str(path / "weights.safetensors")))
+        weights = checkpoints.read_tensors(path / "weights.safetensors")
         checkpoints.load_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
-        self.generators = load_file(str(path / f"generators-{self.accelerator.process_index}.safetensors"))
+        self.generators = checkpoints.read_tensors(path / f"generators-{self.accelerator.process_index}.safetensors")
         if state["progress"]["best"] is not None:
-            best = load_file(str(path / "best.safetensors"))
+            best = checkpoints.read_tensors(path / "best.safetensors")
             self.best_weights = {name: tensor.to(self.model.device) for name, tensor in best.items()}
+        checkpoints.set_trained_tensors(self.model, weights)
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.history.steps, self.history.evaluations = state["steps"], state["evaluations"]

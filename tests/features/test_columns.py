@@ -146,7 +146,7 @@ def test_size_of_a_shard_changes_nothing(on_disk, tmp_path, shard_size):
 
 @pytest.mark.parametrize("shard_size", [1, 5, 100])
 def test_size_of_a_shard_changes_no_feature_of_a_real_encoder(model, images, texts, tmp_path, shard_size):
-    data, options = list(zip(images, texts)), {"dtype": "float32", "show_progress_bar": False}
+    data, options = list(zip(images, texts)), {"level": "tokens", "dtype": "float32", "show_progress_bar": False}
     one = model.extract_features(data, tmp_path / "one", batch_size=1, shard_size=100, **options)
     other = model.extract_features(data, tmp_path / "other", batch_size=1, shard_size=shard_size, **options)
     assert rows_of(other) == rows_of(one)

@@ -227,6 +227,6 @@ def test_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "store").write_text("mine")
     with pytest.raises(FileExistsError, match="is no feature store; choose another folder"):
         extract(tmp_path / "store")
-    with pytest.raises(OSError, match="cannot write to .*choose a folder that can be written"):
+    with pytest.raises(OSError, match=r"cannot write to .*choose a folder that can be written"):
         extract(tmp_path / "store" / "below")
     assert (tmp_path / "store").read_text() == "mine"

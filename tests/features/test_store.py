@@ -24,7 +24,7 @@ CAPTIONS = [["a", "a red apple"], ["a car"], ["a dog", "a blue dog", "number 1 2
 @pytest.fixture(scope="module")
 def paper(dinov2_folder, bert_folder) -> FreezeAlign:
     """The paper's wiring; no test changes it."""
-    return FreezeAlign({"image": dinov2_folder, "text": bert_folder}, dim=16, seed=0, device="cpu")
+    return FreezeAlign({"image": dinov2_folder, "text": bert_folder}, recipe="token", dim=16, seed=0, device="cpu")
 
 
 def extract(model: FreezeAlign, data, *args, **options) -> FeatureStore:
@@ -77,7 +77,40 @@ def test_opened_store_keeps_captions_and_what_was_skipped(paper, images, tmp_pat
     store.save(tmp_path / "store")
     opened = FeatureStore.open(tmp_path / "store")
     assert opened.counts("text").tolist() == [2, 1, 3]
+    assert opened["text"].captions(np.arange(6)) == [caption for captions in CAPTIONS for caption in captions]
+    assert opened["text"].captions([5, 0]) == [CAPTIONS[2][2], CAPTIONS[0][0]]
     assert opened.skipped == store.skipped != []
+
+
+def test_captions_of_a_selection_are_its_own(paper, images):
+    store = extract(paper, list(zip(images[:3], CAPTIONS))).select([2, 1])
+    assert store["text"].captions(np.arange(4)) == [*CAPTIONS[2], *CAPTIONS[1]]
+
+
+def test_images_have_no_captions(paper, pairs):
+    with pytest.raises(ValueError, match="features of image have no captions"):
+        extract(paper, pairs)["image"].captions([0])
+
+
+# Names
+
+
+def test_items_are_named_by_the_data_or_by_their_position(paper, images, tmp_path):
+    names = ["n01440764/1.jpg", None, 7, "猫"]
+    data = [{"id": name, "image": image, "text": "a"} for name, image in zip(names, images)]
+    store = extract(paper, [{"image": None, "text": "a"}, *data], tmp_path / "store", batch_size=2)
+    assert store.ids == ["n01440764/1.jpg", "2", "7", "猫"]
+    assert FeatureStore.open(tmp_path / "store").select([3, 0]).ids == ["猫", "n01440764/1.jpg"]
+
+
+def test_names_come_with_batches_too(paper, images):
+    batches = [{"image": images[i : i + 2], "text": ["a", "a dog"], "id": [f"p{i}", f"p{i + 1}"]} for i in (0, 2)]
+    assert extract(paper, batches).ids == ["p0", "p1", "p2", "p3"]
+
+
+def test_store_tells_its_size_level_and_encoders(paper, pairs):
+    names = ", ".join(f"{name}: {encoder.name}" for name, encoder in paper.encoders.items())
+    assert repr(extract(paper, pairs)) == f"FeatureStore(12 items, tokens, {names})"
 
 
 def test_stored_features_are_what_the_encoders_give(paper, images, texts):

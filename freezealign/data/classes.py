@@ -1,0 +1,70 @@
+"""Class pairs: what an image encoder that was trained to classify already knows by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from freezealign.encoders.timm import TimmEncoder
+from freezealign.features import FeatureStore
+
+if TYPE_CHECKING:
+    from freezealign.model import FreezeAlign
+
+IMAGENET_CLASSES = 1000
+
+
+@torch.no_grad()
+def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
+    """Return one pair a class of the image encoder's own classifier: its weights, as if a picture's, and its name.
+
+    To be mixed with real pairs: ``model.fit([store, class_pairs(model, store)])``. Each side is layer-normed and moved
+    to the mean of the real pairs, so that only what tells classes apart is learned from them. This is knowledge the
+    encoder was given with its labels: say so beside any score.
+
+    Args:
+        model: Its image encoder is a timm model with ImageNet's 1,000 classes.
+        store: The real pairs, at level ``pooled``.
+
+    Raises:
+        ValueError: If the encoder has no such classifier, or the store is not pooled.
+    """
+    if store.level != "pooled":
+        raise ValueError("class pairs go with pooled features: extract the pairs with level='pooled'.")
+    rows, names = _classifier(model)
+    text = model.encoders["text"]
+    batches = [text(text.preprocess(names[start : start + 32])) for start in range(0, len(names), 32)]
+    texts = torch.cat([model.pooling("text")(batch)["sentence_embedding"].cpu() for batch in batches])
+    columns = {"items/ids.utf8": np.frombuffer("".join(names).encode(), np.uint8)}
+    columns["items/ids.lengths"] = np.array([len(name.encode()) for name in names], np.int32)
+    for modality, vectors in {"image": rows, "text": texts}.items():
+        real = store[modality].load(np.arange(len(store[modality])))["sentence_embedding"]
+        dtype = store.columns[f"{modality}/sentence_embedding"].dtype
+        columns[f"{modality}/sentence_embedding"] = _moved(vectors, real).numpy().astype(dtype)
+        columns[f"items/{modality}"] = np.ones(len(names), np.int32)
+    for part in ("utf8", "lengths"):
+        columns[f"text/captions.{part}"] = columns[f"items/ids.{part}"]
+    return FeatureStore.from_shards(store.origins, [columns])
+
+
+def _classifier(model: FreezeAlign) -> tuple[Tensor, list[str]]:
+    """Return the weights of the image encoder's classifier (1000, D) and the names of its classes."""
+    from timm.data import ImageNetInfo
+
+    encoder = model.encoders["image"]
+    classifier = encoder.encoder.model.get_classifier() if isinstance(encoder.encoder, TimmEncoder) else None
+    weight = getattr(classifier, "weight", None)
+    if weight is None or weight.shape != (IMAGENET_CLASSES, encoder.get_embedding_dimension()):
+        raise ValueError(f"'{encoder.name}' has no classifier of ImageNet's {IMAGENET_CLASSES} classes.")
+    info = ImageNetInfo()
+    return weight.detach().cpu(), [info.index_to_description(index) for index in range(IMAGENET_CLASSES)]
+
+
+def _moved(vectors: Tensor, real: Tensor) -> Tensor:
+    """Return layer-normed vectors (n, D) with the mean of the layer-normed real ones."""
+    vectors, real = (layer_norm(x.float(), x.shape[-1:]) for x in (vectors, real))
+    return vectors - vectors.mean(0) + real.mean(0)
