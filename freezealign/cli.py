@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -20,29 +19,17 @@ app = typer.Typer(
 )
 
 
-class Data(str, Enum):
-    """Real sample data."""
+Data = Literal["openmoji", "tuxpaint"]
+Recipe = Literal["auto", "token", "pooled", "linear", "glu", "kernel", "relative"]
+Init = Literal["closed-form", "random"]
+Level = Literal["pooled", "tokens"]
+Dtype = Literal["float16", "float32", "int8"]
+Engine = Literal["local", "ray"]
+Loss = Literal["infonce", "sigmoid"]
+Precision = Literal["no", "bf16", "fp16"]
 
-    openmoji = "openmoji"
-    tuxpaint = "tuxpaint"
-
-
-class Recipe(str, Enum):
-    """The blocks behind the frozen encoders."""
-
-    auto = "auto"
-    token = "token"
-    pooled = "pooled"
-    linear = "linear"
-    glu = "glu"
-    kernel = "kernel"
-
-
-class Init(str, Enum):
-    """Where training starts."""
-
-    closed_form = "closed-form"
-    random = "random"
+ImageEncoder = Annotated[str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")]
+TextEncoder = Annotated[str, typer.Option(help="Likewise.")]
 
 
 @app.callback()
@@ -57,18 +44,16 @@ def demo(
     ),
     data: Annotated[
         Data, typer.Option(help="OpenMoji comes with the packages; Tux Paint needs --stamps.")
-    ] = Data.openmoji,
+    ] = "openmoji",
     stamps: Annotated[
         Path | None, typer.Option(help="Folder of the Tux Paint stamps; 'make stamps' fetches it.")
     ] = None,
     fold: Annotated[int, typer.Option(min=0, max=4, help="Which fifth of Tux Paint is held out.")] = 0,
-    image_encoder: Annotated[
-        str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")
-    ] = "efficientnet-lite2",
-    text_encoder: Annotated[str, typer.Option(help="Likewise.")] = "use-multilingual",
+    image_encoder: ImageEncoder = "efficientnet-lite2",
+    text_encoder: TextEncoder = "use-multilingual",
     recipe: Annotated[
         Recipe, typer.Option(help="The trained blocks; auto lets the number of pairs decide, token is the paper's.")
-    ] = Recipe.auto,
+    ] = "auto",
     init: Annotated[Init | None, typer.Option(help="Where training starts, instead of what suits.")] = None,
     epochs: Annotated[
         int | None, typer.Option(min=0, help="Passes of contrastive training after that, instead of what suits.")
@@ -91,10 +76,10 @@ def demo(
 
         report = run_demo(
             output,
-            load_data(data.value, stamps, fold),
+            load_data(data, stamps, fold),
             encoders=(image_encoder, text_encoder),
-            recipe=recipe.value,
-            init=None if init is None else init.value,
+            recipe=recipe,
+            init=init,
             epochs=epochs,
             seed=seed,
             announce=lambda stage: console.rule(stage, align="left"),
@@ -105,6 +90,107 @@ def demo(
             table.add_row(*row)
         console.print(table)
     console.print(f"Saved [bold]{output}[/]: model/, report.md, report.json, queries.png")
+
+
+@app.command()
+def extract(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of pictures with captions, a .csv, .tsv, .jsonl or .parquet file, or webdataset shards "
+            "('shards/{00000..00012}.tar')."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder of the feature store.")],
+    image_encoder: ImageEncoder,
+    text_encoder: TextEncoder,
+    image_column: Annotated[str, typer.Option(help="Column of paths, addresses or bytes.")] = "image",
+    text_column: Annotated[str, typer.Option(help="Column of captions.")] = "text",
+    id_column: Annotated[str, typer.Option(help="Column of names, where there is one.")] = "id",
+    level: Annotated[
+        Level, typer.Option(help="pooled: one vector an item, for every recipe but token. tokens: everything.")
+    ] = "pooled",
+    dtype: Annotated[Dtype, typer.Option(help="What embeddings are stored as.")] = "float16",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a forward pass.")] = 32,
+    shard_size: Annotated[int | None, typer.Option(min=1, help="Pairs a file; 8,192 pooled, 1,024 tokens.")] = None,
+    views: Annotated[int, typer.Option(min=1, help="Rows an image has: itself and random crops.")] = 1,
+    engine: Annotated[Engine, typer.Option(help="ray spreads the shards over a Ray cluster.")] = "local",
+    strict: Annotated[
+        bool, typer.Option(help="Stop at the first bad item instead of skipping and listing it.")
+    ] = False,
+) -> None:
+    """Run two frozen encoders over pairs once, and keep what they give on disk.
+
+    Run it again after an interruption, and it goes on where it stopped; bad items are skipped and listed in the store's
+    `shards/*.json`. Train on it with `freezealign train STORE`, or `model.fit(FeatureStore.open("STORE"))`.
+    """
+    with _plain_errors():
+        from freezealign.data.sources import open_pairs
+        from freezealign.model import FreezeAlign
+
+        model = FreezeAlign({"image": image_encoder, "text": text_encoder})
+        columns = {"image": (image_column, "image"), "text": (text_column, "text"), "id": (id_column, "id")}
+        named = {key: value for key, (value, default) in columns.items() if value != default}
+        store = model.extract_features(
+            open_pairs(data, **named),
+            output,
+            level=level,
+            dtype=dtype,
+            batch_size=batch_size,
+            shard_size=shard_size,
+            views=views,
+            engine=engine,
+            strict=strict,
+        )
+    typer.echo(f"{store}, {store.nbytes / 2**20:,.1f} MiB, {len(store.skipped):,} pairs skipped: {output}")
+
+
+@app.command()
+def train(
+    stores: Annotated[list[Path], typer.Argument(help="Feature stores that 'freezealign extract' wrote.")],
+    output: Annotated[Path, typer.Option(help="Folder for the model and, below it, checkpoints/.")],
+    image_encoder: ImageEncoder,
+    text_encoder: TextEncoder,
+    recipe: Annotated[Recipe, typer.Option(help="The trained blocks; auto lets the number of pairs decide.")] = "auto",
+    dim: Annotated[int, typer.Option(min=1, help="Width of the shared space.")] = 1024,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="One for each store: how often a pair of it is drawn in an epoch.")
+    ] = None,
+    init: Annotated[Init | None, typer.Option(help="Where training starts, instead of what suits.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=0, help="Passes over the data, instead of what suits.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs a step, over all processes.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
+    loss: Annotated[Loss, typer.Option(help="Contrastive loss.")] = "infonce",
+    precision: Annotated[Precision | None, typer.Option(help="Autocast.")] = None,
+    report_to: Annotated[list[str] | None, typer.Option(help="Tracker: tensorboard, wandb, …")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
+) -> None:
+    """Train projectors on feature stores and save the model.
+
+    Run it again after an interruption, and it goes on from the last checkpoint, exactly. Several processes:
+    `torchrun --nproc-per-node 8 -m freezealign train …`.
+    """
+    with _plain_errors():
+        from freezealign.features import FeatureStore
+        from freezealign.model import FreezeAlign
+
+        model = FreezeAlign({"image": image_encoder, "text": text_encoder}, recipe=recipe, dim=dim, seed=seed)
+        history = model.fit(
+            [FeatureStore.open(store) for store in stores],
+            weights=tuple(weight) if weight else None,
+            init=init,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            loss=loss,
+            precision=precision,
+            report_to=tuple(report_to or ()),
+            output_dir=output,
+            data_name=", ".join(store.name for store in stores),
+            seed=seed,
+        )
+        model.save_pretrained(output)
+    typer.echo(f"{history.plan}\n{len(history.steps):,} steps. Saved {output}")
 
 
 @app.command()

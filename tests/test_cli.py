@@ -54,8 +54,50 @@ def test_help_lists_the_commands():
 def test_help_of_the_demo_teaches_its_options():
     code, output = run("demo", "--help")
     assert code == 0
-    for option in ("--output", "--data", "--stamps", "--fold", "--init", "--epochs", "--seed"):
+    for option in ("--output", "--data", "--stamps", "--fold", "--recipe", "--init", "--epochs", "--seed"):
         assert option in output
+
+
+@pytest.fixture
+def folder(images, texts, tmp_path):
+    """Twelve pictures with captions, and one that is broken."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, (image, text) in enumerate(zip(images, texts)):
+        image.save(folder / f"{number:02d}.png")
+        (folder / f"{number:02d}.txt").write_text(text)
+    (folder / "99.png").write_bytes(b"nothing")
+    (folder / "99.txt").write_text("a")
+    return folder
+
+
+def test_extract_then_train_makes_a_model(folder, dinov2_folder, bert_folder, texts, tmp_path):
+    from freezealign import FeatureStore, FreezeAlign
+
+    encoders = ("--image-encoder", dinov2_folder, "--text-encoder", bert_folder)
+    code, output = run("extract", str(folder), "--output", str(tmp_path / "store"), *encoders, "--dtype", "float32")
+    assert code == 0 and "12 items, pooled" in output and "1 pairs skipped" in output
+    assert FeatureStore.open(tmp_path / "store").ids[3] == "03.png"
+    options = ("--recipe", "pooled", "--dim", "8", "--epochs", "2", "--batch-size", "4", "--init", "random")
+    code, output = run("train", str(tmp_path / "store"), "--output", str(tmp_path / "model"), *encoders, *options)
+    assert code == 0 and "6 steps" in output
+    model = FreezeAlign.from_pretrained(tmp_path / "model", device="cpu")
+    assert model.encode(texts).shape == (12, 8)
+
+
+def test_extracting_again_says_what_is_there(folder, dinov2_folder, bert_folder, tmp_path):
+    arguments = ("extract", str(folder), "--output", str(tmp_path / "store"))
+    encoders = ("--image-encoder", dinov2_folder, "--text-encoder", bert_folder)
+    assert run(*arguments, *encoders)[0] == 0
+    code, output = run(*arguments, *encoders)
+    assert code == 1 and "exists" in output
+
+
+def test_train_refuses_a_store_of_other_encoders(folder, dinov2_folder, bert_folder, sbert_folder, tmp_path):
+    image = ("--image-encoder", dinov2_folder, "--text-encoder")
+    assert run("extract", str(folder), "--output", str(tmp_path / "store"), *image, bert_folder)[0] == 0
+    code, output = run("train", str(tmp_path / "store"), "--output", str(tmp_path / "model"), *image, sbert_folder)
+    assert code == 1 and "made by another encoder" in output
 
 
 def test_encoders_are_listed_by_modality():
