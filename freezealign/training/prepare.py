@@ -79,13 +79,18 @@ def extract_store(model: FreezeAlign, data: Any, arguments: FitArguments, level:
 def make_accelerator(model: FreezeAlign, arguments: FitArguments) -> Accelerator:
     """Return accelerate's view of the processes, and move the model to this one's device if there are several."""
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
     folder = None if arguments.output_dir is None else str(arguments.output_dir)
-    alone = (
-        int(os.environ.get("WORLD_SIZE", "1")) == 1
-    )  # then accelerate's device, which never changes, does not matter
-    on_cpu = model.device.type == "cpu" and not alone
-    accelerator = Accelerator(cpu=on_cpu, log_with=list(arguments.report_to) or None, project_dir=folder or ".")
+    # Accelerate's device is chosen once a process and for good, and does not matter to a process that is alone.
+    on_cpu = model.device.type == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = Accelerator(
+        cpu=on_cpu,
+        log_with=list(arguments.report_to) or None,
+        project_dir=folder or ".",
+        # A tower may hold what its pooling does not read, and only one of the losses reads the bias.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     if accelerator.num_processes > 1:
         model.to(accelerator.device)
     return accelerator

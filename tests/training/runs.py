@@ -1,7 +1,8 @@
 """Runs of training in processes of their own: killed on the way, or several that train as one.
 
-``python runs.py FOLDER`` reads ``FOLDER/options.json`` and leaves what it found in ``FOLDER/RANK.json`` and
-``FOLDER/RANK.safetensors``; with ``kills`` among the options it kills itself at random times and begins again.
+``python runs.py FOLDER`` does the runs of ``FOLDER/runs.json``, one after another; what each rank found is then in
+``FOLDER/NAME/RANK.json`` and ``.safetensors``. ``python runs.py FOLDER SEED`` does so in forks that it kills at random
+times, until one comes through, and leaves their number in ``FOLDER/kills``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from freezealign import FeatureStore, FreezeAlign, FrozenEncoder
+from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.encoders.callable import CallableEncoder
 
 QUIET = {"show_progress_bar": False}
@@ -73,27 +74,42 @@ class Score:
         return {"score": -float(sum(value.abs().sum() for value in trained(model).values()))}
 
 
-def run(folder: Path, options: dict) -> None:
-    """Train as ``options`` say and keep what came out."""
-    rank = int(os.environ.get("RANK", "0"))
-    model, evaluator = make_model(dropout=options.get("dropout")), Score()
-    result: dict = {}
-    stop = options.get("stop_after")
-    if options.get("bias"):
+class LateScore(Score):
+    """An evaluator that says what its metric is once it has been called."""
+
+    primary_metric = None
+
+    def __call__(self, model, output_path=None, epoch=-1, steps=-1) -> dict[str, float]:
+        self.primary_metric = "score"
+        return super().__call__(model, output_path, epoch, steps)
+
+
+def run(folder: Path, fit: dict, dropout=None, captions=1, stores=0, bias=False, stop_after=None, late=False) -> None:
+    """Train as told and keep what came out."""
+    model, evaluator = make_model(dropout=dropout), LateScore() if late else Score()
+    if bias:
         model.logit_scale.add_bias_()
-    data = make_pairs(captions=options.get("captions", 1))
-    if "store" in options:
-        data = FeatureStore.open(options["store"])
+    if stop_after is not None:
+        interrupt(model, stop_after)
+    data = make_pairs(captions=captions)
+    if stores:
+        data = [model.extract_features(make_pairs(captions=captions, seed=seed), **QUIET) for seed in range(stores)]
     try:
-        if stop is not None:
-            interrupt(model, stop)
-        history = model.fit(data, evaluator, **QUIET, **options["fit"])
+        history = model.fit(data, evaluator, **QUIET, **fit)
     except (KeyboardInterrupt, ValueError) as error:
-        result["error"] = str(error)
+        result = {"error": str(error)}
     else:
-        result |= {"losses": history.losses, "evaluations": history.evaluations, "calls": evaluator.calls}
+        result = {"losses": history.losses, "evaluations": history.evaluations, "calls": evaluator.calls}
+    folder.mkdir(parents=True, exist_ok=True)
+    rank = os.environ.get("RANK", "0")
     save_file(trained(model), folder / f"{rank}.safetensors")
     (folder / f"{rank}.json").write_text(json.dumps(result))
+
+
+def run_all(folder: Path) -> None:
+    """Do the runs that ``folder/runs.json`` names."""
+    for name, told in json.loads((folder / "runs.json").read_text()).items():
+        run(folder / name, **told)
 
 
 def interrupt(model: FreezeAlign, steps: int) -> None:
@@ -109,7 +125,7 @@ def interrupt(model: FreezeAlign, steps: int) -> None:
     model.forward = forward  # type: ignore[method-assign]
 
 
-def run_and_kill(folder: Path, options: dict, seed: int) -> int:
+def run_and_kill(folder: Path, seed: int) -> int:
     """Run in forks, each killed after a random time, until one comes to its end; return how many were killed."""
     import torch._dynamo  # noqa: F401  what a fork would import anew each time
 
@@ -117,7 +133,7 @@ def run_and_kill(folder: Path, options: dict, seed: int) -> int:
     rng, kills = random.Random(seed), 0
     while True:
         if (child := os.fork()) == 0:
-            run(folder, options)
+            run_all(folder)
             os._exit(0)
         time.sleep(rng.uniform(0.02, 0.1) * 1.1**kills)  # in the end even the slowest machine comes through
         os.kill(child, signal.SIGKILL)
@@ -131,8 +147,7 @@ def run_and_kill(folder: Path, options: dict, seed: int) -> int:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     where = Path(sys.argv[1])
-    told = json.loads((where / "options.json").read_text())
-    if "kills" in told:
-        (where / "kills").write_text(str(run_and_kill(where, told, told["kills"])))
+    if len(sys.argv) == 3:
+        (where / "kills").write_text(str(run_and_kill(where, int(sys.argv[2]))))
     else:
-        run(where, told)
+        run_all(where)

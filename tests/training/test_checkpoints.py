@@ -103,17 +103,17 @@ def test_interrupted_run_ends_as_if_it_had_not_been(kind, tmp_path, monkeypatch)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_run_ends_as_if_it_had_not_been(tmp_path, seed):
     """SIGKILL at any moment, in the middle of a checkpoint too."""
-    fit = {**PAPER, "epochs": 20, "save_every": 2, "keep_best": True, "evaluate_every": 3, "output_dir": str(tmp_path)}
-    del fit["show_progress_bar"]
-    (tmp_path / "options.json").write_text(json.dumps({"kills": seed, "captions": 2, "fit": {**fit, "captions": 2}}))
-    subprocess.run([sys.executable, Path(__file__).with_name("runs.py"), tmp_path], check=True, timeout=300)
-    assert (kills := int((tmp_path / "kills").read_text())) > 2, kills
+    fit = {"recipe": "paper", "epochs": 20, "batch_size": 6, "save_every": 2, "keep_best": True, "evaluate_every": 3}
+    told = {"captions": 2, "fit": {**fit, "captions": 2, "output_dir": str(tmp_path)}}
+    (tmp_path / "runs.json").write_text(json.dumps({"killed": told}))
+    subprocess.run([sys.executable, Path(__file__).with_name("runs.py"), tmp_path, str(seed)], check=True, timeout=300)
+    assert int((tmp_path / "kills").read_text()) > 2
     model = make_model()
-    expected = model.fit(make_pairs(captions=2), Score(), **{**fit, "output_dir": None, "captions": 2}, **QUIET)
-    found = json.loads((tmp_path / "0.json").read_text())
+    expected = model.fit(make_pairs(captions=2), Score(), **fit, captions=2, **QUIET)
+    found = json.loads((tmp_path / "killed" / "0.json").read_text())
     assert found["losses"] == expected.losses
     assert found["evaluations"] == expected.evaluations
-    weights = load_file(tmp_path / "0.safetensors")
+    weights = load_file(tmp_path / "killed" / "0.safetensors")
     assert all(torch.equal(value, weights[name]) for name, value in trained(model).items())
     assert checkpoints(tmp_path) == ["step-00000118", "step-00000120"]
 
