@@ -55,7 +55,7 @@ class PairMoments:
 
 
 class Spectrum(NamedTuple):
-    """A covariance matrix as eigenvalues and eigenvectors, from which it is whitened with any shrinkage."""
+    """A covariance matrix as eigenvalues (d,) and eigenvectors (d, d), from which it is whitened with any ridge."""
 
     values: Tensor
     vectors: Tensor
@@ -65,10 +65,10 @@ class Spectrum(NamedTuple):
         """Decompose a covariance matrix (d, d)."""
         return cls(*torch.linalg.eigh(covariance))
 
-    def whitener(self, ridge: float) -> Tensor:
-        """Return ``(covariance + ridge · total variance · identity) ** -0.5``."""
+    def scales(self, ridge: float) -> Tensor:
+        """Return what whitening multiplies each eigenvector's coordinate by: ``(value + ridge · total) ** -0.5``."""
         values = self.values + ridge * self.values.sum()
-        return (self.vectors * values.clamp_min(torch.finfo(values.dtype).eps).rsqrt()) @ self.vectors.T
+        return values.clamp_min(torch.finfo(values.dtype).eps).rsqrt()
 
 
 def correlated_directions(moments: PairMoments, directions: int, ridges: Ridges) -> tuple[AffineMap, AffineMap]:
@@ -80,16 +80,39 @@ def correlated_directions(moments: PairMoments, directions: int, ridges: Ridges)
         ridges: For x and y, the share of the total variance that is added to every variance before whitening.
     """
     xx, yy, xy = moments.covariances()
-    weights = _directions(Spectrum.of(xx), Spectrum.of(yy), xy, directions, ridges)
+    x, y = Spectrum.of(xx), Spectrum.of(yy)
+    a, b = _directions(x, y, x.vectors.T @ xy @ y.vectors, ridges)
+    weights = a[:directions] @ x.vectors.T, b[:directions] @ y.vectors.T
     maps = [AffineMap(weight, -weight @ mean) for weight, mean in zip(weights, moments.means())]
     return maps[0], maps[1]
 
 
-def _directions(x: Spectrum, y: Spectrum, xy: Tensor, directions: int, ridges: Ridges) -> tuple[Tensor, Tensor]:
-    whiten_x, whiten_y = x.whitener(ridges[0]), y.whitener(ridges[1])
-    left, correlations, right = torch.linalg.svd(whiten_x @ xy @ whiten_y, full_matrices=False)
-    kept = correlations[:directions, None]
-    return kept * (left.T[:directions] @ whiten_x), kept * (right[:directions] @ whiten_y)
+def _directions(x: Spectrum, y: Spectrum, core: Tensor, ridges: Ridges) -> tuple[Tensor, Tensor]:
+    """Return the directions (k, dx) and (k, dy) in the coordinates of the eigenvectors, most correlated first.
+
+    They come from the smaller Gram matrix of the whitened cross-covariance, which is many times as fast as its singular
+    value decomposition.
+
+    Args:
+        x: Of the covariance of x.
+        y: Of that of y.
+        core: (dx, dy), the covariance of x with y in these coordinates.
+        ridges: As in :func:`correlated_directions`.
+    """
+    scale_x, scale_y = x.scales(ridges[0]), y.scales(ridges[1])
+    whitened = scale_x[:, None] * core * scale_y
+    if len(scale_x) < len(scale_y):
+        b, a = _weighted(whitened.T)
+    else:
+        a, b = _weighted(whitened)
+    return a * scale_x, b * scale_y
+
+
+def _weighted(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the left and right singular vectors of a tall matrix as rows, each times its singular value."""
+    values, right = torch.linalg.eigh(matrix.T @ matrix)
+    right = right.flip(1)
+    return (matrix @ right).T, values.flip(0).clamp_min(0).sqrt()[:, None] * right.T
 
 
 def choose_shrinkage(folds: Sequence[PairMoments]) -> float:
@@ -108,15 +131,21 @@ def choose_shrinkage(folds: Sequence[PairMoments]) -> float:
         if train.n < 2:
             continue
         xx, yy, xy = train.covariances()
-        spectra = Spectrum.of(xx), Spectrum.of(yy)
+        x, y = Spectrum.of(xx), Spectrum.of(yy)
+        core, judged = x.vectors.T @ xy @ y.vectors, _rotated(held_out, x.vectors, y.vectors)
         for place, shrinkage in enumerate(SHRINKAGES):
-            a, b = _directions(*spectra, xy, len(xx), (shrinkage / len(xx), shrinkage / len(yy)))
-            scores[place] += held_out.n * _detectability(held_out, a, b)
+            a, b = _directions(x, y, core, (shrinkage / len(xx), shrinkage / len(yy)))
+            scores[place] += held_out.n * _detectability(*judged, a, b)
     return SHRINKAGES[int(scores.argmax())]
 
 
-def _detectability(moments: PairMoments, a: Tensor, b: Tensor) -> Tensor:
+def _rotated(moments: PairMoments, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the covariances of ``moments`` in the coordinates of the columns of ``x`` and ``y``."""
     xx, yy, xy = moments.covariances()
+    return x.T @ xx @ x, y.T @ yy @ y, x.T @ xy @ y
+
+
+def _detectability(xx: Tensor, yy: Tensor, xy: Tensor, a: Tensor, b: Tensor) -> Tensor:
     together = (a @ xy * b).sum()
     apart = ((a @ xx @ a.T) * (b @ yy @ b.T)).sum().clamp_min(torch.finfo(torch.float64).tiny)
     return together / apart.sqrt()

@@ -103,7 +103,8 @@ class Trainer:
                 self._finish()
         finally:
             self.model.eval()
-            self.accelerator.end_training()
+            for tracker in self.accelerator.trackers:  # not end_training, which ends the process group too
+                tracker.finish()
         return self.history
 
     def _run_epoch(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,8 +46,25 @@ def test_covariances_are_those_of_numpy():
 
 def test_whitener_whitens():
     xx, _, _ = moments_of(*pair_of_views()).covariances()
-    root = Spectrum.of(xx).whitener(0.0)
-    torch.testing.assert_close(root @ xx @ root, torch.eye(10, dtype=torch.float64), atol=1e-8, rtol=0)
+    spectrum = Spectrum.of(xx)
+    whitener = spectrum.vectors * spectrum.scales(0.0)
+    torch.testing.assert_close(whitener.T @ xx @ whitener, torch.eye(10, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_directions_are_those_of_the_singular_value_decomposition(swap):
+    """The definition, written out with matrix roots, for x wider than y and the reverse."""
+    moments = moments_of(*(reversed(pair_of_views()) if swap else pair_of_views()))
+    xx, yy, xy = moments.covariances()
+
+    def root(matrix: torch.Tensor, ridge: float) -> torch.Tensor:
+        ridged = matrix + ridge * matrix.trace() * torch.eye(len(matrix), dtype=torch.float64)
+        return torch.linalg.inv(torch.from_numpy(scipy.linalg.sqrtm(ridged.numpy()).real))
+
+    left, correlations, right = torch.linalg.svd(root(xx, 0.02) @ xy @ root(yy, 0.05), full_matrices=False)
+    expected = (correlations[:, None] * left.T @ root(xx, 0.02)).T @ (correlations[:, None] * right @ root(yy, 0.05))
+    first, second = correlated_directions(moments, 10, (0.02, 0.05))
+    torch.testing.assert_close(first.weight.T @ second.weight, expected, atol=1e-8, rtol=0)
 
 
 def test_without_shrinkage_directions_have_their_canonical_correlation():
