@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,9 @@ class Pair(NamedTuple):
 
 def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
     """Whether single pairs can be read by position, in any order."""
-    if isinstance(data, (Mapping, DataLoader)) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    if isinstance(data, (str, Path, Mapping, DataLoader)) or not (
+        hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    ):
         return False
     return len(data) == 0 or not is_batch(data[0], modalities)
 

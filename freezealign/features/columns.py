@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+LONG = 16
+"""Neighbours from which on a run of them is better read than mapped."""
+
 
 class NpyFile:
-    """A ``.npy`` file that is mapped while it is read and at no other time, so that its pages do not pile up.
+    """A ``.npy`` file that is open while it is read and at no other time, so that its pages do not pile up.
 
     Raises:
         ValueError: If it is not a readable ``.npy`` file.
@@ -19,18 +23,33 @@ class NpyFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         array = self.map()
-        self.shape, self.dtype = array.shape, array.dtype
+        self.shape, self.dtype, self.offset = array.shape, array.dtype, array.offset
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def map(self) -> np.ndarray:
+    def map(self) -> np.memmap:
         """Return the array, memory-mapped."""
+        with self._readable():
+            array: np.memmap = np.lib.format.open_memmap(self.path, mode="r")
+        return array
+
+    def read(self, runs: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        """Read rows that are given as runs of neighbours into ``rows``, each run in one go."""
+        done = 0
+        with self._readable(), self.path.open("rb") as file:
+            for run in runs:
+                part, done = rows[done : done + len(run)], done + len(run)
+                file.seek(self.offset + int(run[0]) * part[0].nbytes)
+                if file.readinto(part.data) != part.nbytes:
+                    raise EOFError("it ends too early")
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
         try:
-            array: np.ndarray = np.lib.format.open_memmap(self.path, mode="r")
+            yield
         except (OSError, EOFError, ValueError) as error:
             raise ValueError(f"{self.path} cannot be read ({error}); extract the features again.") from error
-        return array
 
 
 class Column:
@@ -58,7 +77,11 @@ class Column:
         return len(self) * int(np.prod(self.parts[0].shape[1:])) * self.dtype.itemsize
 
     def take(self, index: np.ndarray) -> np.ndarray:
-        """Return the rows ``index`` as an array in memory; runs of neighbours are read as such."""
+        """Return the rows ``index`` as an array in memory; in ascending order they are read the fastest."""
+        if len(self.parts) == 1 and isinstance(self.parts[0], np.ndarray):
+            return np.take(self.parts[0], index, axis=0)
+        if (np.diff(index) > 0).all():
+            return self._take_ascending(index)
         owners = np.searchsorted(self.starts, index, side="right") - 1
         touched = np.unique(owners)
         if len(touched) == 1:
@@ -67,6 +90,21 @@ class Column:
         for part in touched:
             here = np.flatnonzero(owners == part)
             rows[here] = _mapped(self.parts[part])[index[here] - self.starts[part]]
+        return rows
+
+    def _take_ascending(self, index: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(index), *self.parts[0].shape[1:]), self.dtype)
+        bounds = np.searchsorted(index, self.starts)
+        if bounds[-1] - bounds[0] < len(index):
+            raise IndexError(f"rows {index[0]} to {index[-1]} were asked for, and there are {len(self)}.")
+        for number in np.flatnonzero(np.diff(bounds)):
+            here, part = slice(bounds[number], bounds[number + 1]), self.parts[number]
+            own = index[here] - self.starts[number]
+            runs = np.split(own, np.flatnonzero(np.diff(own) != 1) + 1)
+            if isinstance(part, NpyFile) and len(own) >= LONG * len(runs):
+                part.read(runs, rows[here])
+            else:
+                rows[here] = _mapped(part)[own]
         return rows
 
     def all(self) -> np.ndarray:

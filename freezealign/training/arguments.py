@@ -13,6 +13,13 @@ Precision = Literal["no", "bf16", "fp16"]
 
 NEUTRAL = ("output_dir", "save_every", "keep_checkpoints", "report_to", "show_progress_bar", "data_name")
 """Fields that do not change what is trained, so that a run may be resumed with other values."""
+LEAST = {
+    **dict.fromkeys(("epochs", "learning_rate", "final_learning_rate", "weight_decay", "structure_weight", "seed"), 0),
+    **dict.fromkeys(
+        ("encode_batch_size", "captions", "evaluate_every", "patience", "save_every", "keep_checkpoints"), 1
+    ),
+}
+"""The smallest value of a field."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class FitArguments:
         loss: ``infonce``, or ``sigmoid`` (adds a learnable bias to the model's logit scale if it has none).
         global_negatives: ``False`` keeps negatives within each process, as the paper's released code does.
         captions: Captions of an item that are in a batch together, all positives of its image.
-        structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods; for few pairs.
+        structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods within each process's
+            part of the batch; for few pairs.
         weights: For several data sets, how often a pair of each is drawn in an epoch: 1 is once, 0.1 once in ten.
         precision: ``bf16`` or ``fp16`` autocast; by default as ``accelerate launch`` says, else ``no``.
         seed: Order of the data, choice among several captions, dropout.
@@ -86,14 +94,14 @@ class FitArguments:
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        for name in ("encode_batch_size", "captions", "keep_checkpoints", "evaluate_every", "save_every", "patience"):
+        for name, least in LEAST.items():
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.epochs is not None and self.epochs < 0:
-            raise ValueError(f"epochs must not be negative, got {self.epochs}.")
+            if value is not None and not value >= least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {self.batch_size}: a pair alone has no negatives.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, got {self.clip_norm}; None does not clip.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is a share of all steps, in [0, 1), got {self.warmup}.")
         if self.weights is not None and not all(weight > 0 for weight in self.weights):

@@ -97,6 +97,8 @@ class CachedBatches:
             if len(self.store) <= window:
                 self.store = self.store.resident()
         self.in_memory = self.store.in_memory
+        if batch_size > self.num_pairs:
+            batch_size = self.num_pairs - self.num_pairs % ranks
         self.order = Order(self.sizes, batch_size, seed, weights, window)
         self.batch_size: int | None = self.order.batch_size
         if self.order.batch_size % ranks:

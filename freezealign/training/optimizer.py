@@ -28,7 +28,7 @@ def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
 def learning_rate(step: int, steps: int, arguments: FitArguments) -> float:
     """Return the rate of one step of ``steps``, from 0: a linear rise from near 0, then a cosine down to the end."""
     assert arguments.learning_rate is not None
-    peak, end = arguments.learning_rate, arguments.final_learning_rate
+    peak, end = arguments.learning_rate, min(arguments.learning_rate, arguments.final_learning_rate)
     warmup = max(1, round(steps * arguments.warmup))
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
 
 from freezealign.data.pairs import count_pairs
+from freezealign.data.sources import open_pairs
 from freezealign.features import FeatureStore
 from freezealign.tower import Level
 from freezealign.training.arguments import FitArguments
@@ -36,6 +38,7 @@ def run_fit(
     accelerator = make_accelerator(model, arguments)
     if arguments.loss == "sigmoid":
         model.logit_scale.add_bias_()
+    data = open_pairs(data) if isinstance(data, (str, Path)) else data
     stores = given_stores(data)
     pairs = sum(map(len, stores)) if stores else count_pairs(data, list(model.towers))
     recipe = choose_recipe(model, pairs, stores, arguments)

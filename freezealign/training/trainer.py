@@ -224,7 +224,7 @@ class Trainer:
             )
         sign = 1 if getattr(self.evaluator, "greater_is_better", True) else -1
         score = sign * float(scores[metric])
-        if self.progress.best is None or score > self.progress.best:
+        if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
             self.progress.best, self.progress.since_best = score, 0
             self.best_weights = {key: value.clone() for key, value in self._weights().items()}
         else:
@@ -241,8 +241,8 @@ class Trainer:
         encoders = {name: encoder.fingerprint for name, encoder in self.model.encoders.items()}
         processes = self.accelerator.num_processes
         shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in self._weights().items()}
-        pairs = self.batches.num_pairs
-        return {**self.arguments.identity(), "pairs": pairs, "processes": processes, **encoders, **shapes}
+        facts = {"pairs": self.batches.num_pairs, "processes": processes, "autocast": str(self.dtype)}
+        return {**self.arguments.identity(), **facts, **encoders, **shapes}
 
     def restore(self) -> bool:
         """Go back to the last checkpoint; return whether there was one.

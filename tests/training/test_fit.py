@@ -531,7 +531,7 @@ def test_unknown_option_is_a_type_error(callable_model, pairs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": -1}, "epochs must not be negative, got -1"),
+        ({"epochs": -1}, "epochs must be at least 0, got -1"),
         ({"batch_size": 1}, "a pair alone has no negatives"),
         ({"warmup": 1.0}, r"warmup is a share.*got 1\.0"),
         ({"evaluate_every": 0}, "evaluate_every must be at least 1"),

@@ -1,0 +1,109 @@
+"""``fit`` on cached features against sentence-transformers' trainer on the very same frozen modules, end to end.
+
+python benchmarks/trainer.py            # writes benchmarks/RESULTS.md
+
+Real encoders, all OpenMoji drawings of the training part with English names, drawn as PNG files beforehand. Ours is one
+whole call of ``fit``: extraction and every step of every epoch. sentence-transformers encodes anew in every epoch, hours
+on a CPU: a few of its steps are timed after one to warm up, half of them before ``fit`` and half after, and their mean
+is multiplied by the steps of all epochs.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Image
+from report import record
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesSymmetricRankingLoss
+from transformers import TrainerCallback
+
+from freezealign import FreezeAlign
+from freezealign.data.openmoji import load_openmoji
+
+EPOCHS, BATCH, STEPS = 20, 128, 3
+ENCODERS = ["efficientnet-lite2", "use-multilingual"]
+
+
+class Clock(TrainerCallback):
+    """Times the steps of sentence-transformers' trainer."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_step_end(self, *arguments: Any, **options: Any) -> None:
+        """Note when a step ended."""
+        self.ends.append(time.perf_counter())
+
+    @property
+    def seconds(self) -> list[float]:
+        """What each step took, but for the first."""
+        return [after - before for before, after in zip(self.ends, self.ends[1:])]
+
+
+def write_pairs(folder: Path) -> list[dict[str, str]]:
+    """Draw every picture to a file."""
+    found = []
+    for sample in load_openmoji().train[:64]:
+        if "en" in sample.captions:
+            path = folder / f"{sample.key}.png"
+            sample.image().save(path)
+            found.append({"image": str(path), "text": sample.captions["en"]})
+    return found
+
+
+def new_model() -> FreezeAlign:
+    """The model of either side."""
+    return FreezeAlign(ENCODERS, dim=512, recipe="token", seed=0)
+
+
+def their_steps(pairs: list[dict[str, str]], folder: Path) -> list[float]:
+    """Return the seconds of some steps of sentence-transformers' trainer."""
+    data, clock = Dataset.from_list(pairs).cast_column("image", Image()), Clock()
+    model = new_model().to_sentence_transformer()
+    options: dict[str, Any] = {"max_steps": STEPS + 1, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3}
+    quiet: dict[str, Any] = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    SentenceTransformerTrainer(
+        model=model,
+        args=SentenceTransformerTrainingArguments(str(folder / "run"), use_cpu=True, **options, **quiet),
+        train_dataset=data,
+        loss=MultipleNegativesSymmetricRankingLoss(model),
+        callbacks=[clock],
+    ).train()
+    return clock.seconds
+
+
+def our_epochs(pairs: list[dict[str, str]], epochs: int) -> float:
+    """Return the seconds of one call of ``fit``."""
+    model, start = new_model(), time.perf_counter()
+    model.fit(pairs, recipe="paper", epochs=epochs, batch_size=BATCH, show_progress_bar=False)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and write the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = write_pairs(Path(folder))
+        our_epochs(pairs[: 2 * BATCH], 1)  # to warm up
+        steps = their_steps(pairs, Path(folder))
+        ours = our_epochs(pairs, EPOCHS)
+        steps += their_steps(pairs, Path(folder))
+    total = EPOCHS * (len(pairs) // BATCH)
+    theirs = total * sum(steps) / len(steps)
+    row = f"| {ours:,.0f} s | {theirs:,.0f} s | {theirs / ours:.1f} |"
+    header = (
+        f"{EPOCHS} epochs over {len(pairs):,} pairs, batches of {BATCH}, {' and '.join(ENCODERS)}. Ours is measured "
+        f"whole, extraction included; theirs is {total} steps at the mean of {len(steps)} measured ones (after one to "
+        f"warm up, before and after ours), {min(steps):.1f} to {max(steps):.1f} s each.\n\n"
+        "| `fit` | `SentenceTransformerTrainer`, extrapolated | times faster |\n|---|---|---|"
+    )
+    record("Trainer", header, [row])
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
