@@ -71,7 +71,9 @@ def write_arrow(path: Path) -> None:
     path.mkdir()
     with pa.OSFile(str(path / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, pa.schema(types)) as writer:
         for vectors in blocks():
-            arrays = [pa.FixedSizeListArray.from_arrays(rows.ravel(), type=types[name]) for name, rows in vectors.items()]
+            arrays = [
+                pa.FixedSizeListArray.from_arrays(rows.ravel(), type=types[name]) for name, rows in vectors.items()
+            ]
             for batch in pa.table(arrays, names=list(vectors)).to_batches(max_chunksize=1000):
                 writer.write_batch(batch)
 
