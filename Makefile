@@ -29,7 +29,7 @@ lint: .venv/.installed ## Check style, formatting and types
 	$(BIN)/mypy
 
 bench: .venv/.installed ## Measure ratios against the obvious alternatives; writes benchmarks/RESULTS.md
-	$(BIN)/python benchmarks/frozen_features.py
+	failed=0; for script in $(filter-out benchmarks/report.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$script || failed=1; done; exit $$failed
 
 stamps: ## Fetch the Tux Paint stamps into stamps/, without root, where apt exists
 	@command -v apt-get >/dev/null || { echo "make stamps needs apt-get; elsewhere unpack Debian's tuxpaint-stamps-default"; exit 1; }

@@ -47,6 +47,7 @@ class RandomVectors:
         self.block = np.random.default_rng(0).standard_normal((2 * BATCH, width), np.float32)
 
     def __call__(self, items: list[int]) -> np.ndarray:
+        """Return one vector an item."""
         start = items[0] % BATCH
         return self.block[start : start + len(items)]
 

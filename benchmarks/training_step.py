@@ -102,8 +102,8 @@ def main() -> None:
             rows.append(compare("pooled", "pooled", "vectors in memory", None, batch_size, vectors))
             rows.append(compare("pooled", "pooled", "vectors on disk", disk, batch_size, vectors))
     header = (
-        f"An epoch of `fit` over {PAIRS:,} random pairs of {WIDTHS['image']:,} and {WIDTHS['text']} numbers, d = {DIM}, "
-        f"against a hand-written loop over tensors in memory; median of {REPEATS}.\n\n"
+        f"An epoch of `fit` over {PAIRS:,} random pairs of {WIDTHS['image']:,} and {WIDTHS['text']} numbers, "
+        f"d = {DIM}, against a hand-written loop over tensors in memory; median of {REPEATS}.\n\n"
         "| recipe and store | batch | times the loop's time |\n|---|---|---|"
     )
     record("Training step", header, rows)

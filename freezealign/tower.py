@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, FrozenEncoder, Module, Pooling
+from freezealign.modules import Features, FrozenEncoder, Module, Pooling, TokenProjector
 
 Level = Literal["tokens", "pooled"]
 """What of an item is stored: all that its encoder gives, or one vector."""
@@ -71,6 +71,8 @@ class Tower(nn.Sequential):
             blocks = self._after_pooling(pool)
         else:
             features, blocks = self.encoder(features), self.blocks
+        if self.training and pool:
+            features, blocks = self._pool_early(features, blocks)
         for block in blocks:
             if isinstance(block, Pooling) and not pool:
                 features = {**features, "sentence_embedding": features["token_embeddings"]}
@@ -79,6 +81,17 @@ class Tower(nn.Sequential):
         if "sentence_embedding" not in features:
             raise ValueError("the tower gives tokens but no vector; add a Pooling.")
         return features
+
+    @staticmethod
+    def _pool_early(features: Features, blocks: list[Module]) -> tuple[Features, list[Module]]:
+        """Do the work of a token projector and its pooling at once where that is possible, and return what is left.
+
+        Only in training, where it counts; elsewhere results stay bit for bit those of the blocks one after another.
+        """
+        match blocks:
+            case [TokenProjector() as projector, Pooling() as pooling, *rest] if projector.can_pool(pooling):
+                return projector.pooled(features, pooling), rest
+        return features, blocks
 
     @staticmethod
     def is_frozen(features: Features) -> bool:

@@ -55,14 +55,18 @@ class Pooling(Module):
         if self.mode == "cls":
             return self._cls(features)
         tokens = require(features, "token_embeddings", self, "put a FrozenEncoder before it.")
-        mask = features.get("attention_mask")
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
         if self.mode == "max":
-            return masked_max(tokens, mask)
-        if self.mode != "mean" and features.get("special_tokens_mask") is not None:
-            mask = mask & ~features["special_tokens_mask"].bool()
-        mean = masked_mean(tokens, mask)
+            return masked_max(tokens, self.mask(features))
+        mean = masked_mean(tokens, self.mask(features))
         return mean + self._cls(features) if self.mode == "cls+patch_mean" else mean
+
+    def mask(self, features: Features) -> Tensor:
+        """Return which tokens are pooled, (B, T)."""
+        tokens, mask = features["token_embeddings"], features.get("attention_mask")
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device) if mask is None else mask.bool()
+        if "patch" in self.mode and features.get("special_tokens_mask") is not None:
+            mask = mask & ~features["special_tokens_mask"].bool()
+        return mask
 
     def _cls(self, features: Features) -> Tensor:
         remedy = "the encoder gives no CLS vector, or the TokenProjector was built with cls=False."

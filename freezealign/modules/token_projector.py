@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import Tensor
+
 from freezealign.modules.base import Features, Module, require
-from freezealign.modules.projection import ProjectionKind, fit_input, make_projection
+from freezealign.modules.pooling import Pooling
+from freezealign.modules.projection import NormedBranches, ProjectionKind, fit_input, make_projection
 
 
 class TokenProjector(Module):
@@ -49,9 +52,33 @@ class TokenProjector(Module):
         output = {key: value for key, value in features.items() if key not in frozen}
         output["token_embeddings"] = self.tokens(fit_input(tokens, self.in_dim, self))
         if self.cls_token is not None:
-            cls = require(features, "cls_token_embeddings", self, "this encoder has no CLS vector; use cls=False.")
-            output["cls_token_embeddings"] = self.cls_token(fit_input(cls, self.in_dim, self))
+            output["cls_token_embeddings"] = self._project_cls(features)
         return output
+
+    def pooled(self, features: Features, pooling: Pooling) -> Features:
+        """Return what ``pooling`` gives after this, to rounding, but with far less work where it takes a mean.
+
+        Only where :meth:`can_pool` says so.
+        """
+        assert isinstance(self.tokens, NormedBranches)
+        tokens = require(features, "token_embeddings", self, "put a FrozenEncoder before it.")
+        pooled = self.tokens.mean(fit_input(tokens, self.in_dim, self), pooling.mask(features))
+        if pooling.mode == "cls+patch_mean":
+            pooled = pooled + self._project_cls(features)
+        return {"sentence_embedding": pooled}
+
+    def can_pool(self, pooling: Pooling) -> bool:
+        """Whether :meth:`pooled` stands for this and ``pooling``."""
+        with_cls = pooling.mode == "cls+patch_mean"
+        return isinstance(self.tokens, NormedBranches) and (
+            pooling.mode in ("mean", "patch_mean") or (with_cls and self.cls_token is not None)
+        )
+
+    def _project_cls(self, features: Features) -> Tensor:
+        assert self.cls_token is not None
+        cls = require(features, "cls_token_embeddings", self, "this encoder has no CLS vector; use cls=False.")
+        projected: Tensor = self.cls_token(fit_input(cls, self.in_dim, self))
+        return projected
 
     def get_embedding_dimension(self) -> int:
         """Return the output width."""

@@ -275,3 +275,44 @@ def test_missing_cls_vector_says_what_to_do():
 def test_head_before_pooling_says_what_to_do():
     with pytest.raises(ValueError, match="put a Pooling before it"):
         ProjectionHead(4, 4)({"token_embeddings": torch.zeros(1, 2, 4)})
+
+
+# Pooling early
+
+
+@pytest.mark.parametrize("kind", ["token", "glu"])
+@pytest.mark.parametrize(("mode", "cls"), [("mean", False), ("patch_mean", False), ("cls+patch_mean", True)])
+def test_projecting_the_mean_is_the_mean_of_projections(kind, mode, cls):
+    """What training computes is what the blocks compute one after another: values and gradients."""
+    generator = torch.Generator().manual_seed(0)
+    features = {
+        "token_embeddings": torch.randn(3, 5, 6, dtype=torch.float64, generator=generator),
+        "cls_token_embeddings": torch.randn(3, 6, dtype=torch.float64, generator=generator),
+        "attention_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]]),
+        "special_tokens_mask": torch.tensor([[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]).bool(),
+    }
+    projector, pooling = TokenProjector(6, 4, kind=kind, cls=cls, dropout=0.0).double(), Pooling(mode)
+    assert projector.can_pool(pooling)
+    found = {}
+    for early in (False, True):
+        projector.zero_grad()
+        output = projector.pooled(features, pooling) if early else pooling(projector(features))
+        (output["sentence_embedding"] ** 2).sum().backward()
+        gradients = [parameter.grad.clone() for parameter in projector.parameters()]
+        found[early] = [output["sentence_embedding"].detach(), *gradients]
+    for one, other in zip(found[False], found[True]):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("mlp", "mean"), ("linear", "mean"), ("token", "max"), ("token", "cls")])
+def test_other_projections_and_poolings_go_one_after_another(kind, mode):
+    assert not TokenProjector(6, 4, kind=kind, cls=True).can_pool(Pooling(mode))
+
+
+def test_dropout_draws_the_same_whether_pooled_early_or_not():
+    features = {"token_embeddings": torch.randn(3, 5, 6, generator=torch.Generator().manual_seed(0))}
+    projector, pooling = TokenProjector(6, 4, dropout=0.5), Pooling("mean")
+    torch.manual_seed(1)
+    one = pooling(projector(features))["sentence_embedding"]
+    torch.manual_seed(1)
+    torch.testing.assert_close(projector.pooled(features, pooling)["sentence_embedding"], one, atol=1e-5, rtol=0)
