@@ -154,8 +154,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     header = (
         "Text-to-image retrieval of held-out pictures, trained on English captions only; EfficientNet-Lite2 and "
-        "Universal Sentence Encoder, d = 512, seed 0; ± is half the 95% bootstrap interval over held-out pictures. Protocol: "
-        "cosine; a tie counts against the model; missing captions are left out.\n\n"
+        "Universal Sentence Encoder, d = 512, seed 0; ± is half the 95% bootstrap interval over held-out pictures. "
+        "Protocol: cosine; a tie counts against the model; missing captions are left out.\n\n"
         "| method | en R@1 | en R@10 | 13 others R@1 | 13 others R@10 |\n|---|---|---|---|---|"
     )
     record("Quality of every recipe", header, lines)

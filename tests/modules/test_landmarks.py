@@ -65,7 +65,7 @@ def test_head_without_landmarks_says_what_to_do(head, vectors):
 
 
 def test_width_that_does_not_fit_is_named(vectors):
-    with pytest.raises(ValueError, match="width 5 .* gives 6"):
+    with pytest.raises(ValueError, match=r"width 5 .* gives 6"):
         embed(KernelHead(5, 3, landmarks=2), vectors)
 
 
