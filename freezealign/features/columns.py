@@ -78,6 +78,7 @@ class Column:
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """Return the rows ``index`` as an array in memory; in ascending order they are read the fastest."""
+        index = index.astype(np.int64, copy=False)
         if len(self.parts) == 1 and isinstance(self.parts[0], np.ndarray):
             return np.take(self.parts[0], index, axis=0)
         if (np.diff(index) > 0).all():

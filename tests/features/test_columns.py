@@ -44,6 +44,34 @@ def test_row_that_is_not_there_is_an_error(index):
         Column(parts_of([5, 7], 2)).take(np.array(index))
 
 
+@given(st.lists(st.integers(0, 299), unique=True, max_size=300).map(sorted), st.integers(0, 250), st.integers(20, 50))
+def test_long_runs_are_read_as_single_rows_are(tmp_path_factory, scattered, start, length):
+    """Ascending rows with a long run among them are read from the file in one go: to the same effect."""
+    folder = tmp_path_factory.mktemp("column")
+    rows = np.arange(600, dtype=np.float32).reshape(300, 2)
+    for number, part in enumerate(np.split(rows, [70, 190])):
+        np.save(folder / f"{number}.npy", part)
+    column = Column([NpyFile(folder / f"{number}.npy") for number in range(3)])
+    run = np.arange(start, min(start + length, 300))
+    for index in (run, np.union1d(run, np.array(scattered, np.int64))):
+        np.testing.assert_array_equal(column.take(index), rows[index])
+
+
+def test_file_that_became_shorter_is_named(tmp_path):
+    path = tmp_path / "column.npy"
+    np.save(path, np.zeros((100, 4)))
+    column = Column([NpyFile(path)])
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(ValueError, match=r"column\.npy cannot be read"):
+        column.take(np.arange(100))
+
+
+def test_indices_of_a_byte_may_descend(tmp_path):
+    np.save(tmp_path / "column.npy", np.arange(9))
+    column = Column([NpyFile(tmp_path / "column.npy"), np.arange(9, 12)])
+    assert column.take(np.array([5, 3, 10], np.uint8)).tolist() == [5, 3, 10]
+
+
 def test_what_was_taken_is_no_view():
     parts = parts_of([3], 2)
     Column(parts).take(np.arange(3))[:] = -1
