@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 KERNEL, FEW, MANY = 3_000, 10_000, 100_000
 """Numbers of pairs up to which a kernel, a linear closed form, and training from one suit.
 
-The first two are measured on 500 to 2,000 pairs (docs/recipes.md); the last is the literature's.
+The first is measured on 500 to 1,500 pairs (docs/recipes.md), the others are the literature's.
 """
 PAPER: dict[str, Any] = {
     "init": "random",
