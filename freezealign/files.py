@@ -63,9 +63,14 @@ def check_version(path: Path, content: dict[str, Any], known: int) -> None:
         raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")
 
 
+def to_json(content: Any) -> bytes:
+    """Return ``content`` as indented UTF-8 JSON with a final newline."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as indented UTF-8 JSON with a final newline."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write what :func:`to_json` gives."""
+    path.write_bytes(to_json(content))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

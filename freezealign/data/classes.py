@@ -11,6 +11,7 @@ from torch.nn.functional import layer_norm
 
 from freezealign.encoders.timm import TimmEncoder
 from freezealign.features import FeatureStore
+from freezealign.features.columns import as_bytes
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -39,8 +40,8 @@ def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     text = model.encoders["text"]
     batches = [text(text.preprocess(names[start : start + 32])) for start in range(0, len(names), 32)]
     texts = torch.cat([model.pooling("text")(batch)["sentence_embedding"].cpu() for batch in batches])
-    columns = {"items/ids.utf8": np.frombuffer("".join(names).encode(), np.uint8)}
-    columns["items/ids.lengths"] = np.array([len(name.encode()) for name in names], np.int32)
+    columns: dict[str, np.ndarray] = {}
+    columns["items/ids.utf8"], columns["items/ids.lengths"] = as_bytes(names)
     for modality, vectors in {"image": rows, "text": texts}.items():
         real = store[modality].load(np.arange(len(store[modality])))["sentence_embedding"]
         dtype = store.columns[f"{modality}/sentence_embedding"].dtype

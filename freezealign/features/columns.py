@@ -146,9 +146,13 @@ class Runs:
 
     def rows(self, owners: np.ndarray) -> np.ndarray:
         """Return all rows of these owners, one owner after another."""
-        starts, lengths = self.starts(owners), self.lengths(owners)
-        ends = np.cumsum(lengths)
-        return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
+        return neighbours(self.starts(owners), self.lengths(owners))
+
+
+def neighbours(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the numbers of every run, one run after another: ``lengths[i]`` of them from ``starts[i]`` on."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
 
 
 class Strings:

@@ -24,7 +24,7 @@ import numpy as np
 
 from freezealign.features.columns import NpyFile
 from freezealign.features.shard import Shard, Skipped
-from freezealign.files import check_version, inside, read_object
+from freezealign.files import check_version, inside, read_object, to_json
 
 FORMAT_VERSION = 2
 LEFTOVERS = (".lock", ".manifest.json.tmp")
@@ -129,7 +129,7 @@ class StoreFolder:
         with explained(self.path):
             files = {name: self._write_array(number, name, rows) for name, rows in sorted(shard.columns.items())}
             content = {"files": files, "skipped": [asdict(entry) for entry in shard.skipped]}
-            write_atomically(self._shard_file(number), json_writer(content))
+            write_atomically(self._shard_file(number), lambda file: file.write(to_json(content)))
 
     def _write_array(self, number: int, name: str, rows: np.ndarray) -> dict[str, Any]:
         path = self._array_file(number, name)
@@ -139,7 +139,7 @@ class StoreFolder:
     def _write_manifest(self, content: dict[str, Any]) -> None:
         with explained(self.path):
             content = {"format_version": FORMAT_VERSION, **content}
-            write_atomically(self.path / "manifest.json", json_writer(content))
+            write_atomically(self.path / "manifest.json", lambda file: file.write(to_json(content)))
 
     # Reading
 
@@ -194,11 +194,6 @@ class StoreFolder:
 
     def _array_file(self, number: int, name: str) -> Path:
         return inside(self.path, f"{name}/{number:05d}.npy")
-
-
-def json_writer(content: Any) -> Callable[[BinaryIO], Any]:
-    """Return a function that writes ``content`` to a file, as indented UTF-8 JSON with a final newline."""
-    return lambda file: file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from freezealign.features.columns import neighbours
+
 CHUNK = 256
 """Neighbours that are read together where the data is larger than the window."""
 
@@ -96,8 +98,7 @@ class Order:
         parts, numbers = chunks.T
         starts = self.starts[parts] + numbers * self.chunk
         lengths = np.minimum(starts + self.chunk, self.starts[parts + 1]) - starts
-        ends = np.cumsum(lengths)
-        return np.repeat(starts - ends + lengths, lengths) + np.arange(lengths.sum())
+        return neighbours(starts, lengths)
 
     def _least(self, part: int) -> int:
         """Return how many pairs of a data set every epoch draws at least."""

@@ -79,6 +79,7 @@ class Trainer:
         self.steps = len(batches) * self.epochs
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
+        self.trained = checkpoints.trained_parameters(model)  # once: the walk passes every frozen parameter
         self.optimizer = make_optimizer(model, self.arguments)
         objective = Objective(model, self.arguments)
         self.objective = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
@@ -165,7 +166,7 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         limit = math.inf if arguments.clip_norm is None else arguments.clip_norm
-        norm = nn.utils.clip_grad_norm_(checkpoints.trained_parameters(model).values(), limit)
+        norm = nn.utils.clip_grad_norm_(self.trained.values(), limit)
         if not self.scaler.is_enabled():  # with fp16 the scaler leaves such a step out and lowers its scale
             self._check_finite(float(norm), "norm of the gradient")
         self.scaler.step(self.optimizer)
@@ -226,7 +227,7 @@ class Trainer:
         score = sign * float(scores[metric])
         if not math.isnan(score) and (self.progress.best is None or score > self.progress.best):
             self.progress.best, self.progress.since_best = score, 0
-            self.best_weights = {key: value.clone() for key, value in self._weights().items()}
+            self.best_weights = {name: parameter.detach().clone() for name, parameter in self.trained.items()}
         else:
             self.progress.since_best += 1
 
@@ -240,7 +241,7 @@ class Trainer:
         """Return what this run depends on, as JSON."""
         encoders = {name: encoder.fingerprint for name, encoder in self.model.encoders.items()}
         processes = self.accelerator.num_processes
-        shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in self._weights().items()}
+        shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in self.trained.items()}
         facts = {"pairs": self.batches.num_pairs, "processes": processes, "autocast": str(self.dtype)}
         return {**self.arguments.identity(), **facts, **encoders, **shapes}
 
@@ -280,7 +281,7 @@ class Trainer:
         )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            save_tensors(path / "weights.safetensors", self._weights())
+            save_tensors(path / "weights.safetensors", dict(self.trained))
             checkpoints.save_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
             if self.best_weights:
                 save_tensors(path / "best.safetensors", self.best_weights)
@@ -295,9 +296,6 @@ class Trainer:
             "steps": self.history.steps,
             "evaluations": self.history.evaluations,
         }
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: parameter.detach() for name, parameter in checkpoints.trained_parameters(self.model).items()}
 
     # What one sees
 
