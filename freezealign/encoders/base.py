@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from freezealign.files import tensor_digest
-from freezealign.modules.base import Features
+
+if TYPE_CHECKING:
+    from freezealign.modules.base import Features
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,12 @@ class EncoderReference:
         backend: ``transformers``, ``timm``, ``sentence_transformers`` or ``callable``.
         modality: ``image``, ``text``, or any other name of a tower.
         source: What the backend loads: a hub id, a folder, or an architecture whose weights a ``package`` holds.
-        package: Key into :data:`freezealign.encoders.packages.PACKAGES`, for weights from the Python package index.
+        package: Key into :data:`freezealign.encoders.packages.PACKAGES`, for weights from the Python package index, or
+            into :data:`freezealign.encoders.split.SPLIT_PACKAGES`, for weights from there or else from the hub.
         revision: Commit of the hub repository; ``None`` is its main branch.
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
+        layer: The layer whose features are given, counted from 1; ``None`` is the last.
     """
 
     name: str
@@ -34,6 +38,7 @@ class EncoderReference:
     revision: str | None = None
     image_size: int | None = None
     max_length: int | None = None
+    layer: int | None = None
 
 
 class Encoder(nn.Module):
@@ -65,6 +70,16 @@ class Encoder(nn.Module):
         """
         raise NotImplementedError
 
+    def forward_layers(self, batch: Features) -> list[Features]:
+        """Return frozen features of a batch after every block, the first block first.
+
+        Each entry has the form that :meth:`forward` gives, in a width of its own (B, T, D_k); the last one is what
+        :meth:`forward` gives. Those before it come straight from the block: what follows the last block, such as a
+        final norm or the pooling of sentence-transformers, is not applied to them. An encoder whose inside is not
+        known, such as a function, has one layer.
+        """
+        return [self.forward(batch)]
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """What is done to an input before the model sees it, as JSON: part of the encoder's identity."""
@@ -77,3 +92,10 @@ class Encoder(nn.Module):
     def num_parameters(self) -> int:
         """Return the number of the encoder's parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def with_tokens(features: Features) -> Features:
+    """Add ``token_embeddings`` (B, 1, D) where there is only one vector an item, as that item's one token."""
+    if "token_embeddings" in features:
+        return features
+    return {**features, "token_embeddings": features["sentence_embedding"].unsqueeze(1)}

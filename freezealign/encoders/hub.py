@@ -18,10 +18,15 @@ TRANSPORT_ERRORS = frozenset({"ConnectionError", "TransportError", "Timeout"})
 
 
 @contextmanager
-def explain_hub_errors(name: str, revision: str | None = None) -> Iterator[None]:
+def explain_hub_errors(name: str, revision: str | None = None, remedy: str = OFFLINE_REMEDY) -> Iterator[None]:
     """Re-raise what goes wrong while ``name`` is loaded.
 
     The libraries in between wrap one and the same failure differently, so everything an error was raised from counts.
+
+    Args:
+        name: What is loaded.
+        revision: The revision asked for.
+        remedy: What to do where the hub cannot be reached.
 
     Raises:
         ConnectionError: If the hub cannot be reached and nothing is cached.
@@ -52,7 +57,7 @@ def explain_hub_errors(name: str, revision: str | None = None) -> Iterator[None]
             raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
         if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or any(map(_is_transport_error, chain)):
             raise ConnectionError(
-                f"cannot reach the model hub for '{name}', and it is not in the local cache. {OFFLINE_REMEDY}"
+                f"cannot reach the model hub for '{name}', and it is not in the local cache. {remedy}"
             ) from error
         raise
 

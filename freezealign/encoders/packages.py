@@ -39,17 +39,26 @@ class Package:
             )
         folder = Path(spec.origin).parent
         for name, expected in self.files.items():
-            actual = file_sha256(folder / name) if (folder / name).is_file() else "that of no file: it is missing"
-            if actual != expected:
-                raise ValueError(
-                    f"{folder / name}: SHA-256 is {actual}, expected {expected}; the file is not the released one. "
-                    f"Reinstall it: pip install --force-reinstall {self.distribution}"
-                )
+            verify(folder / name, expected, self.distribution)
         return folder
 
     def file(self) -> Path:
         """Return the path of the first file, verified."""
         return self.folder() / next(iter(self.files))
+
+
+def verify(path: Path, expected: str, distribution: str) -> None:
+    """Compare a file of ``distribution`` with the SHA-256 it was released with.
+
+    Raises:
+        ValueError: If they differ, or there is no such file; the message gives the pip command.
+    """
+    actual = file_sha256(path) if path.is_file() else "that of no file: it is missing"
+    if actual != expected:
+        raise ValueError(
+            f"{path}: SHA-256 is {actual}, expected {expected}; the file is not the released one. "
+            f"Reinstall it: pip install --force-reinstall {distribution}"
+        )
 
 
 def file_sha256(path: Path) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.hub import explain_hub_errors
+from freezealign.encoders.hub import OFFLINE_REMEDY, explain_hub_errors
 from freezealign.encoders.packages import find_package
-from freezealign.encoders.text import CutWarning, special_token_ids, vocabulary_digest
+from freezealign.encoders.split import SPLIT_PACKAGES
+from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
+from freezealign.encoders.transformers import inner_states
 from freezealign.modules.base import Features
 
 
@@ -46,14 +50,21 @@ class SentenceTransformerEncoder(Encoder):
 
     def forward(self, batch: Features) -> Features:
         """Return token embeddings, masks, and the model's own ``sentence_embedding``; see :class:`Encoder`."""
-        output = self.model(dict(batch))
-        return {
-            "token_embeddings": output["token_embeddings"],
-            "cls_token_embeddings": output["token_embeddings"][:, 0],
-            "attention_mask": batch["attention_mask"],
-            "special_tokens_mask": torch.isin(batch["input_ids"], self.special_ids),
-            "sentence_embedding": output["sentence_embedding"],
-        }
+        return self._last(self.model(dict(batch)), batch)
+
+    def forward_layers(self, batch: Features) -> list[Features]:
+        """Return token embeddings and masks after every block; the last layer has ``sentence_embedding`` too."""
+        config = getattr(getattr(self.model[0], "model", None), "config", None)
+        if not hasattr(config, "output_hidden_states"):
+            return super().forward_layers(batch)
+        with _hidden_states_kept(config):
+            output = self.model(dict(batch))
+        inner = inner_states(output.get("all_layer_embeddings"), config)
+        return [*(text_features(tokens, batch, self.special_ids) for tokens in inner), self._last(output, batch)]
+
+    def _last(self, output: Features, batch: Features) -> Features:
+        features = text_features(output["token_embeddings"], batch, self.special_ids)
+        return {**features, "sentence_embedding": output["sentence_embedding"]}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -65,11 +76,31 @@ class SentenceTransformerEncoder(Encoder):
         return width
 
 
+@contextmanager
+def _hidden_states_kept(config: Any) -> Iterator[None]:
+    """Let the model of ``config`` give its hidden states; sentence-transformers hands them on only if this says so."""
+    before, config.output_hidden_states = config.output_hidden_states, True
+    try:
+        yield
+    finally:
+        config.output_hidden_states = before
+
+
 def load(reference: EncoderReference) -> SentenceTransformerEncoder:
     """Load a SentenceTransformer from a package, a folder or the hub; code in its repository is never run."""
     from sentence_transformers import SentenceTransformer
 
-    source = str(find_package(reference.package).folder() / "model") if reference.package else reference.source
-    with explain_hub_errors(reference.source, reference.revision):
+    source, remedy = _locate(reference)
+    with explain_hub_errors(reference.source, reference.revision, remedy):
         model = SentenceTransformer(source, revision=reference.revision, device="cpu", trust_remote_code=False)
     return SentenceTransformerEncoder(model, reference.max_length)
+
+
+def _locate(reference: EncoderReference) -> tuple[str, str]:
+    """Return the folder or hub id to load, and what to do where it is a hub id and the hub cannot be reached."""
+    split = SPLIT_PACKAGES.get(reference.package or "")
+    if split is not None:
+        return str(split.folder()) if split.is_installed() else reference.source, f"{split.remedy} {OFFLINE_REMEDY}"
+    if reference.package:
+        return str(find_package(reference.package).folder() / "model"), OFFLINE_REMEDY
+    return reference.source, OFFLINE_REMEDY

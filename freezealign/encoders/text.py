@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freezealign.modules.base import Features
+
 
 def special_token_ids(tokenizer: Any) -> Tensor:
     """Return the ids of tokens that stand for no word: all special ones but unknown and mask."""
@@ -21,6 +23,16 @@ def vocabulary_digest(tokenizer: Any) -> str:
     """Return a SHA-256 over words and ids: two swapped ids turn every text into another one."""
     words = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def text_features(tokens: Tensor, batch: Features, special_ids: Tensor) -> Features:
+    """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""
+    return {
+        "token_embeddings": tokens,
+        "cls_token_embeddings": tokens[:, 0],
+        "attention_mask": batch["attention_mask"],
+        "special_tokens_mask": torch.isin(batch["input_ids"], special_ids),
+    }
 
 
 class CutWarning:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
@@ -42,14 +43,49 @@ class TimmEncoder(Encoder):
 
     def forward(self, batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
+        pixels = self._pixels(batch)
+        return self._features(self.model.forward_features(pixels), pixels)
+
+    def forward_layers(self, batch: Features) -> list[Features]:
+        """Return the features after every block of a ViT, or after every stage of a CNN as timm counts them.
+
+        The last layer includes what follows the last block or stage, such as a final norm or a convolution. Before it,
+        the summary of a model without CLS is the mean of its patches.
+        """
+        if not hasattr(self.model, "forward_intermediates"):
+            return super().forward_layers(batch)
+        pixels = self._pixels(batch)
+        states, inner = self.model.forward_intermediates(pixels, **self._prefix_options())
+        return [*map(self._inner_features, inner[:-1]), self._features(states, pixels)]
+
+    def _pixels(self, batch: Features) -> Tensor:
+        pixels: Tensor = batch["pixel_values"]
+        return pixels.contiguous(memory_format=torch.channels_last)
+
+    def _prefix_options(self) -> dict[str, bool]:
+        """Return what makes ``forward_intermediates`` give CLS and registers beside every map, where there are any."""
+        accepted = inspect.signature(self.model.forward_intermediates).parameters
+        can = "return_prefix_tokens" in accepted and getattr(self.model, "num_prefix_tokens", 0) > 0
+        return {"return_prefix_tokens": True} if can else {}
+
+    def _inner_features(self, states: Tensor | tuple[Tensor, Tensor]) -> Features:
+        """Return the features of a map (B, D, rows, columns), or of a map and its prefix tokens (B, P, D)."""
+        if isinstance(states, Tensor):
+            return flatten_map(states)
+        feature_map, prefix = states
+        return flatten_map(feature_map, prefix[:, 0] if self._has_cls else None)
+
+    @property
+    def _has_cls(self) -> bool:
+        return getattr(self.model, "cls_token", None) is not None
+
+    def _features(self, states: Tensor, pixels: Tensor) -> Features:
+        """Return patches, summary vector and grid of what ``forward_features`` gives."""
         model = self.model
-        pixels = batch["pixel_values"].contiguous(memory_format=torch.channels_last)
-        states = model.forward_features(pixels)
         pooled = model.forward_head(states, pre_logits=True) if getattr(model, "attn_pool", None) else None
         if states.ndim == 3:
             rows, columns = model.patch_embed.dynamic_feat_size(pixels.shape[-2:])
-            has_cls = getattr(model, "cls_token", None) is not None
-            return split_tokens(states, (rows, columns), pooled, has_cls)
+            return split_tokens(states, (rows, columns), pooled, self._has_cls)
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, pooled)
 

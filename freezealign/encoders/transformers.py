@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.hub import explain_hub_errors
-from freezealign.encoders.text import CutWarning, special_token_ids, vocabulary_digest
+from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.modules.base import Features
 
@@ -59,12 +60,19 @@ class TransformersVisionEncoder(Encoder):
 
     def forward(self, batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
-        pixels = batch["pixel_values"].to(next(self.model.parameters()).dtype)
-        output = self.model(pixel_values=pixels, **self._options)
-        states, pooled = output.last_hidden_state, getattr(output, "pooler_output", None)
-        if states.ndim == 4:
-            return flatten_map(states, pooled)
-        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1], states.shape[1]), pooled)
+        pixels = self._pixels(batch)
+        return self._last(self.model(pixel_values=pixels, **self._options), pixels)
+
+    def forward_layers(self, batch: Features) -> list[Features]:
+        """Return the features after every block of a ViT or every stage of a convolutional model, without final norm.
+
+        Before the last layer, the summary of a model without CLS is the mean of its patches.
+        """
+        pixels = self._pixels(batch)
+        output = self.model(pixel_values=pixels, output_hidden_states=True, **self._options)
+        inner = inner_states(getattr(output, "hidden_states", None), self.model.config)
+        features = [self._features(self._channels_first(states), pixels) for states in inner]
+        return [*features, self._last(output, pixels)]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -73,6 +81,24 @@ class TransformersVisionEncoder(Encoder):
         keys = {"size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor"}
         kept = {key: value for key, value in settings.items() if key in keys or key.startswith("do_")}
         return {key: value for key, value in kept.items() if value is not None} | self._sizes()
+
+    def _pixels(self, batch: Features) -> Tensor:
+        return batch["pixel_values"].to(next(self.model.parameters()).dtype)
+
+    def _last(self, output: Any, pixels: Tensor) -> Features:
+        """Return the features of the model's own output."""
+        return self._features(output.last_hidden_state, pixels, getattr(output, "pooler_output", None))
+
+    def _features(self, states: Tensor, pixels: Tensor, pooled: Tensor | None = None) -> Features:
+        """Return patches, summary vector and grid of tokens (B, T, D) or of a map (B, D, rows, columns)."""
+        if states.ndim == 4:
+            return flatten_map(states, pooled)
+        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1], states.shape[1]), pooled)
+
+    def _channels_first(self, states: Tensor) -> Tensor:
+        """Return a map as (B, D, rows, columns); a ViT that works on a map, such as SAM's, has its channels last."""
+        is_vit = not hasattr(self.model.config, "hidden_sizes")
+        return states.permute(0, 3, 1, 2) if states.ndim == 4 and is_vit else states
 
     def _grid(self, height: int, width: int, tokens: int) -> tuple[int, int]:
         """Return rows and columns of the patches; a Swin-like model halves its grid on the way."""
@@ -142,18 +168,33 @@ class TransformersTextEncoder(Encoder):
 
     def forward(self, batch: Features) -> Features:
         """Return token embeddings and masks; see :class:`Encoder`."""
-        output = self.model(**{name: batch[name] for name in self._inputs if name in batch})
-        return {
-            "token_embeddings": output.last_hidden_state,
-            "cls_token_embeddings": output.last_hidden_state[:, 0],
-            "attention_mask": batch["attention_mask"],
-            "special_tokens_mask": torch.isin(batch["input_ids"], self.special_ids),
-        }
+        return text_features(self._run(batch).last_hidden_state, batch, self.special_ids)
+
+    def forward_layers(self, batch: Features) -> list[Features]:
+        """Return token embeddings and masks after every block, without final norm but for the last."""
+        output = self._run(batch, output_hidden_states=True)
+        inner = inner_states(getattr(output, "hidden_states", None), self.model.config)
+        states = [*inner, output.last_hidden_state]
+        return [text_features(tokens, batch, self.special_ids) for tokens in states]
+
+    def _run(self, batch: Features, **options: Any) -> Any:
+        return self.model(**{name: batch[name] for name in self._inputs if name in batch}, **options)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The length limit and the vocabulary."""
         return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.tokenizer)}
+
+
+def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
+    """Return the hidden states after every block or stage but the last; none where the model does not give them.
+
+    Most models, but not all, put the embeddings before the first block in front; these are left out.
+    """
+    states = states or ()
+    depths = getattr(config, "depths", None)
+    blocks = len(depths) if depths else getattr(config, "num_hidden_layers", len(states) - 1)
+    return list(states[-blocks:-1])
 
 
 def vision_width(config: Any) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from freezealign.encoders import Encoder, EncoderReference, load_encoder
+from freezealign.encoders.base import with_tokens
 from freezealign.files import read_object
 from freezealign.inputs import InputError, read_image, read_text, unwrap
 from freezealign.modules.base import Features, Module
@@ -34,9 +35,10 @@ class FrozenEncoder(Module):
         revision: Commit, branch or tag on the hub.
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
+        layer: The layer whose features are given: 1 is the first block, -1 the last; by default the last.
 
     Raises:
-        ValueError: If the name is unknown, or the modality cannot be told.
+        ValueError: If the name is unknown, the modality cannot be told, or there is no such layer.
         ConnectionError: If the encoder has to come from a hub that cannot be reached.
         ModuleNotFoundError: If the encoder comes from a package that is not installed.
     """
@@ -48,17 +50,20 @@ class FrozenEncoder(Module):
         revision: str | None = None,
         image_size: int | None = None,
         max_length: int | None = None,
+        layer: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(encoder, str):
-            encoder = replace(resolve(encoder, modality, revision), image_size=image_size, max_length=max_length)
+            reference = resolve(encoder, modality, revision)
+            encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
             reference, encoder = encoder, load_encoder(encoder)
         else:
-            encoder = _as_encoder(encoder, modality)
+            encoder = _as_encoder(encoder, modality, layer)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
         self.encoder = encoder.requires_grad_(False).eval()
-        self.reference = replace(reference, revision=encoder.commit or reference.revision)
+        number = getattr(encoder, "layer", None)
+        self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=number)
 
     @property
     def modality(self) -> str:
@@ -131,10 +136,7 @@ class FrozenEncoder(Module):
 
         An encoder that gives one vector an item is an encoder with one token: ``token_embeddings`` (B, 1, D).
         """
-        output = self.encoder(features)
-        if "token_embeddings" not in output:
-            output["token_embeddings"] = output["sentence_embedding"].unsqueeze(1)
-        return output
+        return with_tokens(self.encoder(features))
 
     def __repr__(self) -> str:
         return (
@@ -181,7 +183,12 @@ class FrozenEncoder(Module):
                 )
 
 
-def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
+def _as_encoder(encoder: Any, modality: str | None, layer: int | None) -> Encoder:
+    """Return an encoder or a function as an encoder, or one layer of it."""
+    if layer is not None:
+        from freezealign.encoders.layers import OneLayer
+
+        return OneLayer(_as_encoder(encoder, modality, None), layer)
     if isinstance(encoder, Encoder):
         return encoder
     if not callable(encoder):

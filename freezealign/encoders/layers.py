@@ -1,0 +1,137 @@
+"""Encoders made of the layers of another one: all of them at once, or one of them."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import torch
+
+from freezealign.encoders.base import Encoder, with_tokens
+from freezealign.encoders.callable import PROBES
+from freezealign.modules.base import Features
+from freezealign.modules.pooling import Pooling
+from freezealign.prefetch import to_device
+
+
+class LayerEncoder(Encoder):
+    """Base of the encoders that give layers of another one: inputs, weights and identity are the other's.
+
+    Args:
+        encoder: The other one; it is put in eval mode.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder.eval()
+        self.modality, self.commit = encoder.modality, encoder.commit
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
+        return getattr(self.encoder, "max_length", None)
+
+    def preprocess(self, items: list[Any]) -> Features:
+        """Return what the wrapped encoder takes."""
+        return self.encoder.preprocess(items)
+
+    def fingerprint(self) -> str:
+        """Return the wrapped encoder's: its weights are the same, its layers are part of ``preprocessing``."""
+        return self.encoder.fingerprint()
+
+    def num_parameters(self) -> int:
+        """Return the number of the wrapped encoder's parameters."""
+        return self.encoder.num_parameters()
+
+
+class AllLayers(LayerEncoder):
+    """Every layer of an encoder, pooled to a vector and concatenated.
+
+    Args:
+        encoder: The encoder.
+        pooling: What makes the features of a layer one vector, such as :func:`freezealign.recipes.default_pooling`.
+
+    Attributes:
+        widths: The width of each layer's vector, first layer first; found by encoding one sample input.
+
+    Raises:
+        ValueError: If the modality is neither image nor text, or ``pooling`` needs what the encoder does not give.
+    """
+
+    has_cls = False
+
+    def __init__(self, encoder: Encoder, pooling: Pooling) -> None:
+        super().__init__(encoder)
+        self.pooling = pooling
+        self.widths = [int(self._pool(features).shape[-1]) for features in probe_layers(encoder)]
+        self.dim = sum(self.widths)
+
+    def forward(self, batch: Features) -> Features:
+        """Return ``sentence_embedding`` (B, sum of ``widths``), the layers' vectors, first layer first."""
+        vectors = [self._pool(features) for features in self.encoder.forward_layers(batch)]
+        return {"sentence_embedding": torch.cat(vectors, dim=-1)}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The wrapped encoder's, and how its layers are pooled."""
+        return {**self.encoder.preprocessing, "layers": "all", "layer_pooling": self.pooling.mode}
+
+    def _pool(self, features: Features) -> torch.Tensor:
+        return self.pooling(with_tokens(features))["sentence_embedding"]
+
+
+class OneLayer(LayerEncoder):
+    """The features of one layer of an encoder. The layers behind it are run all the same.
+
+    Args:
+        encoder: The encoder.
+        layer: The layer, counted from 1, or from -1 at the end backwards.
+
+    Attributes:
+        layer: The layer, counted from 1.
+
+    Raises:
+        ValueError: If there is no such layer, or the modality is neither image nor text.
+    """
+
+    def __init__(self, encoder: Encoder, layer: int) -> None:
+        super().__init__(encoder)
+        layers = probe_layers(encoder)
+        self.layer = layer_number(layer, len(layers))
+        self.has_cls = encoder.has_cls
+        self.dim = int(layers[self.layer - 1]["token_embeddings"].shape[-1])
+
+    def forward(self, batch: Features) -> Features:
+        """Return the layer's features; see :class:`Encoder`."""
+        return self.encoder.forward_layers(batch)[self.layer - 1]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The wrapped encoder's, and the layer."""
+        return {**self.encoder.preprocessing, "layer": self.layer}
+
+
+@torch.no_grad()
+def probe_layers(encoder: Encoder) -> list[Features]:
+    """Return the features of every layer for one sample input.
+
+    Raises:
+        ValueError: If there is no sample input of the encoder's modality.
+    """
+    if encoder.modality not in PROBES:
+        raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted, only of {list(PROBES)}.")
+    device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
+    batch = to_device(encoder.preprocess([PROBES[encoder.modality]]), device)
+    return [with_tokens(features) for features in encoder.forward_layers(batch)]
+
+
+def layer_number(layer: int, count: int) -> int:
+    """Return ``layer`` of ``count`` layers counted from 1; a negative one counts from the end.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    number = layer + count + 1 if layer < 0 else layer
+    if not 1 <= number <= count:
+        raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
+    return number
