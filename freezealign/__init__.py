@@ -26,6 +26,8 @@ _HOMES = {
     "ContrastiveLoss": "freezealign.training",
     "SigmoidLoss": "freezealign.training",
     "FitArguments": "freezealign.training",
+    "rank_encoders": "freezealign.alignment",
+    "CKAEvaluator": "freezealign.evaluation",
     "RetrievalEvaluator": "freezealign.evaluation",
     "ZeroShotClassificationEvaluator": "freezealign.evaluation",
 }
@@ -33,7 +35,8 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
-    from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
+    from freezealign.alignment import rank_encoders
+    from freezealign.evaluation import CKAEvaluator, RetrievalEvaluator, ZeroShotClassificationEvaluator
     from freezealign.features import FeatureStore
     from freezealign.model import FreezeAlign
     from freezealign.modules import (

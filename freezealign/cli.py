@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,7 @@ Dtype = Literal["float16", "float32", "int8"]
 Engine = Literal["local", "ray"]
 Loss = Literal["infonce", "sigmoid"]
 Precision = Literal["no", "bf16", "fp16"]
+Layers = Literal["last", "all"]
 
 ImageEncoder = Annotated[str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")]
 TextEncoder = Annotated[str, typer.Option(help="Likewise.")]
@@ -191,6 +192,88 @@ def train(
         )
         model.save_pretrained(output)
     typer.echo(f"{history.plan}\n{len(history.steps):,} steps. Saved {output}")
+
+
+@app.command()
+def rank(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Captioned pictures: openmoji, tuxpaint (with --stamps), a folder, a .csv, .tsv, .jsonl or .parquet "
+            "file, or webdataset shards. A few hundred pairs tell much, a few thousand are plenty."
+        ),
+    ],
+    vision: Annotated[list[str], typer.Option(help="Image encoder; repeat it for several.")],
+    text: Annotated[list[str], typer.Option(help="Text encoder; repeat it for several.")],
+    output: Annotated[Path, typer.Option(help="Folder for ranking.json, ranking.png and features/.")],
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Measure; the first decides. cka and mutual_knn by default.")
+    ] = None,
+    layers: Annotated[Layers, typer.Option(help="all also finds which layers are most alike.")] = "last",
+    max_items: Annotated[int, typer.Option(min=4, help="Items for measures that compare all with all.")] = 10_000,
+    batch_size: Annotated[int, typer.Option(min=1, help="Items a forward pass.")] = 32,
+    stamps: Annotated[Path | None, typer.Option(help="Folder of the Tux Paint stamps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of samples, shuffles and halves.")] = 0,
+) -> None:
+    """Find the vision and text encoder whose spaces are most alike, **before** training anything.
+
+    Measures every image encoder with every text encoder, prints the ranking with 95% intervals and calibrated scores
+    (0 = not above shuffled pairs), and says which pair to take. Features are kept in the output folder: with one more
+    encoder, only that one runs.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    with _plain_errors():
+        from freezealign.alignment import rank_encoders
+
+        ranking = rank_encoders(
+            vision,
+            text,
+            _captioned(data, stamps),
+            metrics=metric or ("cka", "mutual_knn"),
+            layers=layers,
+            path=output / "features",
+            max_items=max_items,
+            batch_size=batch_size,
+            seed=seed,
+        )
+        ranking.save(output)
+    console = Console()
+    for header, rows in (ranking.cost_summary(), ranking.summary()):
+        table = Table(box=box.SIMPLE)
+        for number, title in enumerate(header):
+            table.add_column(title, no_wrap=number < 2)
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    console.print(ranking.recommendation(), highlight=False)
+    console.print(f"Saved [bold]{output}[/]: ranking.json, ranking.png, features/")
+
+
+def _captioned(data: str, stamps: Path | None) -> Any:
+    """Return what a name of sample data stands for, with English captions; any other name as it is."""
+    if data not in ("openmoji", "tuxpaint"):
+        return data
+    from freezealign.demo.run import load_data
+
+    samples = load_data(data, stamps).samples
+    return [{"image": sample.image, "text": sample.captions["en"], "id": sample.key} for sample in samples]
+
+
+@app.command()
+def toy(
+    output: Annotated[Path, typer.Option(help="Folder for toy.csv, toy.json and toy.png.")] = Path("toy-output"),
+    runs: Annotated[int | None, typer.Option(min=4, help="Pairs of synthetic spaces.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the spaces and of training.")] = 0,
+) -> None:
+    """Show on synthetic spaces that alignment before training predicts the loss after it, and where it does not."""
+    with _plain_errors():
+        from freezealign.alignment.toy import ToySettings, run_toy
+
+        study = run_toy(output, ToySettings(seed=seed) if runs is None else ToySettings(seed=seed, runs=runs))
+    typer.echo(f"{study.findings}\nSaved {output}: toy.csv, toy.json, toy.png")
 
 
 @app.command()

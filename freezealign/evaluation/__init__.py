@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from freezealign.evaluation.base import Evaluator
+from freezealign.evaluation.cka import CKAEvaluator
 from freezealign.evaluation.retrieval import RetrievalEvaluator
 from freezealign.evaluation.zero_shot import ZeroShotClassificationEvaluator
 
-__all__ = ["Evaluator", "RetrievalEvaluator", "ZeroShotClassificationEvaluator"]
+__all__ = ["CKAEvaluator", "Evaluator", "RetrievalEvaluator", "ZeroShotClassificationEvaluator"]

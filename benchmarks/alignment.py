@@ -1,0 +1,201 @@
+"""Alignment measures against the formulas over all pairs of items: time, memory, and whether the values agree.
+
+python benchmarks/alignment.py
+
+Each figure comes from a process of its own; time is the median of three, taken in turn. Memory is the peak above that
+of holding the data, measured apart. Needs Linux.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from report import record
+
+from freezealign.alignment import LinearCKA, MutualKNN, rank_encoders
+from freezealign.features import FeatureStore, Origin
+
+REPEATS = 3
+WIDTHS = (768, 1024)
+K = 10
+GRID, GRID_ITEMS, GRID_WIDTH = 6, 2000, 768
+
+
+def make_spaces(n: int, seed: int = 0) -> list[np.ndarray]:
+    """Return two float32 spaces of n items that share 32 latent dimensions."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((n, 32), np.float32)
+    return [
+        latent @ rng.standard_normal((32, d), np.float32) + 4 * rng.standard_normal((n, d), np.float32) for d in WIDTHS
+    ]
+
+
+def direct_cka(x: np.ndarray, y: np.ndarray, dtype: torch.dtype) -> float:
+    """Return unbiased CKA from n x n kernel matrices (Song et al. 2012)."""
+    spaces = [torch.from_numpy(space).to(dtype) for space in (x, y)]
+    first, second = ((space @ space.T).fill_diagonal_(0) for space in spaces)
+    n = len(first)
+
+    def hsic(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        rows_a, rows_b = a.sum(1), b.sum(1)
+        trace = (a * b).sum() + rows_a.sum() * rows_b.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows_a @ rows_b
+        return trace / (n * (n - 3))
+
+    return float(hsic(first, second) / (hsic(first, first) * hsic(second, second)).sqrt())
+
+
+def direct_mutual_knn(x: np.ndarray, y: np.ndarray, sort: bool) -> float:
+    """Return mutual kNN from n x n similarities and masks; ``sort`` orders all neighbours, as platonic-rep does."""
+    masks = []
+    for space in (x, y):
+        unit = torch.nn.functional.normalize(torch.from_numpy(space))
+        similarity = (unit @ unit.T).fill_diagonal_(-1e8)
+        near = similarity.argsort(dim=1, descending=True)[:, :K] if sort else similarity.topk(K).indices
+        masks.append(torch.zeros_like(similarity).scatter_(1, near, 1))
+    return float((masks[0] * masks[1]).sum() / masks[0].sum())
+
+
+def random_store(n: int) -> list[np.ndarray]:
+    """Return float16 spaces of n items in memory-mapped files."""
+    folder, rng = Path(tempfile.mkdtemp()), np.random.default_rng(0)
+    spaces = []
+    for width in WIDTHS:
+        path = folder / f"{width}.npy"
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(n, width))
+        for start in range(0, n, 10_000):
+            array[start : start + 10_000] = rng.standard_normal((len(array[start : start + 10_000]), width), np.float32)
+        array.flush()
+        spaces.append(np.load(path, mmap_mode="r"))
+        path.unlink()
+    return spaces
+
+
+def make_grid() -> tuple[dict[str, FeatureStore], dict[str, FeatureStore]]:
+    """Return six image and six text feature stores of the same random items."""
+    rng = np.random.default_rng(0)
+    sides: dict[str, dict[str, FeatureStore]] = {"image": {}, "text": {}}
+    latent = rng.standard_normal((GRID_ITEMS, 32), np.float32)
+    ids = [str(number).encode() for number in range(GRID_ITEMS)]
+    for modality, stores in sides.items():
+        for number in range(GRID):
+            vectors = latent @ rng.standard_normal((32, GRID_WIDTH), np.float32)
+            vectors += 4 * rng.standard_normal((GRID_ITEMS, GRID_WIDTH), np.float32)
+            columns = {
+                f"{modality}/sentence_embedding": vectors,
+                f"items/{modality}": np.ones(GRID_ITEMS, np.int32),
+                "items/ids.utf8": np.frombuffer(b"".join(ids), np.uint8),
+                "items/ids.lengths": np.array([len(name) for name in ids], np.int32),
+            }
+            origin = Origin(f"{modality} {number}", str(number), {}, "mean")
+            stores[origin.name] = FeatureStore.from_shards({modality: origin}, [columns])
+    return sides["image"], sides["text"]
+
+
+def one_by_one(vision: dict[str, FeatureStore], text: dict[str, FeatureStore]) -> float:
+    """Rank every pair on its own and return the best CKA."""
+    rankings = [
+        rank_encoders({a: x}, {b: y}, show_progress_bar=False) for a, x in vision.items() for b, y in text.items()
+    ]
+    return max(ranking.best.scores["cka"].value for ranking in rankings)
+
+
+def all_together(vision: dict[str, FeatureStore], text: dict[str, FeatureStore]) -> float:
+    """Rank all pairs in one call and return the best CKA."""
+    return rank_encoders(vision, text, show_progress_bar=False).best.scores["cka"].value
+
+
+TASKS: dict[str, tuple[Callable[[int], Any], Callable[..., float]]] = {
+    "cka": (make_spaces, LinearCKA()),
+    "cka n x n float64": (make_spaces, lambda x, y: direct_cka(x, y, torch.float64)),
+    "cka n x n float32": (make_spaces, lambda x, y: direct_cka(x, y, torch.float32)),
+    "cka from disk": (random_store, LinearCKA()),
+    "mutual_knn": (make_spaces, MutualKNN(K)),
+    "mutual_knn sorted": (make_spaces, lambda x, y: direct_mutual_knn(x, y, sort=True)),
+    "mutual_knn topk": (make_spaces, lambda x, y: direct_mutual_knn(x, y, sort=False)),
+    "grid": (lambda n: make_grid(), all_together),
+    "grid one by one": (lambda n: make_grid(), one_by_one),
+}
+
+
+def work(task: str, n: int) -> None:
+    """Do one task and print its seconds, its peak in MiB above the data, and its value."""
+    make, function = TASKS[task]
+    if not task.startswith("grid"):
+        function(*make_spaces(1100))  # what is loaded on first use counts for neither side
+    data = make(n)
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before, start = memory("VmRSS"), time.perf_counter()
+    value = function(*data)
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before, "value": value}))
+
+
+def memory(key: str) -> float:
+    """Return this process's memory in MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def run(task: str, n: int, **environment: str) -> dict[str, float]:
+    """Do one task in a new process."""
+    command = [sys.executable, __file__, task, str(n)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return json.loads(output.stdout.splitlines()[-1])
+
+
+def measure(*tasks: tuple[str, int], repeats: int = REPEATS) -> list[dict[str, float]]:
+    """Return for each task its median seconds, tasks taken in turn, its peak, and its value."""
+    runs = [[run(*task) for task in tasks] for _ in range(repeats)]
+    # Freed tensors go back to the system at once: reused ones would hide some of what is taken. That takes time.
+    peaks = [run(*task, MALLOC_MMAP_THRESHOLD_="65536")["peak"] for task in tasks]
+    seconds = [statistics.median(found["seconds"] for found in column) for column in zip(*runs)]
+    return [{**found, "seconds": time, "peak": peak} for found, time, peak in zip(runs[0], seconds, peaks)]
+
+
+def row(what: str, against: str, ours: dict[str, float], theirs: dict[str, float], scale: float = 1) -> str:
+    """Return a line of the table; ``scale`` is how much more work ours does."""
+    faster, difference = theirs["seconds"] / ours["seconds"] * scale, abs(ours["value"] - theirs["value"])
+    memories = f"{ours['peak']:,.0f} / {theirs['peak']:,.0f} MiB"
+    return f"| {what} | {against} | {faster:.2f}x | {memories} | {difference:.0e} |"
+
+
+def main() -> None:
+    """Measure and write the table."""
+    rows = []
+    ours, double, single = measure(("cka", 8000), ("cka n x n float64", 8000), ("cka n x n float32", 8000))
+    rows.append(row("unbiased CKA, n = 8,000", "n × n, float64", ours, double))
+    rows.append(row("unbiased CKA, n = 8,000", "n × n, float32", ours, single))
+    large, small = measure(("cka from disk", 1_000_000), ("cka from disk", 100_000), repeats=1)
+    rows.append(row("unbiased CKA, n = 1,000,000, float16 on disk", "itself at 100,000, an item", large, small, 10))
+    ours, ordered, topk = measure(("mutual_knn", 8000), ("mutual_knn sorted", 8000), ("mutual_knn topk", 8000))
+    rows.append(row("mutual kNN, n = 8,000", "n × n, all neighbours sorted", ours, ordered))
+    rows.append(row("mutual kNN, n = 8,000", "n × n, top-k", ours, topk))
+    [many] = measure(("mutual_knn", 40_000), repeats=1)
+    rows.append(f"| mutual kNN, n = 40,000 | | | {many['peak']:,.0f} MiB | |")
+    together, apart = measure(("grid", GRID_ITEMS), ("grid one by one", GRID_ITEMS), repeats=1)
+    what = f"`rank_encoders`, {GRID} × {GRID}, n = {GRID_ITEMS:,}, d = {GRID_WIDTH}"
+    rows.append(row(what, "each pair alone", together, apart))
+    header = (
+        f"Spaces of {WIDTHS[0]} and {WIDTHS[1]} dimensions. Memory: peak above that of holding the data, ours / theirs "
+        "(memory-mapped pages that the system may drop are counted).\n\n"
+        "| what | against | faster | memory | difference |\n|---|---|---|---|---|"
+    )
+    record("Alignment measures", header, rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        work(sys.argv[1], int(sys.argv[2]))
+    else:
+        main()

@@ -1,0 +1,250 @@
+"""Encoders that may be paired: their features on one set of data, and what they cost."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from freezealign.alignment.rows import StoreRows
+from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
+from freezealign.encoders.layers import AllLayers
+from freezealign.features import FeatureStore
+from freezealign.features.extract import Extraction, read_pair
+from freezealign.features.job import extract_features
+from freezealign.inputs import InputError
+from freezealign.modules import FrozenEncoder
+from freezealign.prefetch import to_device
+from freezealign.recipes import as_encoder, default_pooling
+from freezealign.tower import SHARD_SIZES, default_device
+
+logger = logging.getLogger(__name__)
+
+CandidateLike = str | FrozenEncoder | FeatureStore
+TIMED_ITEMS, TIMED_RUNS = 16, 5
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an encoder costs; ``None`` where only its features are known.
+
+    Args:
+        parameters: Of the encoder.
+        milliseconds: To encode an item, read before, in a batch of 16 on this machine; the fastest of five runs.
+        dim: Width of its vectors.
+    """
+
+    parameters: int | None
+    milliseconds: float | None
+    dim: int
+
+
+@dataclass
+class Candidate:
+    """An encoder with its features.
+
+    Args:
+        name: What the ranking calls it.
+        modality: Of its features in the store.
+        store: Its features.
+        cost: What it costs.
+        widths: Of its layers, one after another in each vector, where there are several.
+    """
+
+    name: str
+    modality: str
+    store: FeatureStore
+    cost: Cost
+    widths: Sequence[int] = ()
+
+    @property
+    def layers(self) -> int:
+        """How many layers its features hold."""
+        return max(1, len(self.widths))
+
+    def rows(self, items: np.ndarray, layer: int) -> StoreRows:
+        """Return its vectors of some items at one of its layers, counted from 0."""
+        start = sum(self.widths[:layer])
+        columns = slice(start, start + self.widths[layer]) if self.widths else slice(None)
+        return StoreRows(self.store, self.modality, items, columns)
+
+
+def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what: str) -> dict[str, CandidateLike]:
+    """Return encoders by name.
+
+    Raises:
+        ValueError: If there is none, or two have one name.
+    """
+    if isinstance(encoders, (str, FrozenEncoder, FeatureStore)):
+        encoders = [encoders]
+    if not isinstance(encoders, Mapping):
+        entries = [(_name(encoder, what), encoder) for encoder in encoders]
+        encoders = dict(entries)
+        if len(encoders) < len(entries):
+            names = [name for name, _ in entries]
+            raise ValueError(f"two {what} encoders have one name: {names}; give them names: {{'name': encoder, …}}.")
+    if not encoders:
+        raise ValueError(f"there is no {what} encoder to compare: name at least one on each side.")
+    return dict(encoders)
+
+
+def _name(encoder: CandidateLike, what: str) -> str:
+    if isinstance(encoder, FeatureStore):
+        return encoder.origins[_stored_modality(encoder, what)].name
+    return encoder if isinstance(encoder, str) else encoder.name
+
+
+def _stored_modality(store: FeatureStore, what: str) -> str:
+    if what not in store.origins:
+        raise ValueError(f"{store} has no {what} features; it has {sorted(store.origins)}.")
+    return what
+
+
+class CandidateLoader:
+    """Gives the features of encoders, from stores where they are.
+
+    Args:
+        data: Pairs that can be read as often as there are encoders; ``None`` if all features are in stores.
+        modalities: Of the two sides.
+        path: Folder with a store for each encoder; features that are not there yet are kept there.
+        layers: ``last``, or ``all``.
+        batch_size: Items a forward pass.
+        show_progress_bar: Show progress if it takes longer than a second.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        modalities: Sequence[str],
+        path: Path | None,
+        layers: str,
+        batch_size: int,
+        show_progress_bar: bool,
+    ) -> None:
+        if layers not in ("last", "all"):
+            raise ValueError(f"layers is 'last' or 'all', got {layers!r}.")
+        if isinstance(data, Iterator):
+            raise ValueError("the data is read once for every encoder, and an iterator only once: pass a list.")
+        self.data, self.modalities, self.path, self.layers = undecoded(data), list(modalities), path, layers
+        self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
+
+    def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
+        """Return one encoder with its features of all readable items.
+
+        Raises:
+            ValueError: If its features have to be computed and there is no data, or every layer is asked of a store.
+        """
+        if isinstance(encoder, FeatureStore):
+            if self.layers == "all":
+                raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
+            modality = _stored_modality(encoder, modality)
+            width = StoreRows(encoder, modality, np.arange(1)).all().shape[1]
+            return Candidate(name, modality, encoder, Cost(None, None, width))
+        frozen = as_encoder(encoder, modality)
+        if self.data is None:
+            raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
+        widths: Sequence[int] = ()
+        if self.layers == "all":
+            every = AllLayers(frozen.encoder, default_pooling(frozen))
+            frozen, widths = FrozenEncoder(every), every.widths
+        frozen.to(default_device())
+        return Candidate(name, modality, self._extract(name, frozen), self._cost(frozen), widths)
+
+    def _extract(self, name: str, encoder: FrozenEncoder) -> FeatureStore:
+        extraction = Extraction(
+            encoders={encoder.modality: encoder},
+            poolings={encoder.modality: default_pooling(encoder)},
+            dtype="float32" if self.path is None else "float16",
+            batch_size=self.batch_size,
+            shard_size=SHARD_SIZES["pooled"],
+        )
+        path = None if self.path is None else self.path / _folder_name(name, encoder)
+        side = self._side(encoder.modality)
+        device = default_device()
+        return extract_features(side, extraction, device, path, True, "local", self.show_progress_bar)
+
+    def _side(self, modality: str) -> Iterable[Any]:
+        counted = count_pairs(self.data, self.modalities) is not None
+        return (_CountedSide if counted else _Side)(self.data, self.modalities, modality)
+
+    @torch.no_grad()
+    def _cost(self, encoder: FrozenEncoder) -> Cost:
+        """Time the encoder on the first items that can be read."""
+        batch = encoder.collate(list(itertools.islice(self._readable(encoder), TIMED_ITEMS)))
+        seconds = []
+        for _ in range(TIMED_RUNS):
+            inputs = to_device(dict(batch), default_device())
+            start = time.perf_counter()
+            encoder(inputs)
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
+            seconds.append(time.perf_counter() - start)
+        count = min(TIMED_ITEMS, len(next(iter(batch.values()))))
+        return Cost(encoder.num_parameters(), 1000 * min(seconds) / count, encoder.get_embedding_dimension())
+
+    def _readable(self, encoder: FrozenEncoder) -> Iterator[Any]:
+        for pair in iterate_pairs(self._side(encoder.modality), [encoder.modality]):
+            try:
+                yield read_pair(pair, {encoder.modality: encoder}).items[encoder.modality][0]
+            except InputError:
+                continue
+
+
+class _Side:
+    """One modality of pairs."""
+
+    def __init__(self, data: Any, modalities: Sequence[str], modality: str) -> None:
+        self.data, self.modalities, self.modality = data, modalities, modality
+
+    def iter_from(self, start: int) -> Iterator[dict[str, Any]]:
+        """Yield what belongs to the modality in the pairs from number ``start`` on."""
+        for pair in pairs_from(self.data, self.modalities, start):
+            items = np.empty(len(pair.items[self.modality]), dtype=object)  # a list would be taken for a batch
+            items[:] = pair.items[self.modality]
+            yield {"id": pair.id, self.modality: items}
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self.iter_from(0)
+
+
+class _CountedSide(_Side):
+    """One modality of pairs whose number is known."""
+
+    def __len__(self) -> int:
+        return count_pairs(self.data, self.modalities) or 0
+
+
+def common_items(candidates: Sequence[Candidate]) -> list[np.ndarray]:
+    """Return for each candidate the positions of the items that all have, in the order of the first.
+
+    Raises:
+        ValueError: If they have none in common.
+    """
+    ids = [candidate.store.ids for candidate in candidates]
+    places = [dict(zip(names, range(len(names)))) for names in ids]
+    common = [name for name in ids[0] if all(name in place for place in places)]
+    if not common:
+        raise ValueError(f"the features of {[candidate.name for candidate in candidates]} have no item id in common.")
+    largest = max(map(len, ids))
+    if len(common) < largest:
+        logger.warning(
+            "%d of %d items are left out, because not every encoder has them", largest - len(common), largest
+        )
+    return [np.array([place[name] for name in common]) for place in places]
+
+
+def _folder_name(name: str, encoder: FrozenEncoder) -> str:
+    """Return a name that another encoder, or another preprocessing, does not have."""
+    config = encoder.get_config_dict()
+    identity = json.dumps([config["fingerprint"], config["preprocessing"]], sort_keys=True)
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
+    return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

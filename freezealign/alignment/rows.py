@@ -1,0 +1,130 @@
+"""Vectors of n items, read a slice at a time: arrays in memory, memory-mapped ones, and feature stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freezealign.features import FeatureStore
+from freezealign.modules import Pooling
+
+CHUNK = 4096
+"""Items read at once."""
+
+
+class Rows:
+    """The vectors of n items, one row each.
+
+    Args:
+        vectors: (n, d), NumPy or torch, of any real dtype; also memory-mapped.
+        name: What errors call them.
+
+    Raises:
+        ValueError: If they are not (n, d).
+    """
+
+    def __init__(self, vectors: Any, name: str = "x") -> None:
+        if not hasattr(vectors, "shape"):
+            vectors = np.asarray(vectors)
+        if len(vectors.shape) != 2 or not vectors.shape[1]:
+            raise ValueError(f"{name} must be vectors (n, d), one row an item, got the shape {tuple(vectors.shape)}.")
+        self.vectors, self.name = vectors, name
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, index: np.ndarray) -> Tensor:
+        """Return some rows as float32, or float64 where they are.
+
+        Raises:
+            ValueError: If a row holds NaN or infinity; the message gives its position.
+        """
+        index = np.asarray(index)
+        loaded = self._load(index)
+        if isinstance(loaded, np.ndarray) and (not loaded.flags.writeable or min(loaded.strides) < 0):
+            loaded = loaded.copy()  # torch shares neither read-only nor reversed memory
+        rows = torch.as_tensor(loaded).detach()
+        if rows.dtype != torch.float64:
+            rows = rows.float()
+        finite = torch.isfinite(rows).all(1)
+        if not finite.all():
+            raise ValueError(f"{self.name}: item {int(index[int(finite.int().argmin())])} holds NaN or infinity.")
+        return rows
+
+    def all(self) -> Tensor:
+        """Return every row."""
+        return self.take(np.arange(len(self)))
+
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield all rows in order, ``CHUNK`` at once."""
+        for start in range(0, len(self), CHUNK):
+            yield self.take(np.arange(start, min(start + CHUNK, len(self))))
+
+    def _load(self, index: np.ndarray) -> Any:
+        neighbours = len(index) > 0 and index[-1] - index[0] == len(index) - 1 and (np.diff(index) == 1).all()
+        return self.vectors[index[0] : index[-1] + 1] if neighbours else self.vectors[index]
+
+
+class StoreRows(Rows):
+    """One vector an item of a feature store: the mean over the item's rows, so that several captions count as one.
+
+    Tokens are pooled as models pool them: CLS of an image, the mean over the tokens of anything else.
+
+    Args:
+        store: The store.
+        modality: Which of its features.
+        items: Which of its items, in order.
+        columns: Which dimensions; all by default.
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        modality: str,
+        items: np.ndarray,
+        columns: slice = slice(None),
+    ) -> None:
+        self.features, self.name = store.select(items), f"the {modality} features of '{store.origins[modality].name}'"
+        self.modality, self.columns = modality, columns
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def _load(self, index: np.ndarray) -> Any:
+        items = self.features.select(index)
+        rows, counts = items[self.modality], torch.from_numpy(items.counts(self.modality))
+        batch = rows.load(np.arange(len(rows)))
+        if rows.tokens is not None:
+            has_cls = self.modality == "image" and "cls_token_embeddings" in batch
+            batch = Pooling("cls" if has_cls else "mean")(batch)
+        vectors = batch["sentence_embedding"][:, self.columns]
+        if (counts == 1).all():
+            return vectors
+        owners = torch.arange(len(index)).repeat_interleave(counts)
+        sums = torch.zeros(len(index), vectors.shape[1]).index_add_(0, owners, vectors.float())
+        return sums / counts[:, None]
+
+
+def check_pair(x: Rows, y: Rows, least: int) -> None:
+    """Make sure that two spaces can be compared.
+
+    Raises:
+        ValueError: If they have different numbers of items or fewer than ``least``, or one has equal vectors only.
+    """
+    check_counts(x, y)
+    if len(x) < least:
+        raise ValueError(f"at least {least} items are needed, got {len(x)}.")
+    for rows in (x, y):
+        first = rows.take(np.arange(1))
+        if all((chunk == first).all() for chunk in rows.chunks()):
+            raise ValueError(f"{rows.name} is constant: all its {len(rows):,} vectors are equal.")
+
+
+def check_counts(x: Rows, y: Rows) -> None:
+    """Raise a ``ValueError`` if two spaces have different numbers of items."""
+    if len(x) != len(y):
+        raise ValueError(f"{x.name} has {len(x):,} items and {y.name} has {len(y):,}: row i of both must be one item.")

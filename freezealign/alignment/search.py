@@ -1,0 +1,160 @@
+"""The search for encoders that belong together: the paper's first step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from freezealign.alignment.candidates import Candidate, CandidateLike, CandidateLoader, common_items, named
+from freezealign.alignment.measure import FEW, Indices, Measure, MomentMeasure
+from freezealign.alignment.metrics import find_measure
+from freezealign.alignment.ranking import PairRanking, RankedPair
+from freezealign.alignment.rows import Rows, check_pair
+from freezealign.alignment.score import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.data.sources import open_pairs
+from freezealign.modules import FrozenEncoder
+
+Encoders = Sequence[CandidateLike] | Mapping[str, CandidateLike]
+
+
+def rank_encoders(
+    vision: Encoders,
+    text: Encoders,
+    data: str | Path | Iterable[Any] | None = None,
+    metrics: Sequence[str | Measure] = ("cka", "mutual_knn"),
+    layers: Literal["last", "all"] = "last",
+    *,
+    path: str | os.PathLike[str] | None = None,
+    max_items: int = 10_000,
+    batch_size: int = 32,
+    permutations: int = PERMUTATIONS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> PairRanking:
+    """Measure every vision encoder with every text encoder before anything is trained, and rank the pairs.
+
+    Spaces that are alike before training are easily aligned. Each encoder reads the data once, and what a measure needs
+    of one space alone is computed once for all its pairs.
+
+    Args:
+        vision: Names, :class:`~freezealign.FrozenEncoder` or feature stores; or a mapping from names of yours to these.
+        text: Likewise. Not only texts: any encoders of one other modality.
+        data: Pairs, or a path, as ``fit`` takes them; read once for each encoder. None is needed for feature stores.
+        metrics: Names in :data:`freezealign.alignment.METRICS`, or measures. The first decides the order.
+        layers: ``all`` compares every layer of one encoder with every layer of the other, picks the two that the first
+            metric finds most alike on a sample, and measures these. The choice is not part of the intervals.
+        path: Folder to keep the features in, a store for each encoder; a later call finds them there.
+        max_items: How many items, drawn at random, measures work on that compare every item with every other; those
+            that follow from sums (CKA, CCA, Procrustes) read all.
+        batch_size: Items a forward pass.
+        permutations: Shuffles for the null.
+        resamples: Halves for the interval.
+        seed: Of the sample, the shuffles and the halves.
+        show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If one side has no encoder, a metric is unknown, the data is an iterator, or fewer items than the
+            measures need are common to all.
+    """
+    measures = [find_measure(metric) for metric in metrics]
+    if not measures:
+        raise ValueError("name at least one metric.")
+    modalities = _modality(vision, "image"), _modality(text, "text")
+    if isinstance(data, (str, Path)):
+        data = open_pairs(data)
+    folder = None if path is None else Path(path)
+    loader = CandidateLoader(data, modalities, folder, layers, batch_size, show_progress_bar)
+    xs = [loader.load(*entry, modalities[0]) for entry in named(vision, modalities[0]).items()]
+    ys = [loader.load(*entry, modalities[1]) for entry in named(text, modalities[1]).items()]
+    search = _Search(xs, ys, max_items, np.random.default_rng(seed))
+    chosen = search.best_layers(measures[0])
+    options = {"permutations": permutations, "resamples": resamples, "seed": seed}
+    columns = [search.score(measure, chosen, show_progress_bar=show_progress_bar, **options) for measure in measures]
+    names = [(x.name, y.name) for x in xs for y in ys]
+    numbers = [(i + 1, j + 1) if layers == "all" else None for (_, i), (_, j) in chosen]
+    ranked = [
+        RankedPair(*pair, layers=number, scores={score.metric: score for score in scores})
+        for pair, number, scores in zip(names, numbers, zip(*columns))
+    ]
+    return PairRanking(ranked, {candidate.name: candidate.cost for candidate in (*xs, *ys)})
+
+
+Layer = tuple[int, int]
+"""The number of a candidate, and of one of its layers."""
+
+
+class _Search:
+    """The candidates on the items that all of them have.
+
+    Args:
+        xs: One side.
+        ys: The other.
+        max_items: See :func:`rank_encoders`.
+        rng: Draws the sample.
+    """
+
+    def __init__(
+        self, xs: Sequence[Candidate], ys: Sequence[Candidate], max_items: int, rng: np.random.Generator
+    ) -> None:
+        self.xs, self.ys = xs, ys
+        places = common_items([*xs, *ys])
+        self.places_x, self.places_y = places[: len(xs)], places[len(xs) :]
+        n = len(places[0])
+        drawn = rng.permutation(n)
+        self.everything, self.most = np.arange(n), np.sort(drawn[:max_items])
+        self.sample = np.sort(drawn[: min(FEW, max_items)])
+
+    def rows_x(self, layer: Layer, items: np.ndarray) -> Rows:
+        """Return the vectors of some of the common items at one layer of the first side."""
+        return self.xs[layer[0]].rows(self.places_x[layer[0]][items], layer[1])
+
+    def rows_y(self, layer: Layer, items: np.ndarray) -> Rows:
+        """Likewise of the second side."""
+        return self.ys[layer[0]].rows(self.places_y[layer[0]][items], layer[1])
+
+    def best_layers(self, measure: Measure) -> list[tuple[Layer, Layer]]:
+        """Return for every pair of candidates the two layers that ``measure`` finds most alike on the sample."""
+        if all(candidate.layers == 1 for candidate in (*self.xs, *self.ys)):
+            return [((i, 0), (j, 0)) for i in range(len(self.xs)) for j in range(len(self.ys))]
+        described = [
+            [self._described(measure, self.rows_y((j, k), self.sample)) for k in range(y.layers)]
+            for j, y in enumerate(self.ys)
+        ]
+        best = []
+        for i, x in enumerate(self.xs):
+            own = [self._described(measure, self.rows_x((i, k), self.sample)) for k in range(x.layers)]
+            for j, others in enumerate(described):
+                found = measure.compare_all(own, others)
+                k, other = np.unravel_index(int(found.argmax()), found.shape)
+                best.append(((i, int(k)), (j, int(other))))
+        return best
+
+    @staticmethod
+    def _described(measure: Measure, rows: Rows) -> Tensor:
+        return measure.describe(measure.kernel(rows.all()))
+
+    def score(self, measure: Measure, chosen: Sequence[tuple[Layer, Layer]], **options: Any) -> list[AlignmentScore]:
+        """Return the score of each pair of layers; what concerns one layer is computed once."""
+        first, second = (sorted(set(side)) for side in zip(*chosen))
+        pairs: Indices = [(first.index(x), second.index(y)) for x, y in chosen]
+        items = self.everything if isinstance(measure, MomentMeasure) else self.most
+        xs = [self.rows_x(layer, items) for layer in first]
+        ys = [self.rows_y(layer, items) for layer in second]
+        for i, j in pairs:
+            check_pair(xs[i], ys[j], measure.least)
+        values = measure.measure_pairs(xs, ys, pairs)
+        sampled_x = [self.rows_x(layer, self.sample).all() for layer in first]
+        sampled_y = [self.rows_y(layer, self.sample).all() for layer in second]
+        return score_pairs(measure, values, len(items), sampled_x, sampled_y, pairs, **options)
+
+
+def _modality(encoders: Encoders, default: str) -> str:
+    """Return the modality of a side: that of the first encoder that states one."""
+    listed = encoders.values() if isinstance(encoders, Mapping) else encoders
+    return next((encoder.modality for encoder in listed if isinstance(encoder, FrozenEncoder)), default)

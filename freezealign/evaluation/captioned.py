@@ -1,0 +1,110 @@
+"""What evaluators of captioned images share: captions by language, and features computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from freezealign.evaluation.base import Evaluator, Results, by_language, prefixed
+from freezealign.features import FrozenFeatures
+
+Captions = Sequence[str | Sequence[str] | None]
+
+
+class CaptionedImagesEvaluator(Evaluator):
+    """Base of the evaluators that compare images with their captions; a subclass implements :meth:`scores`.
+
+    Args:
+        images: The images, in any form ``encode_image`` takes.
+        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
+            such a list for each language. Languages are evaluated apart.
+        name: Put in front of every metric.
+        batch_size: Items a forward pass.
+        show_progress_bar: Show progress if it takes longer than a second.
+    """
+
+    protocol: str
+
+    def __init__(
+        self,
+        images: Any,
+        captions: Captions | Mapping[str, Captions],
+        name: str,
+        batch_size: int,
+        show_progress_bar: bool,
+    ) -> None:
+        super().__init__(name)
+        self.images = images
+        self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
+        self.texts: dict[str, Any] = {}
+        self.owners: dict[str, list[int]] = {}
+        for language, texts in by_language(captions).items():
+            if len(texts) != len(images):
+                raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
+            self.texts[language], self.owners[language] = _flatten(texts)
+
+    def precompute(self, model: Any, path: str | Path | None = None) -> Self:
+        """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
+
+        Args:
+            model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
+            path: Folder to keep the features in; a second call finds them there.
+        """
+        if not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
+            texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
+            ends = np.cumsum([len(texts) for texts in self.texts.values()])
+            for (language, old), end in zip(list(self.texts.items()), ends):
+                self.texts[language] = texts[end - len(old) : end]
+        if not isinstance(self.images, FrozenFeatures):
+            self.images = self._frozen(model, "image", self.images, path)
+        return self
+
+    def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:
+        where = None if path is None else Path(path) / modality
+        data = [{modality: item} for item in items]
+        store = model.extract_features(data, where, modalities=[modality], reuse=True, strict=True, **self.options)
+        if len(store) != len(items):
+            raise ValueError(f"{where} holds the features of {len(store)} items, not of these {len(items)}.")
+        features: FrozenFeatures = store[modality]
+        return features
+
+    def evaluate(self, model: Any) -> Results:
+        """Return for each language what :meth:`scores` gives, and the protocol."""
+        results: Results = {"protocol": self.protocol}
+        for language, embeddings in self._embeddings(model):
+            results |= {prefixed(language, key): value for key, value in self.scores(*embeddings).items()}
+        return results
+
+    def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, Any]:
+        """Evaluate one language.
+
+        Args:
+            images: (n, d) embeddings of all images.
+            texts: (m, d) embeddings of the captions.
+            owners: (m,) which image each caption belongs to, in ascending order.
+        """
+        raise NotImplementedError
+
+    def _embeddings(self, model: Any) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
+        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
+        for language, texts in self.texts.items():
+            embeddings = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
+            yield language, (images, embeddings, torch.tensor(self.owners[language], device=images.device))
+
+
+def _flatten(captions: Captions) -> tuple[list[str], list[int]]:
+    """Return all captions, and which image each belongs to."""
+    texts, owners = [], []
+    for owner, caption in enumerate(captions):
+        for text in [caption] if isinstance(caption, str) else caption or []:
+            texts.append(text)
+            owners.append(owner)
+    if not texts:
+        raise ValueError("there is no caption to retrieve with.")
+    return texts, owners

@@ -1,0 +1,64 @@
+"""How alike the image and the text side of a model's space are, as alignment measures see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from freezealign.alignment import measure_alignment
+from freezealign.alignment.metrics import find_measure
+from freezealign.evaluation.base import prefixed
+from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
+
+
+class CKAEvaluator(CaptionedImagesEvaluator):
+    """Alignment of image embeddings with those of their captions: unbiased CKA and mutual k-nearest neighbours.
+
+    Several captions of an image count as one, their mean. To compare encoders before training, see
+    :func:`freezealign.rank_encoders`.
+
+    Args:
+        images: The images, in any form ``encode_image`` takes.
+        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
+            such a list for each language. Languages are evaluated apart.
+        name: Put in front of every metric.
+        metrics: Names in :data:`freezealign.alignment.METRICS`; the first is the primary one.
+        batch_size: Items a forward pass.
+        show_progress_bar: Show progress if it takes longer than a second.
+    """
+
+    protocol = (
+        "embeddings of length 1, the mean of an image's captions; 95% interval from random halves, chance and "
+        "calibrated score from 200 permutations"
+    )
+
+    def __init__(
+        self,
+        images: Any,
+        captions: Captions | Mapping[str, Captions],
+        name: str = "",
+        metrics: Sequence[str] = ("cka", "mutual_knn"),
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
+    ) -> None:
+        super().__init__(images, captions, name, batch_size, show_progress_bar)
+        self.metrics = [find_measure(metric).name for metric in metrics]
+        self._primary = prefixed(next(iter(self.texts)), self.metrics[0])
+
+    def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
+        """Return each metric with its interval, chance and calibrated score, and n; arguments as the base has them."""
+        shown, place = owners.unique(return_inverse=True)
+        means = normalize(torch.zeros_like(images[shown]).index_add_(0, place, normalize(texts, dim=-1)), dim=-1)
+        found: dict[str, float] = {"n": len(shown)}
+        for metric in self.metrics:
+            score = asdict(
+                measure_alignment(images[shown], means, metric, show_progress_bar=self.options["show_progress_bar"])
+            )
+            found[metric] = score["value"]
+            found |= {f"{metric}_{key}": score[key] for key in ("low", "high", "chance", "calibrated", "p_value")}
+        return found

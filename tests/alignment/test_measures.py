@@ -1,0 +1,607 @@
+"""Every measure against its definition over all pairs of items, written out; then by hand, and what it is blind to."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import linalg, stats
+from scipy.spatial.distance import pdist, squareform
+
+from freezealign.alignment import (
+    CCA,
+    CKNNA,
+    METRICS,
+    RBFCKA,
+    RSA,
+    SVCCA,
+    LinearCKA,
+    MutualKNN,
+    Procrustes,
+    cca,
+    cknna,
+    linear_cka,
+    measure,
+    measure_alignment,
+    mutual_knn,
+    procrustes,
+    rbf_cka,
+    rows,
+    rsa,
+    svcca,
+)
+
+# The definitions
+
+
+def hsic1(a, b):
+    n, one = len(a), np.ones(len(a))
+    a, b = a - np.diag(np.diag(a)), b - np.diag(np.diag(b))
+    means = (one @ a @ one) * (one @ b @ one) / ((n - 1) * (n - 2))
+    return (np.trace(a @ b) + means - 2 / (n - 2) * (one @ a @ b @ one)) / (n * (n - 3))
+
+
+def biased_hsic(a, b):
+    centring = np.eye(len(a)) - 1 / len(a)
+    return np.trace(centring @ a @ centring @ b)
+
+
+def normalised(hsic, a, b):
+    return hsic(a, b) / math.sqrt(hsic(a, a) * hsic(b, b))
+
+
+def gaussian_kernel(x, bandwidth):
+    squares = pdist(x, "sqeuclidean")
+    return np.exp(-squareform(squares) / (2 * bandwidth**2 * squares.mean()))
+
+
+def plain_rbf(x, y, bandwidth):
+    return normalised(hsic1, gaussian_kernel(x, bandwidth), gaussian_kernel(y, bandwidth))
+
+
+def cosines(x):
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return x @ x.T
+
+
+def neighbours(x, k):
+    """(n, n), True where j is one of the k nearest others of i."""
+    similarity, found = cosines(x), np.zeros((len(x), len(x)), bool)
+    for i, row in enumerate(similarity):
+        found[i, [j for j in np.argsort(-row) if j != i][:k]] = True
+    return found
+
+
+def plain_mutual_knn(x, y, k):
+    return (neighbours(x, k) & neighbours(y, k)).sum() / (k * len(x))
+
+
+def plain_cknna(x, y, k):
+    def align(a, b):
+        both = neighbours(a, k) & neighbours(b, k)
+        centred = [cosines(space) - cosines(space).mean(1, keepdims=True) for space in (a, b)]
+        return (both * centred[0] * centred[1]).sum()
+
+    return align(x, y) / math.sqrt(align(x, x) * align(y, y))
+
+
+def plain_cca(x, y):
+    bases = [linalg.orth(space - space.mean(0), rcond=1e-6) for space in (x, y)]
+    return linalg.svdvals(bases[0].T @ bases[1]).mean()
+
+
+def plain_svcca(x, y, variance):
+    bases = []
+    for space in (x, y):
+        basis, values, _ = linalg.svd(space - space.mean(0), full_matrices=False)
+        shares = np.cumsum(values**2) / (values**2).sum()
+        bases.append(basis[:, : 1 + np.argmax(shares >= variance)])
+    return linalg.svdvals(bases[0].T @ bases[1]).mean()
+
+
+def plain_procrustes(x, y):
+    width = max(x.shape[1], y.shape[1])
+    x, y = (np.pad(space - space.mean(0), [(0, 0), (0, width - space.shape[1])]) for space in (x, y))
+    x, y = x / linalg.norm(x), y / linalg.norm(y)
+    rotation, _ = linalg.orthogonal_procrustes(x, y)
+    return 1 - linalg.norm(x @ rotation - y) ** 2 / 2
+
+
+def plain_rsa(x, y):
+    return stats.spearmanr(pdist(x, "correlation"), pdist(y, "correlation")).statistic
+
+
+CASES = {
+    "cka": (LinearCKA(), lambda x, y: normalised(hsic1, x @ x.T, y @ y.T)),
+    "cka_biased": (LinearCKA(unbiased=False), lambda x, y: normalised(biased_hsic, x @ x.T, y @ y.T)),
+    "rbf_cka": (RBFCKA(), lambda x, y: plain_rbf(x, y, 0.5)),
+    "rbf_cka, wide": (RBFCKA(1.5), lambda x, y: plain_rbf(x, y, 1.5)),
+    "mutual_knn": (MutualKNN(3), lambda x, y: plain_mutual_knn(x, y, 3)),
+    "cknna": (CKNNA(4), lambda x, y: plain_cknna(x, y, 4)),
+    "cca": (CCA(), plain_cca),
+    "svcca": (SVCCA(0.8), lambda x, y: plain_svcca(x, y, 0.8)),
+    "procrustes": (Procrustes(), plain_procrustes),
+    "rsa": (RSA(), plain_rsa),
+}
+MEASURES = {name: found for name, (found, _) in CASES.items()}
+
+
+def related(seed: int, n: int, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray]:
+    """Two spaces of the same items that have something in common, and means that are not 0."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, dx))
+    y = x @ rng.normal(size=(dx, dy)) / np.sqrt(dx) + rng.normal(size=(n, dy))
+    return x + rng.normal(size=dx), y + rng.normal(size=dy)
+
+
+@pytest.fixture(params=["few", "many"])
+def path(request, monkeypatch):
+    """Matrices over all pairs of items, or sums and small tiles."""
+    if request.param == "many":
+        monkeypatch.setattr(measure, "FEW", 0)
+        monkeypatch.setattr(measure, "TILE_ELEMENTS", 150)
+        monkeypatch.setattr(rows, "CHUNK", 7)
+    return request.param
+
+
+def allowed(name, path, dtype=np.float64):
+    """Of many items, RSA tells 65,536 distances apart: 6e-5 for 31 items in 3 dimensions, less for more of either."""
+    if name == "rsa" and path == "many":
+        return 1e-4
+    return 1e-9 if dtype == np.float64 else 2e-6
+
+
+SHAPES = [(0, 60, 6, 5), (1, 31, 3, 40), (2, 12, 20, 4), (3, 45, 4, 4)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CASES)
+def test_measure_is_its_definition(name, path, shape):
+    found, plain = CASES[name]
+    x, y = related(*shape)
+    assert found(x, y) == pytest.approx(plain(x, y), abs=allowed(name, path), rel=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_float32_keeps_six_digits(name, path):
+    found, plain = CASES[name]
+    x, y = (space.astype(np.float32) for space in related(4, 200, 24, 16))
+    expected = plain(x.astype(np.float64), y.astype(np.float64))
+    assert found(x, y) == pytest.approx(expected, abs=allowed(name, path, np.float32), rel=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_features_stored_as_float16_read_the_same_to_four_digits(name, path):
+    found, _ = CASES[name]
+    x, y = related(5, 300, 32, 24)
+    # Rounding costs 1e-5, but a neighbour that changes places counts 1 / (300 · 3).
+    allowed = 4e-3 if name in ("mutual_knn", "cknna") else 3e-5
+    assert found(x.astype(np.float16), y.astype(np.float16)) == pytest.approx(found(x, y), abs=allowed, rel=0)
+
+
+@pytest.mark.parametrize("tile", [1, 50, 51, 10_000])
+@pytest.mark.parametrize("name", ["rbf_cka", "mutual_knn", "cknna", "rsa"])
+def test_size_of_a_tile_changes_nothing(monkeypatch, name, tile):
+    x, y = related(6, 50, 5, 7)
+    found = CASES[name][0]
+    monkeypatch.setattr(measure, "FEW", 0)
+    expected = found(x, y)
+    monkeypatch.setattr(measure, "TILE_ELEMENTS", tile)
+    assert found(x, y) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_more_items_than_few_are_measured_without_a_matrix_over_their_pairs(monkeypatch, name):
+    found, plain = CASES[name]
+    x, y = related(7, measure.FEW + 1, 5, 4)
+    monkeypatch.setattr(type(found), "describe", None)
+    assert found(x, y) == pytest.approx(plain(x, y), abs=allowed(name, "many"), rel=0)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_pairs_of_many_spaces_are_measured_as_each_alone(name, path):
+    found = MEASURES[name]
+    (a, b), (c, d) = related(8, 30, 5, 4), related(9, 30, 3, 6)
+    xs, ys = [[rows.Rows(space) for space in side] for side in ((a, c), (b, d))]
+    pairs = [(1, 0), (0, 1), (0, 0)]
+    expected = [found(c, b), found(a, d), found(a, b)]
+    assert found.measure_pairs(xs, ys, pairs) == pytest.approx(expected, abs=1e-12)
+
+
+def test_functions_are_the_measures_with_their_options():
+    x, y = related(10, 40, 6, 5)
+    assert linear_cka(x, y) == LinearCKA()(x, y)
+    assert linear_cka(x, y, unbiased=False) == LinearCKA(False)(x, y)
+    assert rbf_cka(x, y, 0.9) == RBFCKA(0.9)(x, y)
+    assert mutual_knn(x, y, 4) == MutualKNN(4)(x, y)
+    assert cknna(x, y, 4) == CKNNA(4)(x, y)
+    assert cca(x, y) == CCA()(x, y)
+    assert svcca(x, y, 0.7) == SVCCA(0.7)(x, y)
+    assert procrustes(x, y) == Procrustes()(x, y)
+    assert rsa(x, y) == RSA()(x, y)
+
+
+def test_names_are_those_of_the_measures():
+    assert [make().name for make in METRICS.values()] == list(METRICS)
+
+
+# By hand
+
+# Three directions of four items that are at right angles, and have mean 0.
+A, B, C = np.array([[1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], float)
+
+
+def circle(*degrees):
+    angles = np.radians(degrees)
+    return np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+# Nearest first in x: 0 has 1, 2; 1 has 0, 2; 2 has 1, 0; 3 has 2, 1.
+# In the first y:     0 has 1, 3; 1 has 0, 3; 2 has 3, 1; 3 has 1, 0: items 0 and 1 agree, then one each does.
+# In the second:      0 has 2, 3; 1 has 3, 2; 2 has 0, 3; 3 has 2, 0: item 3 agrees, then one each does.
+# In the third:       0 has 3, 1; 1 has 2, 3; 2 has 1, 3; 3 has 0, 1: item 2 agrees, then 1, 1, 1 and 1 of 2.
+@pytest.mark.parametrize(
+    ("y", "k", "expected"),
+    [
+        ((0, 10, 30, 70), 1, 1),
+        ((0, 10, 70, 30), 1, 2 / 4),
+        ((0, 10, 70, 30), 2, 4 / 8),
+        ((0, 70, 10, 30), 1, 1 / 4),
+        ((0, 70, 10, 30), 2, 4 / 8),
+        ((0, 30, 45, 10), 1, 1 / 4),
+        ((0, 30, 45, 10), 2, 4 / 8),
+    ],
+)
+def test_neighbours_of_four_points_on_a_circle(path, y, k, expected):
+    assert mutual_knn(circle(0, 10, 30, 70), circle(*y), k) == pytest.approx(expected)
+
+
+def test_spaces_with_no_neighbour_in_common_read_zero(path):
+    # Pairs 01, 23, 45 are close in x; 02, 14, 35 in y.
+    x, y = circle(0, 1, 90, 91, 180, 181), circle(0, 90, 1, 180, 91, 181)
+    assert mutual_knn(x, y, 1) == cknna(x, y, 1) == 0
+
+
+def test_one_shared_direction_of_two_is_half(path):
+    x, y = np.stack([A, B], 1), np.stack([A, C], 1)
+    # Canonical correlations 1 and 0; xᵀy = diag(4, 0), ‖x‖² = 8 and ‖xᵀx‖² = 32.
+    assert cca(x, y) == pytest.approx(1 / 2)
+    assert procrustes(x, y) == pytest.approx(4 / 8)
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(16 / 32)
+
+
+def test_directions_at_right_angles_have_nothing_in_common(path):
+    x, y = A[:, None], B[:, None]
+    assert [cca(x, y), procrustes(x, y), linear_cka(x, y, unbiased=False)] == pytest.approx([0, 0, 0], abs=1e-12)
+    # Off the diagonal, U-centred, x has 4/3 for two pairs and -2/3 for four, y for others: -48/9 of 96/9.
+    assert linear_cka(x, y) == pytest.approx(-1 / 2)
+
+
+def test_of_one_dimension_each_the_correlation_is_left(path):
+    x, y = np.array([[-1.0], [-1], [1], [1]]), np.array([[-1.0], [-1], [1], [3]])
+    # Σ xy = 6, Σ x² = 4 and Σ y² = 11 about their means.
+    assert [cca(x, y), procrustes(x, y)] == pytest.approx([6 / math.sqrt(44)] * 2)
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(36 / 44)
+
+
+@pytest.mark.parametrize(("variance", "expected"), [(0.5, 1), (0.99, 1), (0.995, 1 / 2), (1, 1 / 2)])
+def test_svcca_drops_directions_with_little_variance(path, variance, expected):
+    # The first direction has 100 / 101 of the variance, 0.9901, in both spaces; they share it only.
+    assert svcca(np.stack([10 * A, B], 1), np.stack([10 * A, C], 1), variance) == pytest.approx(expected)
+
+
+def test_distances_in_reversed_order_read_minus_one(path):
+    # Correlations c + e and c - e: what is near in one space is far in the other.
+    steps = squareform(np.arange(1, 11) / 50)
+    flat = linalg.helmert(6)  # makes rows with mean 0
+    x, y = (linalg.cholesky(np.eye(5) + sign * steps, lower=True) @ flat for sign in (1, -1))
+    assert rsa(x, y) == pytest.approx(-1)
+    assert rsa(x, x) == pytest.approx(1)
+
+
+def test_a_wide_gaussian_kernel_is_linear():
+    x, y = related(11, 40, 6, 5)
+    assert rbf_cka(x, y, 300) == pytest.approx(linear_cka(x, y), abs=1e-4)
+    assert abs(rbf_cka(x, y, 0.3) - linear_cka(x, y)) > 0.01
+
+
+def test_biased_cka_is_high_for_wide_spaces_without_anything_in_common():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 100, 400))
+    assert linear_cka(x, y, unbiased=False) == pytest.approx(400 / 500, abs=0.02)
+    assert linear_cka(x, y) == pytest.approx(0, abs=0.02)
+
+
+# What a measure does not see
+
+
+def rotation(seed: int, width: int) -> np.ndarray:
+    return linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
+
+
+def linear_map(seed: int, width: int) -> np.ndarray:
+    return rotation(seed, width) * np.geomspace(0.1, 10, width) @ rotation(seed + 1, width)
+
+
+shapes = st.tuples(st.integers(0, 10**6), st.integers(12, 30), st.integers(3, 9), st.integers(3, 9))
+SHIFTED = ["cka", "cka_biased", "rbf_cka", "rbf_cka, wide", "cca", "svcca", "procrustes"]
+ROTATED = [*SHIFTED, "mutual_knn", "cknna"]
+some = settings(max_examples=15)
+
+
+def check_that_nothing_changes(name, x, y, other_x, other_y):
+    found = MEASURES[name]
+    assert found(other_x, other_y) == pytest.approx(found(x, y), abs=1e-8, rel=0)
+
+
+@pytest.mark.parametrize("name", ROTATED)
+@some
+@given(shape=shapes)
+def test_rotation_changes_nothing(name, shape):
+    seed, _, dx, dy = shape
+    x, y = related(*shape)
+    check_that_nothing_changes(name, x, y, x @ rotation(seed, dx), y @ rotation(seed + 1, dy))
+
+
+@pytest.mark.parametrize("name", CASES)
+@some
+@given(shape=shapes, scale=st.floats(-3, 3), other=st.floats(-3, 3))
+def test_scale_changes_nothing(name, shape, scale, other):
+    x, y = related(*shape)
+    check_that_nothing_changes(name, x, y, x * 10**scale, y * 10**other)
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+@some
+@given(shape=shapes, distance=st.floats(-100, 100))
+def test_shift_changes_nothing(name, shape, distance):
+    x, y = related(*shape)
+    check_that_nothing_changes(name, x, y, x + distance * np.arange(x.shape[1]), y - distance)
+
+
+@some
+@given(shape=shapes)
+def test_an_invertible_map_changes_no_canonical_correlation(shape):
+    seed, _, dx, dy = shape
+    x, y = related(*shape)
+    check_that_nothing_changes("cca", x, y, x @ linear_map(seed, dx), y @ linear_map(seed + 2, dy))
+
+
+@pytest.mark.parametrize("name", CASES)
+@some
+@given(shape=shapes, data=st.data())
+def test_order_of_the_items_changes_nothing(name, shape, data):
+    x, y = related(*shape)
+    order = data.draw(st.permutations(range(len(x))))
+    check_that_nothing_changes(name, x, y, x[order], y[order])
+
+
+@pytest.mark.parametrize("name", CASES)
+@some
+@given(shape=shapes)
+def test_x_and_y_change_places(name, shape):
+    x, y = related(*shape)
+    check_that_nothing_changes(name, x, y, y, x)
+
+
+@pytest.mark.parametrize("name", CASES)
+@some
+@given(shape=shapes)
+def test_one_for_equal_spaces_is_the_most(name, shape):
+    x, y = related(*shape)
+    found = MEASURES[name]
+    assert found(x, x) == pytest.approx(1, abs=1e-9)
+    assert found(x, y) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("name", ["cka", "cka_biased", "rbf_cka", "svcca", "procrustes", "mutual_knn", "cknna", "rsa"])
+def test_all_but_canonical_correlation_see_a_linear_map(name):
+    x, _ = related(12, 60, 8, 2)
+    stretched = x @ linear_map(0, 8)
+    assert MEASURES[name](x, stretched) < 0.95
+    assert cca(x, stretched) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_shuffled_items_read_less(name, path):
+    x, _ = related(13, 80, 4, 2)
+    noise = np.random.default_rng(0).normal(size=x.shape)
+    order = np.random.default_rng(1).permutation(80)
+    assert MEASURES[name](x, x + 0.05 * noise) > 0.7 > 0.5 > MEASURES[name](x, x[order])
+
+
+# What goes in
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "float64", "int8", "int64", "bool"])
+def test_numpy_and_torch_of_any_type_are_read(path, kind):
+    x, y = (np.maximum(8 * space, 0).astype(kind) for space in related(14, 30, 6, 5))
+    expected = linear_cka(x.astype(np.float64), y.astype(np.float64))
+    for made in (np.asarray, torch.from_numpy, np.asfortranarray, np.ndarray.tolist):
+        assert linear_cka(made(x), made(y)) == pytest.approx(expected, abs=1e-6)
+    assert linear_cka(x, torch.from_numpy(y)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_bfloat16_is_read(path):
+    x, y = (torch.from_numpy(space).bfloat16() for space in related(14, 30, 6, 5))
+    assert linear_cka(x, y) == linear_cka(x.float(), y.float())
+
+
+def test_memory_mapped_files_are_read(tmp_path, path):
+    spaces = related(15, 30, 6, 5)
+    for name, space in zip("xy", spaces):
+        np.save(tmp_path / f"{name}.npy", space)
+    mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="c") for name in "xy"]
+    assert linear_cka(*mapped) == linear_cka(*spaces)
+
+
+def test_strided_views_are_read(path):
+    x, y = related(16, 60, 6, 5)
+    assert linear_cka(x[::2, ::2], y[::2]) == linear_cka(x[::2, ::2].copy(), y[::2].copy())
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inputs_stay_as_they_are(name, path, dtype):
+    spaces = [space.astype(dtype) for space in related(17, 30, 6, 5)]
+    before = [space.copy() for space in spaces]
+    MEASURES[name](*spaces)
+    measure_alignment(*spaces, MEASURES[name], permutations=1, resamples=1)
+    assert all(np.array_equal(*pair) for pair in zip(spaces, before))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rows_that_do_not_belong_together_are_refused(name):
+    with pytest.raises(ValueError, match=r"x has 30 items and y has 29: row i of both must be one item"):
+        MEASURES[name](np.ones((30, 3)), np.ones((29, 3)))
+
+
+@pytest.mark.parametrize("name", ["cka", "cka_biased", "rbf_cka", "cca", "svcca", "procrustes", "rsa"])
+def test_four_items_are_the_fewest(name):
+    x, y = related(18, 4, 3, 4)
+    assert math.isfinite(MEASURES[name](x, y))
+    for n in (0, 1, 3):
+        with pytest.raises(ValueError, match=f"at least 4 items are needed, got {n}"):
+            MEASURES[name](x[:n], y[:n])
+
+
+@pytest.mark.parametrize("make", [MutualKNN, CKNNA])
+def test_more_neighbours_than_other_items_are_refused(make):
+    x, y = related(19, 12, 3, 4)
+    assert math.isfinite(make(10)(x, y))
+    with pytest.raises(ValueError, match="at least 13 items are needed, got 12"):
+        make(11)(x, y)
+    with pytest.raises(ValueError, match="at least 12 items are needed, got 11"):
+        make()(x[:11], y[:11])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_constant_space_is_refused(name, path):
+    x, _ = related(20, 30, 3, 3)
+    constant = np.broadcast_to(x[:1], x.shape).copy()
+    with pytest.raises(ValueError, match="x is constant: all its 30 vectors are equal"):
+        MEASURES[name](constant, x)
+    with pytest.raises(ValueError, match="y is constant: all its 30 vectors are equal"):
+        MEASURES[name](x, constant)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_number_that_is_none_is_named(path, dtype, bad):
+    x, y = (space.astype(dtype) for space in related(21, 30, 3, 4))
+    spoiled = x.copy()
+    spoiled[[17, 23], 1] = bad
+    with pytest.raises(ValueError, match=r"^x: item 17 holds NaN or infinity"):
+        linear_cka(spoiled, y)
+    with pytest.raises(ValueError, match=r"^y: item 17 holds NaN or infinity"):
+        linear_cka(y, spoiled)
+
+
+@pytest.mark.parametrize("shape", [(30,), (30, 0), (30, 2, 2), ()])
+def test_what_is_no_matrix_is_refused(shape):
+    with pytest.raises(ValueError, match="y must be vectors .*got the shape " + re.escape(str(shape))):
+        linear_cka(np.ones((30, 2)), np.ones(shape))
+
+
+@pytest.mark.parametrize(
+    ("make", "option", "message"),
+    [
+        (RBFCKA, 0, "bandwidth must be a positive number, got 0"),
+        (RBFCKA, -0.5, "bandwidth must be a positive number, got -0.5"),
+        (SVCCA, 0, r"variance is a share in \(0, 1\], got 0"),
+        (SVCCA, 1.01, r"variance is a share in \(0, 1\], got 1.01"),
+        (SVCCA, math.nan, r"variance is a share in \(0, 1\], got nan"),
+        (MutualKNN, 0, "k must be at least 1, got 0"),
+        (CKNNA, -1, "k must be at least 1, got -1"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(make, option, message):
+    with pytest.raises(ValueError, match=message):
+        make(option)
+
+
+def test_a_measure_of_another_name_is_refused():
+    with pytest.raises(ValueError, match="no measure is called 'ckaa'; there are cka, cka_biased, rbf_cka"):
+        measure_alignment(*related(22, 30, 3, 4), "ckaa")
+
+
+# Faults
+
+
+@pytest.mark.parametrize("name", ["cka", "cka_biased", "cca", "svcca", "procrustes"])
+def test_spaces_of_different_precision_are_measured(monkeypatch, name):
+    x, y = related(23, 30, 6, 5)
+    expected = MEASURES[name](x, y)
+    monkeypatch.setattr(measure, "FEW", 0)
+    assert MEASURES[name](x.astype(np.float32), y) == pytest.approx(expected, abs=1e-5)
+
+
+def test_reversed_arrays_are_read():
+    x, y = related(24, 30, 6, 5)
+    assert linear_cka(x[::-1], y[::-1]) == pytest.approx(linear_cka(x, y))
+
+
+@pytest.mark.parametrize("name", ["cka", "rsa"])
+def test_tensors_that_want_gradients_are_read(monkeypatch, name):
+    x, y = related(25, 30, 6, 5)
+    expected = MEASURES[name](x, y)
+    monkeypatch.setattr(measure, "FEW", 0 if name == "cka" else 1000)
+    assert MEASURES[name](torch.tensor(x, requires_grad=True), y) == pytest.approx(expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_arrays_are_read_without_a_warning(tmp_path):
+    x, y = related(26, 30, 6, 5)
+    np.save(tmp_path / "x.npy", x)
+    torch.set_warn_always(True)
+    try:
+        assert linear_cka(np.load(tmp_path / "x.npy", mmap_mode="r"), y) == linear_cka(x, y)
+    finally:
+        torch.set_warn_always(False)
+
+
+def test_float32_spaces_of_low_rank_have_no_more_directions_among_many_items(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(500, 4)) @ rng.normal(size=(4, 8))).astype(np.float32)
+    y = (x[:, :1] + rng.normal(size=(500, 10))).astype(np.float32)
+    expected = cca(x, y)
+    monkeypatch.setattr(measure, "FEW", 0)
+    assert expected == pytest.approx(plain_cca(x.astype(np.float64), y.astype(np.float64)), abs=1e-5)
+    assert cca(x, y) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("few", [1000, 0])
+def test_equal_distances_share_a_rank(monkeypatch, few):
+    monkeypatch.setattr(measure, "FEW", few)
+    rng = np.random.default_rng(0)
+    owner = rng.integers(1, 8, 60)
+    x = linalg.hadamard(8)[owner] * rng.uniform(1, 9, (60, 1))
+    y = linalg.hadamard(8)[owner] + rng.normal(size=(60, 8))
+    # Of distances there are two: 0 within a kind, 1 between two, up to rounding.
+    expected = stats.spearmanr(pdist(owner[:, None], "hamming"), pdist(y, "correlation")).statistic
+    assert rsa(x, y) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["cka", "rbf_cka", "rsa"])
+def test_a_space_of_equal_distances_is_refused(name, path):
+    with pytest.raises(ValueError, match="equally far"):
+        MEASURES[name](np.eye(20), related(27, 20, 3, 3)[0])
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+@pytest.mark.parametrize("name", ["cka", "rsa"])
+def test_numbers_that_float32_cannot_square_are_refused(name, path, scale):
+    x, y = (space.astype(np.float32) for space in related(28, 30, 6, 5))
+    with pytest.raises(ValueError, match="too large or too small to be squared"):
+        MEASURES[name](x * np.float32(scale), y)
+
+
+@pytest.mark.parametrize("bandwidth", [math.nan, math.inf])
+def test_a_bandwidth_is_a_number(bandwidth):
+    with pytest.raises(ValueError, match="bandwidth must be"):
+        RBFCKA(bandwidth)
