@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from freezealign.encoders.timm import TimmEncoder
 from freezealign.features import FeatureStore
-from freezealign.features.columns import as_bytes
+from freezealign.features.shard import ShardBuilder
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1000
 
 
-@torch.no_grad()
 def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     """Return one pair a class of the image encoder's own classifier: its weights, as if a picture's, and its name.
 
@@ -37,19 +35,20 @@ def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     if store.level != "pooled":
         raise ValueError("class pairs go with pooled features: extract the pairs with level='pooled'.")
     rows, names = _classifier(model)
-    text = model.encoders["text"]
-    batches = [text(text.preprocess(names[start : start + 32])) for start in range(0, len(names), 32)]
-    texts = torch.cat([model.pooling("text")(batch)["sentence_embedding"].cpu() for batch in batches])
-    columns: dict[str, np.ndarray] = {}
-    columns["items/ids.utf8"], columns["items/ids.lengths"] = as_bytes(names)
-    for modality, vectors in {"image": rows, "text": texts}.items():
-        real = store[modality].load(np.arange(len(store[modality])))["sentence_embedding"]
-        dtype = store.columns[f"{modality}/sentence_embedding"].dtype
-        columns[f"{modality}/sentence_embedding"] = _moved(vectors, real).numpy().astype(dtype)
-        columns[f"items/{modality}"] = np.ones(len(names), np.int32)
-    for part in ("utf8", "lengths"):
-        columns[f"text/captions.{part}"] = columns[f"items/ids.{part}"]
-    return FeatureStore.from_shards(store.origins, [columns])
+    captions = model.extract_features([{"text": name} for name in names], modalities=["text"], level="pooled")
+    dtype = str(store.columns["image/sentence_embedding"].dtype)
+    builder, one_each = ShardBuilder(dtype), [1] * len(names)  # type: ignore[arg-type]
+    for modality, vectors in {"image": rows, "text": _all(captions, "text")}.items():
+        moved = _moved(vectors, _all(store, modality))
+        builder.add_features(modality, {"sentence_embedding": moved}, np.arange(len(names)))
+    builder.add_items(names, dict.fromkeys(("image", "text"), one_each), {"text": names})
+    return FeatureStore.from_shards(store.origins, [builder.build().columns])
+
+
+def _all(store: FeatureStore, modality: str) -> Tensor:
+    features = store[modality]
+    vectors: Tensor = features.load(np.arange(len(features)))["sentence_embedding"]
+    return vectors
 
 
 def _classifier(model: FreezeAlign) -> tuple[Tensor, list[str]]:

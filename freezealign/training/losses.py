@@ -32,38 +32,6 @@ class PairLoss(nn.Module):
             raise ValueError(f"tile_size must be at least 1, got {tile_size}.")
         self.tile_size, self.global_negatives = tile_size, global_negatives
 
-    def share(
-        self, first: Tensor, second: Tensor, first_ids: Tensor | None, second_ids: Tensor | None
-    ) -> tuple[Tensor, Tensor, Groups | None, int]:
-        """Check the batches and exchange them between the ranks.
-
-        Returns:
-            The rows (B, d) of this rank and the columns (K, d) of all, in float32 or float64; which belong together if
-            there are ids; how many ranks act as one.
-        """
-        check_shapes(first, second, first_ids, second_ids)
-        ranks = world_size() if self.global_negatives else 1
-        if ranks > 1:
-            check_equal_sizes([*first.shape, len(second), int(first_ids is not None)], first.device)
-        groups = None
-        if first_ids is not None and second_ids is not None:
-            groups = Groups.of(first_ids.to(first.device), second_ids.to(first.device), ranks)
-        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-        rows, columns = first.to(dtype), second.to(dtype)
-        return rows, gather(columns) if ranks > 1 else columns, groups, ranks
-
-
-class ContrastiveLoss(PairLoss):
-    """Symmetric InfoNCE with in-batch negatives.
-
-    A row with positives P loses -1/|P| sum_{p in P} log softmax(logits)_p, the softmax over all columns and the logits
-    cosine similarity divided by temperature; a column likewise over all rows. The loss is the mean of the mean over
-    rows and the mean over columns. Source: Oord et al. 2018 (InfoNCE); Radford et al. 2021 (both directions);
-    Khosla et al. 2020 (several positives, their "out" form).
-
-    The temperature's gradient is computed here too; a bias, which cancels in the softmax, gets none.
-    """
-
     def forward(
         self,
         first: Tensor,
@@ -77,15 +45,56 @@ class ContrastiveLoss(PairLoss):
         Args:
             first: (B, d), unit length, of any floating dtype.
             second: (M, d), unit length.
-            logit_scale: Holds the temperature.
+            logit_scale: Holds the temperature, and the bias where the loss has one.
             first_ids: (B,), integers, the same on all ranks for what belongs together: rows of equal ids are positives
                 of each other. Without ids M is B, and row i of ``first`` belongs to row i of ``second``.
             second_ids: (M,).
 
         Raises:
-            ValueError: If shapes do not fit, differ between ranks, or a row has no positive.
+            ValueError: If shapes do not fit, differ between ranks, a row has no positive where the loss needs one, or
+                ``logit_scale`` lacks a bias that it needs.
         """
-        rows, columns, groups, ranks = self.share(first, second, first_ids, second_ids)
+        check_shapes(first, second, first_ids, second_ids)
+        ranks = world_size() if self.global_negatives else 1
+        if ranks > 1:
+            check_equal_sizes([*first.shape, len(second), int(first_ids is not None)], first.device)
+        groups = None
+        if first_ids is not None and second_ids is not None:
+            groups = Groups.of(first_ids.to(first.device), second_ids.to(first.device), ranks)
+        dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+        rows, columns = first.to(dtype), second.to(dtype)
+        return self.compute(rows, gather(columns) if ranks > 1 else columns, logit_scale, groups, ranks)
+
+    def compute(
+        self, rows: Tensor, columns: Tensor, logit_scale: LogitScale, groups: Groups | None, ranks: int
+    ) -> Tensor:
+        """Return the loss of the rows (B, d) of this rank against the columns (K, d) of all.
+
+        Args:
+            rows: In float32 or float64.
+            columns: Likewise.
+            logit_scale: See :meth:`forward`.
+            groups: Which belong together; without, row i of every rank and column i of it do.
+            ranks: How many act as one.
+        """
+        raise NotImplementedError
+
+
+class ContrastiveLoss(PairLoss):
+    """Symmetric InfoNCE with in-batch negatives.
+
+    A row with positives P loses -1/|P| sum_{p in P} log softmax(logits)_p, the softmax over all columns and the logits
+    cosine similarity divided by temperature; a column likewise over all rows. The loss is the mean of the mean over
+    rows and the mean over columns. Source: Oord et al. 2018 (InfoNCE); Radford et al. 2021 (both directions);
+    Khosla et al. 2020 (several positives, their "out" form).
+
+    The temperature's gradient is computed here too; a bias, which cancels in the softmax, gets none.
+    """
+
+    def compute(
+        self, rows: Tensor, columns: Tensor, logit_scale: LogitScale, groups: Groups | None, ranks: int
+    ) -> Tensor:
+        """Return the loss of the rows of this rank; arguments as the base has them."""
         temperature = logit_scale.temperature.to(rows.dtype)
         if groups is None:
             positives = by_position(rows, columns, ranks)
@@ -102,32 +111,14 @@ class SigmoidLoss(PairLoss):
     negatives.
     """
 
-    def forward(
-        self,
-        first: Tensor,
-        second: Tensor,
-        logit_scale: LogitScale,
-        first_ids: Tensor | None = None,
-        second_ids: Tensor | None = None,
+    def compute(
+        self, rows: Tensor, columns: Tensor, logit_scale: LogitScale, groups: Groups | None, ranks: int
     ) -> Tensor:
-        """Return the loss, a scalar in float32, or in float64 for float64 embeddings.
-
-        Args:
-            first: (B, d), unit length, of any floating dtype.
-            second: (M, d), unit length.
-            logit_scale: Holds the temperature and the bias.
-            first_ids: (B,), integers, the same on all ranks for what belongs together: rows of equal ids are positives
-                of each other. Without ids M is B, and row i of ``first`` belongs to row i of ``second``.
-            second_ids: (M,).
-
-        Raises:
-            ValueError: If ``logit_scale`` has no bias, or shapes do not fit or differ between ranks.
-        """
+        """Return the loss of the rows of this rank; arguments as the base has them."""
         if logit_scale.bias is None:
             raise ValueError(
                 "the sigmoid loss needs a bias: LogitScale(temperature=0.1, bias=-10.0), or logit_scale.add_bias_()."
             )
-        rows, columns, groups, ranks = self.share(first, second, first_ids, second_ids)
         temperature, bias = logit_scale.temperature.to(rows.dtype), logit_scale.bias.to(rows.dtype)
         if groups is None:
             positives, a_row = by_position(rows, columns, ranks), 1.0
