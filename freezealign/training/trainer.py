@@ -113,6 +113,7 @@ class Trainer:
         progress, begun_at = self.progress, self.progress.batch
         torch.manual_seed(_mixed_seed(self.arguments.seed, progress.epoch, self.accelerator.process_index))
         batches = self._device_batches(progress.epoch, begun_at)
+        self.model.train()
         for batch in batches:
             if begun_at:  # not before: a shuffling loader draws its order before it gives a batch
                 checkpoints.set_generators(self.generators, self.model.device)
@@ -121,6 +122,7 @@ class Trainer:
             progress.batch = batch.number + 1
             if self._due(self.arguments.evaluate_every):
                 self._evaluate(progress.epoch)
+                self.model.train()
             if self._due(self.arguments.save_every):
                 self._save()
             if self._out_of_patience():
@@ -155,7 +157,6 @@ class Trainer:
         rate = learning_rate(self.progress.step, self.steps, arguments)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        model.train()
         inputs = {key: to_device(features, device) for key, features in batch.inputs.items()}
         owners = None if batch.owners is None else to_device(batch.owners, device)
         with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
