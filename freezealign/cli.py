@@ -242,9 +242,9 @@ def rank(
         ranking.save(output)
     console = Console()
     for header, rows in (ranking.cost_summary(), ranking.summary()):
-        table = Table(box=box.SIMPLE)
-        for number, title in enumerate(header):
-            table.add_column(title, no_wrap=number < 2)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for title in header:
+            table.add_column(title, no_wrap=True)
         for row in rows:
             table.add_row(*row)
         console.print(table)
@@ -265,14 +265,21 @@ def _captioned(data: str, stamps: Path | None) -> Any:
 @app.command()
 def toy(
     output: Annotated[Path, typer.Option(help="Folder for toy.csv, toy.json and toy.png.")] = Path("toy-output"),
-    runs: Annotated[int | None, typer.Option(min=4, help="Pairs of synthetic spaces.")] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Fewer and smaller spaces, trained for fewer steps: seconds instead of a minute. It shows what "
+            "the study does; its numbers are too uncertain to learn from.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the spaces and of training.")] = 0,
 ) -> None:
     """Show on synthetic spaces that alignment before training predicts the loss after it, and where it does not."""
     with _plain_errors():
         from freezealign.alignment.toy import ToySettings, run_toy
 
-        study = run_toy(output, ToySettings(seed=seed) if runs is None else ToySettings(seed=seed, runs=runs))
+        study = run_toy(output, ToySettings.small(seed=seed) if quick else ToySettings(seed=seed))
     typer.echo(f"{study.findings}\nSaved {output}: toy.csv, toy.json, toy.png")
 
 

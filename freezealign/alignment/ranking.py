@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
+SMALLER = 0.9
+"""Share of the best pair's parameters below which another pair is worth a word."""
+
+
 @dataclass(frozen=True)
 class RankedPair:
     """A vision and a text encoder with their scores.
@@ -67,7 +71,7 @@ class PairRanking:
         if score.p_value > 0.05:
             lines.append("It is not above chance: none of these pairs is known to be aligned at all. Take more data.")
         rivals = [pair for pair in self.pairs[1:] if pair.scores[metric].high >= score.low]
-        known = [pair for pair in rivals if self._parameters(pair) < self._parameters(best)]
+        known = [pair for pair in rivals if self._parameters(pair) < SMALLER * self._parameters(best)]
         if known:
             small = min(known, key=self._parameters)
             lines.append(
