@@ -87,8 +87,13 @@ def undecoded(data: Any) -> Any:
 
 
 def is_batch(element: Any, modalities: Sequence[str]) -> bool:
-    """Whether an element holds several pairs: all its members are lists, or arrays or tensors with a batch axis."""
+    """Whether an element holds several pairs: all its members are lists, or arrays or tensors with a batch axis.
+
+    What has one id is one pair: a picture's several captions.
+    """
     if isinstance(element, Mapping):
+        if isinstance(element.get("id"), (str, int)):
+            return False
         members = [element[modality] for modality in modalities if modality in element]
     else:
         members = list(element) if isinstance(element, (list, tuple)) else []

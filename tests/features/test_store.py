@@ -108,6 +108,12 @@ def test_names_come_with_batches_too(paper, images):
     assert extract(paper, batches).ids == ["p0", "p1", "p2", "p3"]
 
 
+def test_several_captions_under_one_name_are_one_item(paper):
+    data = [{"id": "ab", "text": ["a", "a dog"]}, {"id": 7, "text": ["a car"]}]
+    store = extract(paper, data, modalities=["text"])
+    assert store.ids == ["ab", "7"] and store.counts("text").tolist() == [2, 1]
+
+
 def test_store_tells_its_size_level_and_encoders(paper, pairs):
     names = ", ".join(f"{name}: {encoder.name}" for name, encoder in paper.encoders.items())
     assert repr(extract(paper, pairs)) == f"FeatureStore(12 items, tokens, {names})"
