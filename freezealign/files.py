@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,16 @@ def check_version(path: Path, content: dict[str, Any], known: int) -> None:
 
 
 def to_json(content: Any) -> bytes:
-    """Return ``content`` as indented UTF-8 JSON with a final newline."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    """Return ``content`` as indented UTF-8 JSON with a final newline; NaN, which JSON has not, becomes null."""
+    return (json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def write_json(path: Path, content: Any) -> None:

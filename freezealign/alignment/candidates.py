@@ -8,12 +8,13 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import RandomSampler
 
 from freezealign.alignment.rows import StoreRows
 from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
@@ -21,6 +22,7 @@ from freezealign.encoders.layers import AllLayers
 from freezealign.features import FeatureStore
 from freezealign.features.extract import Extraction, read_pair
 from freezealign.features.job import extract_features
+from freezealign.files import read_object, write_json
 from freezealign.inputs import InputError
 from freezealign.modules import FrozenEncoder
 from freezealign.prefetch import to_device
@@ -40,7 +42,7 @@ class Cost:
     Args:
         parameters: Of the encoder.
         milliseconds: To encode an item, read before, in a batch of 16 on this machine; the fastest of five runs.
-        dim: Width of its vectors.
+        dim: Width of its last layer.
     """
 
     parameters: int | None
@@ -75,7 +77,7 @@ class Candidate:
         """Return its vectors of some items at one of its layers, counted from 0."""
         start = sum(self.widths[:layer])
         columns = slice(start, start + self.widths[layer]) if self.widths else slice(None)
-        return StoreRows(self.store, self.modality, items, columns)
+        return StoreRows(self.store, self.modality, items, columns, self.name)
 
 
 def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what: str) -> dict[str, CandidateLike]:
@@ -134,8 +136,32 @@ class CandidateLoader:
             raise ValueError(f"layers is 'last' or 'all', got {layers!r}.")
         if isinstance(data, Iterator):
             raise ValueError("the data is read once for every encoder, and an iterator only once: pass a list.")
+        if isinstance(getattr(data, "sampler", None), RandomSampler):
+            raise ValueError("a DataLoader that shuffles gives every encoder another order: pass shuffle=False.")
         self.data, self.modalities, self.path, self.layers = undecoded(data), list(modalities), path, layers
         self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
+        if path is not None and data is not None:
+            self._check_data(path / "data.json")
+
+    def _check_data(self, path: Path) -> None:
+        """Note which data the features in the folder are of, or make sure that they are of this.
+
+        Raises:
+            ValueError: If they are of other pairs, or of the same in another order.
+        """
+        digest, count = hashlib.sha256(), 0
+        for pair in iterate_pairs(self.data, self.modalities):
+            texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
+            digest.update(json.dumps([pair.id, texts]).encode())
+            count += 1
+        found = {"pairs": count, "sha256": digest.hexdigest()}
+        if path.is_file() and (known := read_object(path, found)) != found:
+            raise ValueError(
+                f"the features in {path.parent} are of other pairs than these {count:,}, or of these in another order "
+                f"({known} instead of {found}). Choose another folder."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
@@ -152,12 +178,15 @@ class CandidateLoader:
         frozen = as_encoder(encoder, modality)
         if self.data is None:
             raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
+        if frozen.modality != modality:
+            raise ValueError(f"'{name}' is an encoder of {frozen.modality}, among encoders of {modality}.")
         widths: Sequence[int] = ()
         if self.layers == "all":
             every = AllLayers(frozen.encoder, default_pooling(frozen))
             frozen, widths = FrozenEncoder(every), every.widths
         frozen.to(default_device())
-        return Candidate(name, modality, self._extract(name, frozen), self._cost(frozen), widths)
+        store, cost = self._extract(name, frozen), self._cost(frozen)
+        return Candidate(name, modality, store, replace(cost, dim=widths[-1]) if widths else cost, widths)
 
     def _extract(self, name: str, encoder: FrozenEncoder) -> FeatureStore:
         extraction = Extraction(
@@ -227,18 +256,21 @@ def common_items(candidates: Sequence[Candidate]) -> list[np.ndarray]:
     """Return for each candidate the positions of the items that all have, in the order of the first.
 
     Raises:
-        ValueError: If they have none in common.
+        ValueError: If they have none in common, or two items of one have the same id.
     """
     ids = [candidate.store.ids for candidate in candidates]
     places = [dict(zip(names, range(len(names)))) for names in ids]
+    for candidate, names, place in zip(candidates, ids, places):
+        if len(place) < len(names):
+            twice = next(name for position, name in enumerate(names) if place[name] != position)
+            raise ValueError(f"two items of '{candidate.name}' have the id {twice!r}; items are matched by their ids.")
     common = [name for name in ids[0] if all(name in place for place in places)]
     if not common:
         raise ValueError(f"the features of {[candidate.name for candidate in candidates]} have no item id in common.")
-    largest = max(map(len, ids))
-    if len(common) < largest:
-        logger.warning(
-            "%d of %d items are left out, because not every encoder has them", largest - len(common), largest
-        )
+    everything = len(set().union(*ids))
+    if len(common) < everything:
+        left_out = everything - len(common)
+        logger.warning("%d of %d items are left out, because not every encoder has them", left_out, everything)
     return [np.array([place[name] for name in common]) for place in places]
 
 
@@ -246,5 +278,5 @@ def _folder_name(name: str, encoder: FrozenEncoder) -> str:
     """Return a name that another encoder, or another preprocessing, does not have."""
     config = encoder.get_config_dict()
     identity = json.dumps([config["fingerprint"], config["preprocessing"]], sort_keys=True)
-    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)
-    return f"{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+    readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:80]
+    return f"{encoder.modality}-{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -78,7 +78,7 @@ class RBFCKA(Measure):
         n = len(xs[0])
         traces = dict.fromkeys(wanted, 0.0)
         sums = {key: torch.zeros(n, dtype=torch.float64, device=space.device) for key, space in spaces.items()}
-        for tile in tiles(n, n):
+        for tile in tiles(n, n * len(spaces)):
             kernels = {key: self._kernel(space, tile) for key, space in spaces.items()}
             for key, kernel in kernels.items():
                 sums[key][tile] = kernel.sum(1, dtype=torch.float64)

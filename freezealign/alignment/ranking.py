@@ -45,17 +45,19 @@ class PairRanking:
 
     Args:
         pairs: Every pair, vision encoders in their order and for each the text encoders in theirs.
-        costs: For each encoder what it costs.
+        vision_costs: For each vision encoder what it costs.
+        text_costs: Likewise.
 
     Attributes:
         pairs: Sorted by the first metric, best first.
         metrics: Names of the metrics, the deciding one first.
     """
 
-    def __init__(self, pairs: Sequence[RankedPair], costs: Mapping[str, Cost]) -> None:
-        self.metrics, self.costs = list(pairs[0].scores), dict(costs)
-        self.vision = list(dict.fromkeys(pair.vision for pair in pairs))
-        self.text = list(dict.fromkeys(pair.text for pair in pairs))
+    def __init__(
+        self, pairs: Sequence[RankedPair], vision_costs: Mapping[str, Cost], text_costs: Mapping[str, Cost]
+    ) -> None:
+        self.metrics = list(pairs[0].scores)
+        self.vision_costs, self.text_costs = dict(vision_costs), dict(text_costs)
         self.pairs = sorted(pairs, key=lambda pair: -pair.scores[self.metrics[0]].value)
 
     @property
@@ -68,7 +70,7 @@ class PairRanking:
         metric, best = self.metrics[0], self.best
         score = best.scores[metric]
         lines = [f"Predicted to align best: {best.vision} + {best.text} ({score})."]
-        if score.p_value > 0.05:
+        if score.calibrated == 0:
             lines.append("It is not above chance: none of these pairs is known to be aligned at all. Take more data.")
         rivals = [pair for pair in self.pairs[1:] if pair.scores[metric].high >= score.low]
         known = [pair for pair in rivals if self._parameters(pair) < SMALLER * self._parameters(best)]
@@ -82,8 +84,11 @@ class PairRanking:
         return " ".join(lines)
 
     def _parameters(self, pair: RankedPair) -> float:
-        counts = [self.costs[name].parameters for name in (pair.vision, pair.text)]
+        counts = [cost.parameters for cost in self._costs(pair)]
         return float("inf") if None in counts else float(sum(count for count in counts if count is not None))
+
+    def _costs(self, pair: RankedPair) -> tuple[Cost, Cost]:
+        return self.vision_costs[pair.vision], self.text_costs[pair.text]
 
     def table(self) -> list[dict[str, Any]]:
         """Return one flat row a pair, best first: names, layers, what the encoders cost, and every score."""
@@ -92,8 +97,8 @@ class PairRanking:
             row: dict[str, Any] = {"vision": pair.vision, "text": pair.text}
             if pair.layers is not None:
                 row |= dict(zip(("vision_layer", "text_layer"), pair.layers))
-            for side, name in (("vision", pair.vision), ("text", pair.text)):
-                row |= {f"{side}_{key}": value for key, value in asdict(self.costs[name]).items()}
+            for side, cost in zip(("vision", "text"), self._costs(pair)):
+                row |= {f"{side}_{key}": value for key, value in asdict(cost).items()}
             for metric, score in pair.scores.items():
                 numbers = {key: value for key, value in asdict(score).items() if key != "metric"}
                 row |= {metric: numbers.pop("value")} | {f"{metric}_{key}": number for key, number in numbers.items()}
@@ -108,15 +113,14 @@ class PairRanking:
         for pair in self.pairs:
             layers = pair.layers or (None, None)
             names = [n if k is None else f"{n}, layer {k}" for n, k in zip((pair.vision, pair.text), layers)]
-            scores = [f"{score.value:.3f}±{(score.high - score.low) / 2:.3f}" for score in pair.scores.values()]
-            rows.append([*names, *scores, f"{pair.scores[self.metrics[0]].calibrated:.3f}"])
+            rows.append([*names, *map(_brief, pair.scores.values()), f"{pair.scores[self.metrics[0]].calibrated:.3f}"])
         return header, rows
 
     def cost_summary(self) -> tuple[list[str], list[list[str]]]:
         """Return what the encoders cost, to print: a header, and rows of text."""
         header = ["encoder", "parameters", "ms an item", "width"]
         rows = []
-        for name, cost in self.costs.items():
+        for name, cost in (*self.vision_costs.items(), *self.text_costs.items()):
             parameters = "unknown" if cost.parameters is None else f"{cost.parameters / 1e6:,.1f} M"
             speed = "unknown" if cost.milliseconds is None else f"{cost.milliseconds:.1f}"
             rows.append([name, parameters, speed, f"{cost.dim:,}"])
@@ -138,7 +142,7 @@ class PairRanking:
         """
         from matplotlib.figure import Figure
 
-        size = (2.5 + len(self.metrics) * (2.2 + 0.9 * len(self.text)), 1.8 + 0.55 * len(self.vision))
+        size = (2.5 + len(self.metrics) * (2.2 + 0.9 * len(self.text_costs)), 1.8 + 0.55 * len(self.vision_costs))
         figure = Figure(figsize=size, layout="constrained")
         for axes, metric in zip(figure.subplots(1, len(self.metrics), squeeze=False)[0], self.metrics):
             self._draw(axes, metric)
@@ -149,9 +153,10 @@ class PairRanking:
     def _draw(self, axes: Any, metric: str) -> None:
         from matplotlib.patches import Rectangle
 
-        places = [(self.vision.index(pair.vision), self.text.index(pair.text)) for pair in self.pairs]
+        vision, text = list(self.vision_costs), list(self.text_costs)
+        places = [(vision.index(pair.vision), text.index(pair.text)) for pair in self.pairs]
         scores = [pair.scores[metric] for pair in self.pairs]
-        values = np.empty((len(self.vision), len(self.text)))
+        values = np.empty((len(vision), len(text)))
         for place, score in zip(places, scores):
             values[place] = score.value
         lowest = min(float(values.min()), *(score.chance for score in scores))
@@ -160,17 +165,15 @@ class PairRanking:
         for (row, column), pair in zip(places, self.pairs):
             layers = "" if pair.layers is None else f"\n{pair.layers[0]} × {pair.layers[1]}"
             color = "black" if values[row, column] < middle else "white"
-            text = f"{values[row, column]:.3f}{layers}"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+            label = f"{values[row, column]:.3f}{layers}"
+            axes.text(column, row, label, ha="center", va="center", color=color, fontsize=9)
         top, left = np.unravel_index(values.argmax(), values.shape)
         axes.add_patch(Rectangle((left - 0.5, top - 0.5), 1, 1, fill=False, edgecolor="orange", linewidth=3))
-        axes.set_xticks(range(len(self.text)), [self._label(name) for name in self.text], rotation=30, ha="right")
-        axes.set_yticks(range(len(self.vision)), [self._label(name) for name in self.vision])
+        axes.set_xticks(
+            range(len(text)), [_label(*entry) for entry in self.text_costs.items()], rotation=30, ha="right"
+        )
+        axes.set_yticks(range(len(vision)), [_label(*entry) for entry in self.vision_costs.items()])
         axes.set_title(f"{metric}, n = {scores[0].n:,}")
-
-    def _label(self, name: str) -> str:
-        count = self.costs[name].parameters
-        return name if count is None else f"{name}\n{count / 1e6:,.0f} M"
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``ranking.json`` and ``ranking.png`` into a folder, which is made if need be."""
@@ -181,4 +184,14 @@ class PairRanking:
         self.plot(folder / "ranking.png")
 
     def __repr__(self) -> str:
-        return f"PairRanking({len(self.vision)} x {len(self.text)}, best: {self.best.vision} + {self.best.text})"
+        size = f"{len(self.vision_costs)} x {len(self.text_costs)}"
+        return f"PairRanking({size}, best: {self.best.vision} + {self.best.text})"
+
+
+def _brief(score: AlignmentScore) -> str:
+    half = (score.high - score.low) / 2
+    return f"{score.value:.3f}" if np.isnan(half) else f"{score.value:.3f}±{half:.3f}"
+
+
+def _label(name: str, cost: Cost) -> str:
+    return name if cost.parameters is None else f"{name}\n{cost.parameters / 1e6:,.0f} M"

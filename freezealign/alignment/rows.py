@@ -79,6 +79,7 @@ class StoreRows(Rows):
         modality: Which of its features.
         items: Which of its items, in order.
         columns: Which dimensions; all by default.
+        name: What errors call the encoder; by default what the store calls it.
     """
 
     def __init__(
@@ -87,9 +88,10 @@ class StoreRows(Rows):
         modality: str,
         items: np.ndarray,
         columns: slice = slice(None),
+        name: str | None = None,
     ) -> None:
-        self.features, self.name = store.select(items), f"the {modality} features of '{store.origins[modality].name}'"
-        self.modality, self.columns = modality, columns
+        self.features, self.modality, self.columns = store.select(items), modality, columns
+        self.name = f"the {modality} features of '{name or store.origins[modality].name}'"
 
     def __len__(self) -> int:
         return len(self.features)
@@ -116,12 +118,17 @@ def check_pair(x: Rows, y: Rows, least: int) -> None:
         ValueError: If they have different numbers of items or fewer than ``least``, or one has equal vectors only.
     """
     check_counts(x, y)
-    if len(x) < least:
-        raise ValueError(f"at least {least} items are needed, got {len(x)}.")
     for rows in (x, y):
-        first = rows.take(np.arange(1))
-        if all((chunk == first).all() for chunk in rows.chunks()):
-            raise ValueError(f"{rows.name} is constant: all its {len(rows):,} vectors are equal.")
+        check_space(rows, least)
+
+
+def check_space(rows: Rows, least: int) -> None:
+    """Raise a ``ValueError`` if a space has fewer items than ``least``, or equal vectors only."""
+    if len(rows) < least:
+        raise ValueError(f"at least {least} items are needed, got {len(rows)}.")
+    first = rows.take(np.arange(1))
+    if all((chunk == first).all() for chunk in rows.chunks()):
+        raise ValueError(f"{rows.name} is constant: all its {len(rows):,} vectors are equal.")
 
 
 def check_counts(x: Rows, y: Rows) -> None:

@@ -50,7 +50,7 @@ class RSA(Measure):
         spaces |= {("y", j): standardised(ys[j].all()) for _, j in pairs}
         ranks = {key: _level_ranks(space) for key, space in spaces.items()}
         totals, n = dict.fromkeys(pairs, 0.0), len(xs[0])
-        for tile in tiles(n, n):
+        for tile in tiles(n, n * len(spaces)):
             found = {key: ranks[key][_levels(space, tile)] for key, space in spaces.items()}
             for values in found.values():
                 values.diagonal(tile.start).zero_()

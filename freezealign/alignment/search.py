@@ -14,7 +14,7 @@ from freezealign.alignment.candidates import Candidate, CandidateLike, Candidate
 from freezealign.alignment.measure import FEW, Indices, Measure, MomentMeasure
 from freezealign.alignment.metrics import find_measure
 from freezealign.alignment.ranking import PairRanking, RankedPair
-from freezealign.alignment.rows import Rows, check_pair
+from freezealign.alignment.rows import Rows, check_space
 from freezealign.alignment.score import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
 from freezealign.data.sources import open_pairs
 from freezealign.modules import FrozenEncoder
@@ -26,7 +26,7 @@ def rank_encoders(
     vision: Encoders,
     text: Encoders,
     data: str | Path | Iterable[Any] | None = None,
-    metrics: Sequence[str | Measure] = ("cka", "mutual_knn"),
+    metrics: str | Measure | Sequence[str | Measure] = ("cka", "mutual_knn"),
     layers: Literal["last", "all"] = "last",
     *,
     path: str | os.PathLike[str] | None = None,
@@ -62,17 +62,19 @@ def rank_encoders(
         ValueError: If one side has no encoder, a metric is unknown, the data is an iterator, or fewer items than the
             measures need are common to all.
     """
-    measures = [find_measure(metric) for metric in metrics]
-    if not measures:
-        raise ValueError("name at least one metric.")
-    modalities = _modality(vision, "image"), _modality(text, "text")
+    measures = [find_measure(metric) for metric in ([metrics] if isinstance(metrics, (str, Measure)) else metrics)]
+    _check_options(measures, max_items)
+    sides = named(vision, "image"), named(text, "text")
+    modalities = _modality(sides[0], "image"), _modality(sides[1], "text")
+    if modalities[0] == modalities[1]:
+        raise ValueError(f"both sides are encoders of {modalities[0]}: name encoders of two modalities.")
     if isinstance(data, (str, Path)):
         data = open_pairs(data)
     folder = None if path is None else Path(path)
     loader = CandidateLoader(data, modalities, folder, layers, batch_size, show_progress_bar)
-    xs = [loader.load(*entry, modalities[0]) for entry in named(vision, modalities[0]).items()]
-    ys = [loader.load(*entry, modalities[1]) for entry in named(text, modalities[1]).items()]
+    xs, ys = ([loader.load(*entry, kind) for entry in side.items()] for side, kind in zip(sides, modalities))
     search = _Search(xs, ys, max_items, np.random.default_rng(seed))
+    search.check_size(max(measure.least for measure in measures))
     chosen = search.best_layers(measures[0])
     options = {"permutations": permutations, "resamples": resamples, "seed": seed}
     columns = [search.score(measure, chosen, show_progress_bar=show_progress_bar, **options) for measure in measures]
@@ -82,7 +84,16 @@ def rank_encoders(
         RankedPair(*pair, layers=number, scores={score.metric: score for score in scores})
         for pair, number, scores in zip(names, numbers, zip(*columns))
     ]
-    return PairRanking(ranked, {candidate.name: candidate.cost for candidate in (*xs, *ys)})
+    return PairRanking(ranked, *({candidate.name: candidate.cost for candidate in side} for side in (xs, ys)))
+
+
+def _check_options(measures: Sequence[Measure], max_items: int) -> None:
+    names = [measure.name for measure in measures]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"name at least one metric, and each only once, got {names}.")
+    least = max(measure.least for measure in measures)
+    if max_items < least:
+        raise ValueError(f"max_items must be at least {least} for {names}, got {max_items}.")
 
 
 Layer = tuple[int, int]
@@ -110,6 +121,11 @@ class _Search:
         self.everything, self.most = np.arange(n), np.sort(drawn[:max_items])
         self.sample = np.sort(drawn[: min(FEW, max_items)])
 
+    def check_size(self, least: int) -> None:
+        """Raise a ``ValueError`` if there are fewer items than ``least``."""
+        if len(self.everything) < least:
+            raise ValueError(f"at least {least} items are needed, got {len(self.everything)} that every encoder has.")
+
     def rows_x(self, layer: Layer, items: np.ndarray) -> Rows:
         """Return the vectors of some of the common items at one layer of the first side."""
         return self.xs[layer[0]].rows(self.places_x[layer[0]][items], layer[1])
@@ -131,7 +147,7 @@ class _Search:
             own = [self._described(measure, self.rows_x((i, k), self.sample)) for k in range(x.layers)]
             for j, others in enumerate(described):
                 found = measure.compare_all(own, others)
-                k, other = np.unravel_index(int(found.argmax()), found.shape)
+                k, other = np.unravel_index(int(found.nan_to_num(-1).argmax()), found.shape)
                 best.append(((i, int(k)), (j, int(other))))
         return best
 
@@ -146,15 +162,14 @@ class _Search:
         items = self.everything if isinstance(measure, MomentMeasure) else self.most
         xs = [self.rows_x(layer, items) for layer in first]
         ys = [self.rows_y(layer, items) for layer in second]
-        for i, j in pairs:
-            check_pair(xs[i], ys[j], measure.least)
+        for rows in (*xs, *ys):
+            check_space(rows, measure.least)
         values = measure.measure_pairs(xs, ys, pairs)
         sampled_x = [self.rows_x(layer, self.sample).all() for layer in first]
         sampled_y = [self.rows_y(layer, self.sample).all() for layer in second]
         return score_pairs(measure, values, len(items), sampled_x, sampled_y, pairs, **options)
 
 
-def _modality(encoders: Encoders, default: str) -> str:
+def _modality(encoders: Mapping[str, CandidateLike], default: str) -> str:
     """Return the modality of a side: that of the first encoder that states one."""
-    listed = encoders.values() if isinstance(encoders, Mapping) else encoders
-    return next((encoder.modality for encoder in listed if isinstance(encoder, FrozenEncoder)), default)
+    return next((encoder.modality for encoder in encoders.values() if isinstance(encoder, FrozenEncoder)), default)

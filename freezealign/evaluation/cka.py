@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from freezealign.alignment import measure_alignment
+from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.metrics import find_measure
 from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
@@ -27,7 +27,7 @@ class CKAEvaluator(CaptionedImagesEvaluator):
         captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
             such a list for each language. Languages are evaluated apart.
         name: Put in front of every metric.
-        metrics: Names in :data:`freezealign.alignment.METRICS`; the first is the primary one.
+        metrics: Names in :data:`freezealign.alignment.METRICS`, or measures; the first is the primary one.
         batch_size: Items a forward pass.
         show_progress_bar: Show progress if it takes longer than a second.
     """
@@ -42,23 +42,26 @@ class CKAEvaluator(CaptionedImagesEvaluator):
         images: Any,
         captions: Captions | Mapping[str, Captions],
         name: str = "",
-        metrics: Sequence[str] = ("cka", "mutual_knn"),
+        metrics: Sequence[str | Measure] = ("cka", "mutual_knn"),
         batch_size: int = 32,
         show_progress_bar: bool = True,
     ) -> None:
         super().__init__(images, captions, name, batch_size, show_progress_bar)
-        self.metrics = [find_measure(metric).name for metric in metrics]
-        self._primary = prefixed(next(iter(self.texts)), self.metrics[0])
+        self.measures = [find_measure(metric) for metric in metrics]
+        if not self.measures:
+            raise ValueError("name at least one metric.")
+        self._primary = prefixed(next(iter(self.texts)), self.measures[0].name)
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
         """Return each metric with its interval, chance and calibrated score, and n; arguments as the base has them."""
         shown, place = owners.unique(return_inverse=True)
-        means = normalize(torch.zeros_like(images[shown]).index_add_(0, place, normalize(texts, dim=-1)), dim=-1)
+        sums = torch.zeros(len(shown), texts.shape[1], device=texts.device).index_add_(
+            0, place, normalize(texts, dim=-1)
+        )
+        sides, bar = (normalize(images[shown], dim=-1), normalize(sums, dim=-1)), self.options["show_progress_bar"]
         found: dict[str, float] = {"n": len(shown)}
-        for metric in self.metrics:
-            score = asdict(
-                measure_alignment(images[shown], means, metric, show_progress_bar=self.options["show_progress_bar"])
-            )
-            found[metric] = score["value"]
-            found |= {f"{metric}_{key}": score[key] for key in ("low", "high", "chance", "calibrated", "p_value")}
+        for measure in self.measures:
+            score = asdict(measure_alignment(*sides, measure, show_progress_bar=bar))
+            found[measure.name] = score["value"]
+            found |= {f"{measure.name}_{key}": score[key] for key in ("low", "high", "chance", "calibrated", "p_value")}
         return found

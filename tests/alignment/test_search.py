@@ -1,0 +1,607 @@
+"""The search for encoders that belong together: its scores are those of the features, and the right pair wins."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from freezealign import FeatureStore, FreezeAlign, FrozenEncoder, rank_encoders
+from freezealign.alignment import CKNNA, MutualKNN, PairRanking, linear_cka, measure_alignment, mutual_knn
+from freezealign.alignment.rows import StoreRows
+from freezealign.encoders.base import Encoder, with_tokens
+from freezealign.encoders.callable import CallableEncoder
+from freezealign.recipes import default_pooling
+
+N = 36
+QUICK = {"permutations": 39, "resamples": 20, "show_progress_bar": False}
+
+
+def picture(number: int) -> Image.Image:
+    """Noise whose first value is a number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (28, 28, 3), dtype=np.uint8)
+    pixels[0, 0, 0] = number
+    return Image.fromarray(pixels)
+
+
+def number_of(item) -> int:
+    word = str(item.getpixel((0, 0))[0]) if isinstance(item, Image.Image) else item.split()[0]
+    return int(word) % 50 if word.isdigit() else 0
+
+
+PICTURES = [picture(number) for number in range(N)]
+TEXTS = [f"{number} red apple" for number in range(N)]
+PAIRS = list(zip(PICTURES, TEXTS))
+
+
+class Planted:
+    """Maps a number to its vector: a linear image of a latent, which functions of one ``latent`` share, and noise."""
+
+    def __init__(self, latent: int, seed: int, width: int = 6) -> None:
+        rng = np.random.default_rng(100 + seed)
+        shared = np.random.default_rng(latent).normal(size=(50, 3))
+        vectors = shared @ rng.normal(size=(3, width)) + 0.1 * rng.normal(size=(50, width))
+        self.vectors = vectors.astype(np.float32)
+        self.seen: Counter = Counter()
+
+    def __call__(self, items: list) -> np.ndarray:
+        numbers = [number_of(item) for item in items]
+        self.seen.update(numbers)
+        return self.vectors[numbers]
+
+
+def frozen(function, modality: str, **options) -> FrozenEncoder:
+    return FrozenEncoder(CallableEncoder(function, modality, **{"dim": 6, **options}))
+
+
+def planted() -> tuple[dict[str, FrozenEncoder], dict[str, FrozenEncoder]]:
+    """Two encoders a side, of which only ``near`` and ``words`` share a latent."""
+    vision = {"far": frozen(Planted(1, 1), "image"), "near": frozen(Planted(0, 2), "image")}
+    return vision, {"words": frozen(Planted(0, 3), "text"), "letters": frozen(Planted(2, 4), "text")}
+
+
+def rank(vision, text, data=PAIRS, metrics=("cka",), **options) -> PairRanking:
+    return rank_encoders(vision, text, data, metrics, **{**QUICK, **options})
+
+
+def scores_of(ranking: PairRanking) -> dict[tuple, float]:
+    """Every number of every score."""
+    return {
+        (pair.vision, pair.text, metric, key): value
+        for pair in ranking.pairs
+        for metric, score in pair.scores.items()
+        for key, value in asdict(score).items()
+        if key != "metric"
+    }
+
+
+def assert_same(first: PairRanking, second: PairRanking, abs: float = 1e-6) -> None:
+    assert scores_of(first) == pytest.approx(scores_of(second), abs=abs, nan_ok=True)
+
+
+def pooled(encoder: FrozenEncoder, items: list) -> torch.Tensor:
+    return default_pooling(encoder)(encoder(encoder.preprocess(items)))["sentence_embedding"]
+
+
+def extract(image: FrozenEncoder | str, text: FrozenEncoder | str, data, level: str = "pooled", **options):
+    model = FreezeAlign({"image": image, "text": text}, dim=8, seed=0, device="cpu")
+    return model.extract_features(data, level=level, show_progress_bar=False, **options)
+
+
+def named(pairs=PAIRS) -> list[dict]:
+    return [{"id": f"item {number_of(text)}", "image": image, "text": text} for image, text in pairs]
+
+
+# What is measured
+
+
+def test_scores_are_the_measures_of_the_pooled_features(dinov2_folder, bert_folder, sbert_folder):
+    vision = {"last": dinov2_folder, "first": FrozenEncoder(dinov2_folder, layer=1)}
+    ranking = rank(vision, [bert_folder, sbert_folder], metrics=("cka", "mutual_knn"))
+    assert len(ranking.pairs) == 4
+    images = {"last": pooled(FrozenEncoder(dinov2_folder), PICTURES), "first": pooled(vision["first"], PICTURES)}
+    texts = {name: pooled(FrozenEncoder(name), TEXTS) for name in (bert_folder, sbert_folder)}
+    for pair in ranking.pairs:
+        assert pair.layers is None
+        for metric, score in pair.scores.items():
+            expected = measure_alignment(images[pair.vision], texts[pair.text], metric, **QUICK)
+            assert score.n == score.sampled == expected.n == N
+            assert score.value == pytest.approx(expected.value, abs=1e-6)
+            assert score.low < score.value < score.high
+
+
+def test_chance_and_p_value_are_those_of_shuffled_pairs():
+    vision, text = planted()
+    options = {"permutations": 400, "resamples": 20}
+    for pair in rank(vision, text, **options).pairs:
+        x, y = vision[pair.vision].encoder.function, text[pair.text].encoder.function
+        expected = measure_alignment(x(PICTURES), y(TEXTS), **options)
+        assert pair.scores["cka"].chance == pytest.approx(expected.chance, abs=0.01)
+        assert pair.scores["cka"].p_value == pytest.approx(expected.p_value, abs=0.1)
+        assert pair.scores["cka"].calibrated == pytest.approx(expected.calibrated, abs=0.03)
+
+
+def test_pair_that_shares_a_latent_wins():
+    ranking = rank(*planted(), metrics=("cka", "mutual_knn"))
+    assert (ranking.best.vision, ranking.best.text) == ("near", "words")
+    assert ranking.best.scores["cka"].calibrated > 0.5
+    for pair in ranking.pairs[1:]:
+        assert pair.scores["cka"].p_value > 0.025 and pair.scores["cka"].calibrated < 0.1
+        assert pair.scores["mutual_knn"].value < ranking.best.scores["mutual_knn"].value
+
+
+@pytest.mark.parametrize("metrics", [("cka", "mutual_knn"), ("mutual_knn", "cka")])
+def test_first_metric_decides_the_order(metrics):
+    vision = {str(seed): frozen(Planted(seed % 3, seed), "image") for seed in range(4)}
+    ranking = rank(vision, {str(seed): frozen(Planted(0, 10 + seed), "text") for seed in range(2)}, metrics=metrics)
+    values = [pair.scores[metrics[0]].value for pair in ranking.pairs]
+    assert len(values) == 8 and values == sorted(values, reverse=True)
+    assert ranking.metrics == list(metrics)
+
+
+def test_measures_may_be_names_or_objects():
+    ranking = rank(*planted(), metrics=("cka", MutualKNN(3), CKNNA(4)))
+    assert ranking.metrics == ["cka", "mutual_knn", "cknna"]
+    vision, text = planted()
+    x, y = vision["near"].encoder.function(PICTURES), text["words"].encoder.function(TEXTS)
+    assert ranking.best.scores["mutual_knn"].value == pytest.approx(mutual_knn(x, y, 3))
+
+
+def test_every_encoder_reads_the_data_once():
+    vision, text = planted()
+    rank(vision, text, metrics=("cka", "mutual_knn"), batch_size=5)
+    for encoder in (*vision.values(), *text.values()):
+        seen = encoder.encoder.function.seen
+        assert [seen[number] for number in range(16, N)] == [1] * (N - 16)  # those before are what its speed is told by
+
+
+def test_measures_describe_every_space_once_for_all_its_pairs():
+    described = []
+
+    class Counting(MutualKNN):
+        def measure_many(self, xs, ys, pairs):
+            raise AssertionError("so few items are described by matrices")
+
+        def kernel(self, x):
+            described.append(x.shape)
+            return super().kernel(x)
+
+    vision, text = planted()
+    rank(vision, text, metrics=[Counting(3)])
+    assert len(described) == 2 * 4  # once for the measure, once for its null and interval
+
+
+def test_costs_are_those_of_the_encoders(dinov2_folder, bert_folder):
+    function = frozen(Planted(0, 1), "image", parameters=7)
+    ranking = rank({"tiny": function, "dino": dinov2_folder}, [bert_folder])
+    for name, encoder in {"tiny": function, "dino": FrozenEncoder(dinov2_folder), bert_folder: None}.items():
+        encoder = encoder or FrozenEncoder(bert_folder)
+        cost = (ranking.vision_costs | ranking.text_costs)[name]
+        assert (cost.parameters, cost.dim) == (encoder.num_parameters(), encoder.get_embedding_dimension())
+        assert cost.milliseconds > 0
+
+
+def test_costs_of_both_sides_are_kept_apart_where_names_are_equal():
+    image, text = frozen(Planted(0, 1), "image", parameters=10), frozen(Planted(0, 2), "text", parameters=3)
+    [row] = rank([image], [text]).table()
+    assert (row["vision_parameters"], row["text_parameters"]) == (10, 3)
+
+
+def test_sides_may_be_of_any_modality():
+    data = [{"sound": number, "image": image} for number, image in enumerate(PICTURES)]
+    sounds = {"a": frozen(lambda items: Planted(0, 5).vectors[items], "sound")}
+    ranking = rank({"near": frozen(Planted(0, 2), "image")}, sounds, data)
+    assert ranking.best.scores["cka"].p_value == 1 / 40
+
+
+# Layers
+
+
+@pytest.mark.parametrize("metric", [linear_cka, mutual_knn], ids=["cka", "mutual_knn"])
+def test_layers_are_those_most_alike_by_the_first_metric(dinov2_folder, bert_folder, metric):
+    name = {linear_cka: "cka", mutual_knn: "mutual_knn"}[metric]
+    layers = []
+    for folder, items in ((dinov2_folder, PICTURES), (bert_folder, TEXTS)):
+        encoder = FrozenEncoder(folder)
+        with torch.no_grad():
+            found = encoder.encoder.forward_layers(encoder.preprocess(items))
+        layers.append([default_pooling(encoder)(with_tokens(features))["sentence_embedding"] for features in found])
+    values = np.array([[metric(x, y) for y in layers[1]] for x in layers[0]])
+    best = tuple(int(k) + 1 for k in np.unravel_index(values.argmax(), values.shape))
+    ranking = rank([dinov2_folder], [bert_folder], layers="all", metrics=(name, "rsa"))
+    assert ranking.best.layers == best
+    assert ranking.best.scores[name].value == pytest.approx(values.max(), abs=1e-6)
+    chosen = [FrozenEncoder(folder, layer=k) for folder, k in zip((dinov2_folder, bert_folder), best)]
+    again = rank({dinov2_folder: chosen[0]}, {bert_folder: chosen[1]}, metrics=(name, "rsa"))
+    assert_same(ranking, again, abs=1e-5)
+
+
+class Layered(Encoder):
+    """An encoder of texts whose layers are functions."""
+
+    modality, dim, has_cls, preprocessing = "text", 6, False, {}
+
+    def __init__(self, *functions) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def preprocess(self, items):
+        return {"inputs": items}
+
+    def forward_layers(self, batch):
+        return [{"sentence_embedding": torch.as_tensor(function(batch["inputs"]))} for function in self.functions]
+
+    def forward(self, batch):
+        return self.forward_layers(batch)[-1]
+
+    def fingerprint(self):
+        return "layers"
+
+
+def ones(items: list) -> np.ndarray:
+    return np.ones((len(items), 6), np.float32)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_layer_with_the_shared_latent_is_found_wherever_it_is(order):
+    text = FrozenEncoder(Layered(*(Planted(latent, 7 + latent) for latent in order)))
+    ranking = rank(
+        {"near": frozen(Planted(0, 2), "image"), "two": frozen(Planted(2, 3), "image")}, [text], layers="all"
+    )
+    assert {pair.vision: pair.layers for pair in ranking.pairs} == {
+        "near": (1, order.index(0) + 1),
+        "two": (1, order.index(2) + 1),
+    }
+
+
+def test_layer_that_is_constant_is_not_chosen():
+    text = FrozenEncoder(Layered(ones, Planted(0, 3)))
+    assert rank({"near": frozen(Planted(0, 2), "image")}, {"text": text}, layers="all").best.layers == (1, 2)
+
+
+def test_layers_of_functions_are_their_only_one():
+    vision, text = planted()
+    ranking = rank(vision, text, layers="all")
+    assert {pair.layers for pair in ranking.pairs} == {(1, 1)}
+    assert_same(ranking, rank(vision, text))
+
+
+# How many items
+
+
+def test_only_measures_that_need_all_pairs_of_items_read_a_sample():
+    vision, text = planted()
+    ranking = rank(vision, text, metrics=("mutual_knn", "cka", "procrustes"), max_items=20)
+    everything = rank(vision, text, metrics=("cka", "procrustes"))
+    for pair in ranking.pairs:
+        assert {name: score.n for name, score in pair.scores.items()} == {"mutual_knn": 20, "cka": N, "procrustes": N}
+        assert all(score.sampled == 20 for score in pair.scores.values())
+    values = {(p.vision, p.text): p.scores["cka"].value for p in ranking.pairs}
+    assert values == {(p.vision, p.text): p.scores["cka"].value for p in everything.pairs}
+
+
+def test_sample_is_of_pairs():
+    drawn = []
+
+    class Watching(MutualKNN):
+        def measure_pairs(self, xs, ys, pairs):
+            drawn.extend(rows.all().numpy() for rows in (*xs, *ys))
+            return super().measure_pairs(xs, ys, pairs)
+
+    image, text = Planted(0, 2), Planted(0, 3)
+    ranking = rank(
+        {"near": frozen(image, "image")}, {"words": frozen(text, "text")}, metrics=[Watching(3)], max_items=20
+    )
+    numbers = [[int((own.vectors == row).all(1).argmax()) for row in rows] for own, rows in zip((image, text), drawn)]
+    assert numbers[0] == numbers[1] and len(set(numbers[0])) == 20 and numbers[0] != list(range(20))
+    expected = mutual_knn(image.vectors[numbers[0]], text.vectors[numbers[0]], 3)
+    assert ranking.best.scores["mutual_knn"].value == pytest.approx(expected)
+
+
+def test_seed_decides_the_sample_the_shuffles_and_the_halves():
+    vision, text = planted()
+    options = {"metrics": ("cka", "mutual_knn"), "max_items": 25}
+    first, same, other = (scores_of(rank(vision, text, seed=seed, **options)) for seed in (3, 3, 4))
+    assert first == same
+    pair = ("near", "words")
+    for key in (("cka", "chance"), ("cka", "low"), ("mutual_knn", "value"), ("mutual_knn", "chance")):
+        assert first[pair + key] != other[pair + key]
+    assert first[(*pair, "cka", "value")] == other[(*pair, "cka", "value")]
+
+
+def test_other_encoders_and_their_order_change_no_score():
+    vision, text = planted()
+    options = {"metrics": ("cka", "mutual_knn"), "max_items": 25}
+    ranking = rank(vision, text, **options)
+    assert_same(ranking, rank(dict(reversed(vision.items())), dict(reversed(text.items())), **options))
+    alone = scores_of(rank({"near": vision["near"]}, {"words": text["words"]}, **options))
+    together = scores_of(ranking)
+    assert alone == pytest.approx({key: together[key] for key in alone}, abs=1e-6)
+
+
+@pytest.mark.parametrize("max_items", [3, 0, -1])
+def test_too_small_a_sample_is_refused(max_items):
+    with pytest.raises(ValueError, match="max_items"):
+        rank(*planted(), max_items=max_items)
+
+
+# Data
+
+
+def collate(batch):
+    return [image for image, _ in batch], [text for _, text in batch]
+
+
+def test_form_of_the_data_changes_nothing(tmp_path):
+    for number, image in enumerate(PICTURES):
+        image.save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{text}" for number, text in enumerate(TEXTS)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["image,text", *rows]))
+    forms = {
+        "dicts": [{"text": text, "image": image, "other": 0} for image, text in PAIRS],
+        "arrays": [(np.asarray(image), [text]) for image, text in PAIRS],
+        "loader": DataLoader(PAIRS, batch_size=7, collate_fn=collate),
+        "path": tmp_path / "pairs.csv",
+        "name": str(tmp_path / "pairs.csv"),
+    }
+    vision, text = planted()
+    expected = rank(vision, text, metrics=("cka", "mutual_knn"))
+    for data in forms.values():
+        assert_same(rank(vision, text, data, metrics=("cka", "mutual_knn"), batch_size=9), expected)
+
+
+def test_loader_that_shuffles_is_refused():
+    data = DataLoader(PAIRS, batch_size=6, shuffle=True, collate_fn=collate)
+    with pytest.raises(ValueError, match="shuffle"):
+        rank(*planted(), data)
+
+
+def test_several_captions_count_as_their_mean():
+    image, text = Planted(0, 2), Planted(0, 3)
+    captions = [[f"{number} a", f"{number + 9} b", f"{number + 4} c"][: 1 + number % 3] for number in range(N)]
+    means = np.stack([text(list(several)).mean(0) for several in captions])
+    ranking = rank({"near": frozen(image, "image")}, {"words": frozen(text, "text")}, list(zip(PICTURES, captions)))
+    assert ranking.best.scores["cka"].n == N
+    assert ranking.best.scores["cka"].value == pytest.approx(linear_cka(image(PICTURES), means), abs=1e-6)
+    assert ranking.best.scores["cka"].value < rank(*planted()).best.scores["cka"].value
+
+
+def test_bad_items_are_left_out_for_every_encoder_and_logged(caplog):
+    data = list(PAIRS)
+    data[5], data[20] = (b"nothing", TEXTS[5]), (PICTURES[20], "  ")
+    vision, text = planted()
+    with caplog.at_level(logging.WARNING):
+        ranking = rank(vision, text, data, metrics=("cka", "mutual_knn"))
+    assert "left out" in caplog.text and "the first is 5" in caplog.text and "the first is 20" in caplog.text
+    rest = [pair for number, pair in enumerate(PAIRS) if number not in (5, 20)]
+    expected = rank(vision, text, rest, metrics=("cka", "mutual_knn"))
+    assert ranking.best.scores["cka"].n == N - 2
+    assert_same(ranking, expected)
+
+
+def test_number_of_items_left_out_counts_those_of_both_sides(caplog):
+    data = list(PAIRS)
+    data[5], data[20] = (b"nothing", TEXTS[5]), (PICTURES[20], "  ")
+    rank(*planted(), data)
+    assert f"2 of {N} items are left out" in caplog.text
+
+
+def test_items_of_one_id_are_not_taken_for_each_other():
+    data = [{"id": number // 2, "image": image, "text": text} for number, (image, text) in enumerate(PAIRS)]
+    image, text = Planted(0, 2), Planted(0, 3)
+    try:
+        found = rank({"near": frozen(image, "image")}, {"words": frozen(text, "text")}, data).best.scores["cka"].value
+    except ValueError:
+        return  # to refuse them would do as well
+    assert found == pytest.approx(linear_cka(image(PICTURES), text(TEXTS)), abs=1e-6)
+
+
+# Features from stores
+
+
+def test_second_call_finds_the_features_of_the_first(tmp_path):
+    vision, text = planted()
+    first = rank(vision, text, path=tmp_path / "new" / "features")
+    assert len(list((tmp_path / "new" / "features").glob("*-*"))) == 4
+    text["late"] = frozen(Planted(0, 9), "text")
+    second = rank(vision, text, path=tmp_path / "new" / "features")
+    for encoder in (*vision.values(), *text.values()):
+        assert encoder.encoder.function.seen[N - 1] == 1
+    found, expected = scores_of(second), scores_of(first)
+    assert {key: found[key] for key in expected} == expected
+    assert_same(first, rank(*planted()), abs=2e-3)
+    assert {len(FeatureStore.open(folder)) for folder in tmp_path.glob("new/features/*")} == {N}
+
+
+def test_other_weights_or_preprocessing_have_features_of_their_own(dinov2_folder, tmp_path):
+    text = {"words": frozen(Planted(0, 3), "text")}
+    versions = [frozen(Planted(latent, 2), "image", fingerprint=f"weights {latent}") for latent in (0, 1)]
+    versions += [FrozenEncoder(dinov2_folder, image_size=size) for size in (28, 14)]
+    values = {rank({"a/b ü": v}, text, path=tmp_path).best.scores["cka"].value for v in versions}
+    assert len(values) == 4
+    assert len(list(tmp_path.glob("*-*"))) == 5
+
+
+def test_last_and_all_layers_share_a_folder(dinov2_folder, tmp_path):
+    text = {"words": frozen(Planted(0, 3), "text")}
+    every = rank([dinov2_folder], text, path=tmp_path, layers="all")
+    last = rank([dinov2_folder], text, path=tmp_path)
+    assert last.best.layers is None
+    assert_same(last, rank([dinov2_folder], text), abs=2e-3)
+    assert_same(rank([dinov2_folder], text, path=tmp_path, layers="all"), every)
+
+
+def test_features_of_other_data_are_not_taken_for_these(tmp_path):
+    vision, text = {"near": frozen(Planted(0, 2), "image")}, {"words": frozen(Planted(0, 3), "text")}
+    rank(vision, text, path=tmp_path)
+    try:
+        found = rank(vision, text, PAIRS[:20], path=tmp_path)
+    except ValueError:
+        return  # to refuse them would do as well
+    assert found.best.scores["cka"].n == 20
+
+
+def test_encoders_of_one_name_on_both_sides_have_features_of_their_own(tmp_path):
+    ranking = rank({"x": frozen(Planted(0, 2), "image")}, {"x": frozen(Planted(0, 3), "text")}, path=tmp_path)
+    assert ranking.best.scores["cka"].p_value == 1 / 40
+
+
+@pytest.mark.parametrize("level", ["pooled", "tokens"])
+def test_store_stands_for_its_encoder(dinov2_folder, bert_folder, level):
+    store = extract(dinov2_folder, bert_folder, PAIRS, level)
+    expected = rank({"v": dinov2_folder}, {"t": bert_folder}, metrics=("cka", "mutual_knn"))
+    ranking = rank({"v": store}, {"t": store}, None, metrics=("cka", "mutual_knn"))
+    assert_same(ranking, expected, abs=1e-5)
+    cost = ranking.vision_costs["v"]
+    assert (cost.parameters, cost.milliseconds, cost.dim) == (None, None, 24)
+
+
+def test_store_and_encoder_can_be_mixed_and_stores_have_their_encoders_names():
+    image, text = frozen(Planted(0, 2), "image"), frozen(Planted(0, 3), "text")
+    ranking = rank([extract(image, text, PAIRS)], {"words": text})
+    assert (ranking.best.vision, ranking.best.text) == ("CallableEncoder", "words")
+    assert ranking.best.scores["cka"].value == pytest.approx(rank([image], {"words": text}).best.scores["cka"].value)
+
+
+def test_items_of_stores_are_matched_by_id(caplog):
+    image, text = frozen(Planted(0, 2), "image"), frozen(Planted(0, 3), "text")
+    order = np.random.default_rng(0).permutation(N)
+    pairs = named()
+    one, other = extract(image, text, pairs), extract(image, text, [pairs[i] for i in order])
+    expected = linear_cka(image.encoder.function(PICTURES), text.encoder.function(TEXTS))
+    assert rank({"v": one}, {"t": other}, None).best.scores["cka"].value == pytest.approx(expected, abs=1e-6)
+    assert "left out" not in caplog.text
+    part = rank({"v": one.select(np.arange(30))}, {"t": other}, None)
+    assert part.best.scores["cka"].n == 30 and f"6 of {N} items are left out" in caplog.text
+    expected = linear_cka(image.encoder.function(PICTURES[:30]), text.encoder.function(TEXTS[:30]))
+    assert part.best.scores["cka"].value == pytest.approx(expected, abs=1e-6)
+
+
+# What is refused
+
+
+VISION, TEXT = planted()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"data": iter(PAIRS)}, "an iterator only once: pass a list"),
+        ({"vision": {}}, "no image encoder to compare"),
+        ({"text": []}, "no text encoder to compare"),
+        ({"metrics": ("ckaa",)}, "no measure is called 'ckaa'; there are cka, "),
+        ({"metrics": ()}, "at least one metric"),
+        ({"layers": "middle"}, "'last' or 'all', got 'middle'"),
+        ({"data": None}, "'far' is an encoder: pass data"),
+        ({"vision": list(VISION.values())}, r"two image encoders have one name.*\{'name': encoder"),
+        ({"data": PAIRS[:3]}, "at least 4 items are needed, got 3"),
+        ({"data": PAIRS[:11], "metrics": ("mutual_knn",)}, "at least 12 items are needed, got 11"),
+        ({"data": []}, "no pair that can be read. The data is empty"),
+        ({"data": [(b"x", "1 a"), (b"y", "2 b")]}, "no pair that can be read. pair 0: "),
+        ({"data": "no/such/folder"}, "no/such/folder"),
+        ({"data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
+        ({"vision": ["dinov2-lrge"]}, "did you mean 'dinov2-large'"),
+        ({"text": {"flat": frozen(ones, "text")}}, "is constant: all its 36 vectors are equal"),
+        ({"permutations": 0}, "permutations must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(changed, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        rank(**{"vision": VISION, "text": TEXT, **changed})
+
+
+def test_stores_that_do_not_fit_are_refused():
+    store = extract(VISION["near"], TEXT["words"], named())
+    with pytest.raises(ValueError, match=r"'kept' is a feature store.*name the encoder instead"):
+        rank({"kept": store}, TEXT, layers="all")
+    with pytest.raises(ValueError, match=r"\['kept', 'words', 'letters'\] have no item id in common"):
+        rank({"kept": store}, TEXT)
+    texts = FreezeAlign([TEXT["words"]], dim=8, device="cpu").extract_features([{"text": text} for text in TEXTS])
+    with pytest.raises(ValueError, match=r"has no image features; it has \['text'\]"):
+        rank({"kept": texts}, TEXT)
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_constant_encoder_is_called_by_its_name(layers):
+    with pytest.raises(ValueError, match="flat"):
+        rank(VISION, {"flat": frozen(ones, "text")}, layers=layers)
+
+
+def test_too_few_items_for_the_choice_of_layers_are_refused():
+    text = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
+    with pytest.raises(ValueError, match="at least 12 items are needed, got 8"):
+        rank(VISION, {"t": text}, PAIRS[:8], metrics=("mutual_knn",), layers="all")
+
+
+def test_measures_of_one_name_do_not_replace_each_other():
+    try:
+        ranking = rank(VISION, TEXT, metrics=[MutualKNN(3), MutualKNN(10)])
+    except ValueError:
+        return  # to refuse them would do as well
+    assert len(ranking.best.scores) == 2
+
+
+def test_an_encoder_may_stand_alone():
+    assert rank(VISION["near"], TEXT["words"]).best.scores["cka"].p_value == 1 / 40
+
+
+def test_image_encoder_among_the_texts_is_refused():
+    with pytest.raises(ValueError, match=r"of image, not of text|both sides"):
+        rank(VISION, {"t": VISION["near"]})
+
+
+def test_encoders_of_two_modalities_on_one_side_are_refused():
+    data = [{"image": image, "sound": text, "text": text} for image, text in PAIRS]
+    with pytest.raises(ValueError, match="sound"):
+        rank(VISION, {"s": frozen(Planted(0, 3), "sound"), "t": TEXT["words"]}, data)
+
+
+# Rows of stores
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_tokens_are_pooled_as_pooled_stores_are(dinov2_folder, bert_folder, modality):
+    stores = [extract(dinov2_folder, bert_folder, PAIRS, level) for level in ("pooled", "tokens")]
+    folder, items = {"image": (dinov2_folder, PICTURES), "text": (bert_folder, TEXTS)}[modality]
+    encoder = FrozenEncoder(folder)
+    index = np.array([7, 3, 3, 30])
+    features = encoder(encoder.preprocess([items[i] for i in index]))
+    mask = features.get("attention_mask", torch.empty(0))[..., None]
+    tokens = features["token_embeddings"]
+    expected = features["cls_token_embeddings"] if modality == "image" else (tokens * mask).sum(1) / mask.sum(1)
+    for store in stores:
+        rows = StoreRows(store, modality, index)
+        assert len(rows) == 4
+        torch.testing.assert_close(rows.all(), expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(rows.take(np.array([3, 0])), expected[[3, 0]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("level", ["pooled", "tokens"])
+def test_rows_of_an_item_are_averaged(level):
+    text = Planted(0, 3)
+    captions = [[f"{number} a", f"{number + 5} b", f"{number + 9} c"][: 1 + number % 3] for number in range(9)]
+    store = extract(frozen(Planted(0, 2), "image"), frozen(text, "text"), list(zip(PICTURES, captions)), level)
+    expected = np.stack([text.vectors[[number_of(caption) for caption in several]].mean(0) for several in captions])
+    index = np.array([8, 0, 4, 5])
+    np.testing.assert_allclose(StoreRows(store, "text", index).all(), expected[index], atol=1e-6)
+    np.testing.assert_allclose(StoreRows(store, "text", index, slice(2, 4)).all(), expected[index, 2:4], atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "loss"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 1 / 250)])
+def test_stores_of_fewer_bits_give_nearly_the_same_rows_and_scores(dtype, loss, tmp_path):
+    image, text = Planted(0, 2), Planted(0, 3)
+    encoders = frozen(image, "image"), frozen(text, "text")
+    store = extract(*encoders, PAIRS, path=tmp_path / dtype, dtype=dtype)
+    rows = StoreRows(store, "image", np.arange(N)).all()
+    assert rows.dtype == torch.float32
+    np.testing.assert_allclose(rows, image.vectors[:N], atol=loss * float(abs(image.vectors).max()) + 1e-6)
+    value = rank({"v": store}, {"t": store}, None).best.scores["cka"].value
+    assert value == pytest.approx(linear_cka(image(PICTURES), text(TEXTS)), abs=loss)
