@@ -417,7 +417,7 @@ def test_second_call_finds_the_features_of_the_first(tmp_path):
     found, expected = scores_of(second), scores_of(first)
     assert {key: found[key] for key in expected} == expected
     assert_same(first, rank(*planted()), abs=2e-3)
-    assert {len(FeatureStore.open(folder)) for folder in tmp_path.glob("new/features/*")} == {N}
+    assert {len(FeatureStore.open(folder)) for folder in tmp_path.glob("new/features/*-*")} == {N}
 
 
 def test_other_weights_or_preprocessing_have_features_of_their_own(dinov2_folder, tmp_path):
