@@ -40,10 +40,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    _, arguments = read_arguments(__doc__)
     output, grid = arguments.output, read_grid(arguments.grid)
     output.mkdir(parents=True, exist_ok=True)
     table = Table(output / "pairs.csv", settings(arguments))
@@ -52,8 +49,9 @@ def main() -> None:
     print(write_report(table.rows, grid, table.settings, output))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both studies of encoders have."""
+def read_arguments(description: str | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """Return the options that both studies of encoders have, and their parser; torch gets its threads."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     here = Path(__file__).parent
     parser.add_argument("--grid", type=Path, default=here / "grids" / "offline.json", help="the encoders, as JSON")
     parser.add_argument("--stamps", type=Path, default=Path("stamps"), help="folder of the Tux Paint stamps")
@@ -61,6 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("study"), help="folder to write to")
     parser.add_argument("--cache", type=Path, help="folder of these pairs' features; by default in the output")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    return parser, arguments
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,7 +11,6 @@ encoders, with retrieval after alignment. Writes texts.csv, texts.json and texts
 
 from __future__ import annotations
 
-import argparse
 import csv
 import itertools
 import json
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from encoder_pairs import add_arguments, read_table
+from encoder_pairs import read_arguments, read_table
 from grid import Entry, Grid, load_features, read_grid
 from pairs_report import Study, color, spearman
 from torch import Tensor
@@ -49,10 +48,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     """Run the study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser, arguments = read_arguments(__doc__)
     grid, output = read_grid(arguments.grid), arguments.output
     if not (output / "pairs.csv").exists():
         parser.error(

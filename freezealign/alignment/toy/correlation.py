@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,6 @@ class Correlation:
     def includes_zero(self) -> bool:
         """Whether the interval does."""
         return self.low <= 0 <= self.high
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, which has no NaN."""
-        return {name: None if np.isnan(number) else number for name, number in asdict(self).items()}
 
     def __str__(self) -> str:
         return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"

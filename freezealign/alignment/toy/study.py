@@ -61,7 +61,7 @@ class ToyStudy:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``toy.json`` and ``toy.png`` beside the ``toy.csv`` of :func:`run_toy`."""
         correlations = {
-            part: {x: {y: found.to_dict() for y, found in ys.items()} for x, ys in xs.items()}
+            part: {x: {y: asdict(found) for y, found in ys.items()} for x, ys in xs.items()}
             for part, xs in self.correlations.items()
         }
         summary = {"runs": len(self.runs), "correlations": correlations, "findings": self.findings}
