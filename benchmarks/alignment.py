@@ -8,27 +8,22 @@ of holding the data, measured apart. Needs Linux.
 
 from __future__ import annotations
 
-import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from report import record
+from report import measure, print_cost, record
 
 from freezealign.alignment import LinearCKA, MutualKNN, rank_encoders
 from freezealign.alignment.rows import Rows, StoreRows
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import NpyFile
 
-REPEATS = 3
 WIDTHS = (768, 1024)
 K = 10
 GRID, GRID_ITEMS, GRID_WIDTH = 6, 2000, 768
@@ -145,33 +140,7 @@ def work(task: str, n: int) -> None:
     if not task.startswith("grid"):
         function(*make_spaces(1100))  # what is loaded on first use counts for neither side
     data = make(n)
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before, start = memory("VmRSS"), time.perf_counter()
-    value = function(*data)
-    seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before, "value": value}))
-
-
-def memory(key: str) -> float:
-    """Return this process's memory in MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
-
-
-def run(task: str, n: int, **environment: str) -> dict[str, float]:
-    """Do one task in a new process."""
-    command = [sys.executable, __file__, task, str(n)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
-    return json.loads(output.stdout.splitlines()[-1])
-
-
-def measure(*tasks: tuple[str, int], repeats: int = REPEATS) -> list[dict[str, float]]:
-    """Return for each task its median seconds, tasks taken in turn, its peak, and its value."""
-    runs = [[run(*task) for task in tasks] for _ in range(repeats)]
-    # Freed tensors go back to the system at once: reused ones would hide some of what is taken. That takes time.
-    peaks = [run(*task, MALLOC_MMAP_THRESHOLD_="65536")["peak"] for task in tasks]
-    seconds = [statistics.median(found["seconds"] for found in column) for column in zip(*runs)]
-    return [{**found, "seconds": time, "peak": peak} for found, time, peak in zip(runs[0], seconds, peaks)]
+    print_cost(lambda: function(*data))
 
 
 def row(what: str, against: str, ours: dict[str, float], theirs: dict[str, float]) -> str:

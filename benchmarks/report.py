@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 TABLES = HERE / "results"
 REPEATS = 3
+# Freed tensors go back to the system at once: reused ones would hide some of what is taken. That takes time.
+HIDE_NOTHING = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def ratio(slow: Callable[[], Any], fast: Callable[[], Any], repeats: int = REPEATS) -> float:
@@ -29,6 +32,37 @@ def ratio(slow: Callable[[], Any], fast: Callable[[], Any], repeats: int = REPEA
             if repeat:
                 seconds.append(time.perf_counter() - start)
     return statistics.median(times[slow]) / statistics.median(times[fast])
+
+
+def print_cost(function: Callable[[], Any]) -> None:
+    """Call a function and print its seconds, its peak in MiB above what the process holds now, and its value."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before, start = memory("VmRSS"), time.perf_counter()
+    value = function()
+    seconds = time.perf_counter() - start
+    print(json.dumps({"seconds": seconds, "peak": memory("VmHWM") - before, "value": value}))
+
+
+def memory(key: str) -> float:
+    """Return this process's memory in MiB: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def run(task: str, n: int, **environment: str) -> dict[str, Any]:
+    """Run the script again with a task and a size, and return what it gave to :func:`print_cost`."""
+    command = [sys.executable, sys.argv[0], task, str(n)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    found: dict[str, Any] = json.loads(output.stdout.splitlines()[-1])
+    return found
+
+
+def measure(*tasks: tuple[str, int], repeats: int = REPEATS) -> list[dict[str, Any]]:
+    """Return for each task its median seconds, tasks taken in turn, its peak, and its value."""
+    runs = [[run(*task) for task in tasks] for _ in range(repeats)]
+    peaks = [run(*task, **HIDE_NOTHING)["peak"] for task in tasks]
+    seconds = [statistics.median(found["seconds"] for found in column) for column in zip(*runs)]
+    return [{**found, "seconds": time, "peak": peak} for found, time, peak in zip(runs[0], seconds, peaks)]
 
 
 def record(section: str, header: str, rows: list[str]) -> None:

@@ -28,7 +28,10 @@ _HOMES = {
     "FitArguments": "freezealign.training",
     "rank_encoders": "freezealign.alignment",
     "CKAEvaluator": "freezealign.evaluation",
+    "LongContextEvaluator": "freezealign.evaluation",
     "RetrievalEvaluator": "freezealign.evaluation",
+    "SegmentationEvaluator": "freezealign.evaluation",
+    "SequentialEvaluator": "freezealign.evaluation",
     "ZeroShotClassificationEvaluator": "freezealign.evaluation",
 }
 
@@ -36,7 +39,14 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from freezealign.alignment import rank_encoders
-    from freezealign.evaluation import CKAEvaluator, RetrievalEvaluator, ZeroShotClassificationEvaluator
+    from freezealign.evaluation import (
+        CKAEvaluator,
+        LongContextEvaluator,
+        RetrievalEvaluator,
+        SegmentationEvaluator,
+        SequentialEvaluator,
+        ZeroShotClassificationEvaluator,
+    )
     from freezealign.features import FeatureStore
     from freezealign.model import FreezeAlign
     from freezealign.modules import (

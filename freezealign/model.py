@@ -485,3 +485,15 @@ class FreezeAlign(nn.Module):
         from freezealign.integrations.sentence_transformers import to_sentence_transformer
 
         return to_sentence_transformer(self)
+
+    def as_clip_benchmark(self) -> Any:
+        """Return ``(model, transform, tokenizer)``, on which clip-benchmark's ``evaluate`` functions run."""
+        from freezealign.integrations.clip_benchmark import as_clip_benchmark
+
+        return as_clip_benchmark(self)
+
+    def as_mteb(self, name: str | None = None, revision: str | None = None) -> Any:
+        """Return what ``mteb.evaluate`` takes, under ``organisation/name``; both have defaults of this very model."""
+        from freezealign.integrations.mteb import as_mteb
+
+        return as_mteb(self, name, revision)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from freezealign.data.samples import Sample, SampleSet, hash_fold, render_svg
+from freezealign.data.samples import Sample, SampleSet, crop_to_object, hash_fold, render_svg
 
 LICENCE = "Drawings: OpenMoji, CC BY-SA 4.0 (openmoji.org). Names: Unicode CLDR, through the package emoji (BSD)."
 SKIN_TONES = range(0x1F3FB, 0x1F3FF + 1)
@@ -36,7 +36,7 @@ def load_openmoji() -> SampleSet:
         if path is None or names["status"] != emoji.STATUS["fully_qualified"]:
             continue
         captions = {code: _readable(names[code]) for code in languages if code in names}
-        samples.append(Sample(path.stem, partial(_render, path), captions))
+        samples.append(Sample(path.stem, partial(_render, path), captions, partial(_cutout, path)))
     return SampleSet("OpenMoji", LICENCE, languages, tuple(samples), _is_test)
 
 
@@ -62,3 +62,8 @@ def _readable(name: Any) -> str:
 
 def _render(path: Path) -> Image.Image:
     return render_svg(path.read_text(encoding="utf-8"), path.name)
+
+
+def _cutout(path: Path) -> Image.Image:
+    drawing = render_svg(path.read_text(encoding="utf-8"), path.name, background=None)
+    return crop_to_object(drawing.convert("RGBA"), path.name)

@@ -11,6 +11,9 @@ from PIL import Image
 
 from freezealign.inputs import InputError
 
+VISIBLE = 128
+"""Alpha from which on a pixel belongs to the object, of 255."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -20,11 +23,14 @@ class Sample:
         key: Identifies it; the split is a hash of it.
         image: Reads the picture when called; what ``encode`` and ``fit`` take as an image.
         captions: Language code to caption.
+        cutout: Reads the object alone when called: RGBA, cropped by :func:`crop_to_object`. ``None`` where the picture
+            has no transparency to tell the object from its surroundings.
     """
 
     key: str
     image: Callable[[], Any]
     captions: dict[str, str]
+    cutout: Callable[[], Image.Image] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,8 @@ def hash_fold(key: str, folds: int = 5) -> int:
     return int(hashlib.md5(key.encode(), usedforsecurity=False).hexdigest(), 16) % folds
 
 
-def render_svg(svg: str, name: str, pixels: int = 300) -> Image.Image:
-    """Return an SVG document rendered on white, its longer side ``pixels`` long.
+def render_svg(svg: str, name: str, pixels: int = 300, background: str | None = "white") -> Image.Image:
+    """Return an SVG document rendered ``pixels`` wide on a background; ``None`` leaves it transparent.
 
     Raises:
         InputError: If the document cannot be rendered.
@@ -82,7 +88,19 @@ def render_svg(svg: str, name: str, pixels: int = 300) -> Image.Image:
     import resvg_py
 
     try:
-        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, background="white"))
+        png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=pixels, background=background))
     except ValueError as error:
         raise InputError(f"cannot render {name}: {error}") from None
     return Image.open(io.BytesIO(png))
+
+
+def crop_to_object(picture: Image.Image, name: str) -> Image.Image:
+    """Return an RGBA picture cropped to the box of its visible pixels, those with alpha of at least ``VISIBLE``.
+
+    Raises:
+        InputError: If no pixel is visible.
+    """
+    box = picture.getchannel("A").point(lambda alpha: 255 * (alpha >= VISIBLE)).getbbox()
+    if box is None:
+        raise InputError(f"{name} has no visible pixel: its alpha is below {VISIBLE} everywhere.")
+    return picture.crop(box)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from freezealign.data.samples import Sample, SampleSet, hash_fold, render_svg
-from freezealign.inputs import read_image
+from freezealign.data.samples import Sample, SampleSet, crop_to_object, hash_fold, render_svg
+from freezealign.inputs import InputError, read_image
 
 LICENCE = "Tux Paint stamps, GPL-2, Bill Kendrick and contributors (tuxpaint.org); Debian tuxpaint-stamps-default."
 BORDER = 1.14
@@ -38,7 +38,8 @@ def load_tuxpaint(stamps: str | Path, fold: int = 0) -> SampleSet:
         if picture is None or description.relative_to(root).parts[0] == "symbols":
             continue
         key = picture.relative_to(root).as_posix()
-        samples.append(Sample(key, partial(_read, picture), read_descriptions(description)))
+        captions = read_descriptions(description)
+        samples.append(Sample(key, partial(_read, picture), captions, partial(_cutout, picture)))
     return SampleSet("Tux Paint stamps", LICENCE, LANGUAGES, tuple(samples), partial(_is_test, fold=fold))
 
 
@@ -84,3 +85,22 @@ def _read(path: Path) -> Image.Image:
     square = Image.new("RGB", (side, side), "white")
     square.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2))
     return square
+
+
+def _cutout(path: Path) -> Image.Image:
+    """Return the stamp alone, with its transparency."""
+    if path.suffix == ".svg":
+        svg = path.read_text(encoding="utf-8", errors="replace")
+        stamp = render_svg(svg, path.name, background=None).convert("RGBA")
+    else:
+        stamp = _read_png(path)
+    return crop_to_object(stamp, path.name)
+
+
+def _read_png(path: Path) -> Image.Image:
+    """Return a PNG as RGBA, where :func:`~freezealign.inputs.read_image` would lay it on white."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGBA")
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
+        raise InputError(f"cannot read the image {path.name}: {error}.") from None

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezealign.data.samples import Sample
+from freezealign.figures import new_figure
 from freezealign.inputs import read_image
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
 
-FONT_PACKAGE = "noto_cjk_sans_jp_regular"
 BEST = 5
 
 
@@ -36,7 +35,7 @@ def draw_queries(
     asked = [_with_caption(sample, samples, language) for sample, language in zip(asked, languages)]
     texts = [sample.captions[language] for sample, language in zip(asked, languages)]
     scores = model.similarity(model.encode_text(texts), model.encode_image(images, show_progress_bar=False))
-    figure = _new_figure(len(languages))
+    figure = new_figure(11, 1.5 * len(languages))
     axes = figure.subplots(len(languages), BEST + 1, squeeze=False, width_ratios=[2.2] + [1] * BEST)
     for row, (sample, language) in enumerate(zip(asked, languages)):
         _draw_text(axes[row][0], sample, language)
@@ -49,19 +48,6 @@ def draw_queries(
 def _with_caption(sample: Sample, samples: Sequence[Sample], language: str) -> Sample:
     """Return ``sample``, or the first one that has a caption in ``language``."""
     return sample if language in sample.captions else next(s for s in samples if language in s.captions)
-
-
-def _new_figure(rows: int) -> Any:
-    """Return an empty figure whose font has all the scripts, where the font package is installed."""
-    from matplotlib import font_manager, rcParams
-    from matplotlib.figure import Figure
-
-    spec = importlib.util.find_spec(FONT_PACKAGE)
-    if spec is not None and spec.origin is not None:
-        font = next(Path(spec.origin).parent.glob("*.otf"))
-        font_manager.fontManager.addfont(str(font))
-        rcParams["font.family"] = ["DejaVu Sans", font_manager.FontProperties(fname=str(font)).get_name()]
-    return Figure(figsize=(11, 1.5 * rows), layout="constrained")
 
 
 def _draw_text(axis: Any, sample: Sample, language: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from freezealign.data.samples import SampleSet
 from freezealign.features import Skipped
 from freezealign.files import write_json
+from freezealign.tables import markdown_table, score_cell
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -85,7 +86,7 @@ class DemoReport:
             f"{self.retrieval['protocol']}; {self.zero_shot['protocol']}; a class without a name in a language keeps "
             "its English one.",
             "![Queries and their five nearest pictures](queries.png)",
-            *(f"## {title}\n\n{_markdown(header, rows)}" for title, header, rows in self.tables()),
+            *(f"## {title}\n\n{markdown_table(header, rows)}" for title, header, rows in self.tables()),
             self._skipped_text(),
             f"{self.samples.licence}",
         ]
@@ -127,13 +128,3 @@ class DemoReport:
         if not lines:
             return "Every picture could be read."
         return f"{len(lines)} pictures were skipped:\n\n" + "\n".join(lines)
-
-
-def score_cell(results: dict[str, Any], metric: str) -> str:
-    """Return ``0.246 [0.203–0.289]``: a score and its interval."""
-    return f"{results[metric]:.3f} [{results[f'{metric}_low']:.3f}–{results[f'{metric}_high']:.3f}]"
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -49,12 +49,17 @@ class Encoder(nn.Module):
         dim: Width of what it gives.
         has_cls: Whether it gives ``cls_token_embeddings``.
         commit: Commit of the hub repository it came from, where there is one.
+        tokenizer: A Hugging Face tokenizer, where texts are cut into tokens by one.
+        kept_share: Of an image encoder, the share of a square picture's side that its preprocessing keeps: less than 1
+            where it cuts out the centre.
     """
 
     modality: str
     dim: int
     has_cls: bool = True
     commit: str | None = None
+    tokenizer: Any = None
+    kept_share: float = 1.0
 
     def preprocess(self, items: list[Any]) -> Features:
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""

@@ -33,7 +33,7 @@ class SentenceTransformerEncoder(Encoder):
             raise ValueError(
                 "this SentenceTransformer has no tokens; use its vectors: FrozenEncoder(model.encode, 'text')."
             )
-        self.modality, self.model = "text", model
+        self.modality, self.model, self.tokenizer = "text", model, model.tokenizer
         model.tokenizer.padding_side = "right"
         if max_length:
             model.max_seq_length = max_length

@@ -35,6 +35,8 @@ class TimmEncoder(Encoder):
         self._settings = resolve_model_data_config(model)
         if image_size:
             self._settings |= {"input_size": (3, image_size, image_size)}
+        if self._settings["crop_mode"] == "center":
+            self.kept_share = self._settings["crop_pct"]
         self._transform = create_transform(**self._settings, is_training=False)
 
     def preprocess(self, items: list[Any]) -> Features:

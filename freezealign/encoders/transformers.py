@@ -50,6 +50,9 @@ class TransformersVisionEncoder(Encoder):
         self.dim = vision_width(config)
         self._options: dict[str, Any] = {}
         self._check_size()
+        settings = self.preprocessing
+        if settings.get("do_center_crop") and "shortest_edge" in settings["size"]:
+            self.kept_share = min(1.0, settings["crop_size"]["height"] / settings["size"]["shortest_edge"])
         if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
             self._options["interpolate_pos_encoding"] = True
 

@@ -16,17 +16,21 @@ class Evaluator:
     """Base of the evaluators.
 
     A subclass implements :meth:`evaluate`. Its results are flat: numbers under the metric's name, with ``_low`` and
-    ``_high`` for the 95% bootstrap interval and ``_chance`` for the chance level, and ``protocol`` in words.
+    ``_high`` for the 95% bootstrap interval and ``_chance`` for the chance level, and ``protocol`` in words. Several
+    languages each have their code in front: ``de_t2i_R@1``.
 
     Args:
         name: Put in front of every metric, and into the file's name.
 
     Attributes:
         greater_is_better: Whether more of the primary metric is better.
+        languages: Codes of the languages, the one to compare others with first; ``[""]`` where there is only one.
+        columns: The metrics that a table shows for each language, the primary one first.
     """
 
     greater_is_better = True
-    _primary: str
+    languages: list[str]
+    columns: list[str]
 
     def __init__(self, name: str = "") -> None:
         self.name = name
@@ -34,7 +38,7 @@ class Evaluator:
     @property
     def primary_metric(self) -> str:
         """Key of the metric that decides, as it stands in the results."""
-        return prefixed(self.name, self._primary)
+        return prefixed(self.name, prefixed(self.languages[0], self.columns[0]))
 
     @property
     def description(self) -> str:
@@ -42,25 +46,32 @@ class Evaluator:
         words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(self).__name__.removesuffix("Evaluator"))
         return f"{words} on {self.name}" if self.name else words
 
-    def evaluate(self, model: Any) -> Results:
-        """Return the results for ``model``, without prefix."""
+    def evaluate(self, model: Any, folder: Path | None = None) -> Results:
+        """Return the results for ``model``, without the name in front; draw its pictures into a folder if there is one.
+
+        Args:
+            model: Anything with ``encode_image`` and ``encode_text``.
+            folder: Where the pictures go.
+        """
         raise NotImplementedError
 
     def __call__(self, model: Any, output_path: str | Path | None = None, epoch: int = -1, steps: int = -1) -> Results:
         """Evaluate ``model``, note its scores for the model card, and write them as JSON if a folder is given.
 
         Args:
-            model: Anything with ``encode_image`` and ``encode_text``.
-            output_path: Folder for ``NAME.json``.
+            model: A :class:`~freezealign.FreezeAlign`, or anything whose ``encode_image`` and ``encode_text`` take a
+                list and the options of :meth:`~freezealign.FreezeAlign.encode`.
+            output_path: Folder for ``NAME.json`` and the pictures.
             epoch: When in training this is; -1 outside of it.
             steps: Likewise.
         """
-        results = {prefixed(self.name, key): value for key, value in self.evaluate(model).items()}
+        folder = None if output_path is None else Path(output_path)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        results = {prefixed(self.name, key): value for key, value in self.evaluate(model, folder).items()}
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
-        if output_path is not None:
-            folder = Path(output_path)
-            folder.mkdir(parents=True, exist_ok=True)
+        if folder is not None:
             write_json(folder / f"{self.name or type(self).__name__}.json", {"epoch": epoch, "steps": steps, **results})
         return results
 

@@ -48,6 +48,7 @@ class CaptionedImagesEvaluator(Evaluator):
             if len(texts) != len(images):
                 raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
             self.texts[language], self.owners[language] = _flatten(texts)
+        self.languages = list(self.texts)
 
     def precompute(self, model: Any, path: str | Path | None = None) -> Self:
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
@@ -61,9 +62,12 @@ class CaptionedImagesEvaluator(Evaluator):
             ends = np.cumsum([len(texts) for texts in self.texts.values()])
             for (language, old), end in zip(list(self.texts.items()), ends):
                 self.texts[language] = texts[end - len(old) : end]
+        self._precompute_images(model, path)
+        return self
+
+    def _precompute_images(self, model: Any, path: str | Path | None) -> None:
         if not isinstance(self.images, FrozenFeatures):
             self.images = self._frozen(model, "image", self.images, path)
-        return self
 
     def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:
         where = None if path is None else Path(path) / modality
@@ -74,7 +78,7 @@ class CaptionedImagesEvaluator(Evaluator):
         features: FrozenFeatures = store[modality]
         return features
 
-    def evaluate(self, model: Any) -> Results:
+    def evaluate(self, model: Any, folder: Path | None = None) -> Results:
         """Return for each language what :meth:`scores` gives, and the protocol."""
         results: Results = {"protocol": self.protocol}
         for language, embeddings in self._embeddings(model):

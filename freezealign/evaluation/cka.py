@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 
 from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.metrics import find_measure
-from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
 
 
@@ -50,7 +49,7 @@ class CKAEvaluator(CaptionedImagesEvaluator):
         self.measures = [find_measure(metric) for metric in metrics]
         if not self.measures:
             raise ValueError("name at least one metric.")
-        self._primary = prefixed(next(iter(self.texts)), self.measures[0].name)
+        self.columns = [measure.name for measure in self.measures]
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
         """Return each metric with its interval, chance and calibrated score, and n; arguments as the base has them."""

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
 from freezealign.evaluation.metrics import positive_ranks, scored
 
 
 class RetrievalEvaluator(CaptionedImagesEvaluator):
-    """R@k from text to image (T2I) and from image to text (I2T).
+    """R@k and mean reciprocal rank (MRR), from text to image (T2I) and from image to text (I2T).
 
     T2I: is the one right image among the k nearest? I2T: is any of the image's captions among the k nearest?
 
@@ -41,10 +40,10 @@ class RetrievalEvaluator(CaptionedImagesEvaluator):
     ) -> None:
         super().__init__(images, captions, name, batch_size, show_progress_bar)
         self.ks = tuple(ks)
-        self._primary = prefixed(next(iter(self.texts)), f"t2i_R@{self.ks[0]}")
+        self.columns = [f"{direction}_R@{k}" for direction in ("t2i", "i2t") for k in self.ks]
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
-        """Return ``t2i_R@k``, ``i2t_R@k``, their medians of ranks, and n; arguments as the base has them."""
+        """Return ``t2i_R@k``, ``i2t_R@k``, MRR, the median rank, and n; arguments as the base has them."""
         shown = owners.unique()
         images = images[shown]
         directions = {
@@ -57,6 +56,7 @@ class RetrievalEvaluator(CaptionedImagesEvaluator):
             for k in self.ks:
                 hits = positions < k
                 scores |= scored(f"{direction}_R@{k}", hits, chance_recall(k, candidates, positives))
+            scores |= scored(f"{direction}_MRR", 1 / (positions + 1), chance_reciprocal_rank(candidates, positives))
             scores[f"{direction}_median_rank"] = float(np.median(positions)) + 1
         return scores
 
@@ -69,3 +69,16 @@ def chance_recall(k: int, candidates: int, positives: np.ndarray) -> float:
     from scipy.stats import hypergeom
 
     return float(1 - hypergeom.pmf(0, candidates, positives, min(k, candidates)).mean())
+
+
+def chance_reciprocal_rank(candidates: int, positives: np.ndarray) -> float:
+    """Return the mean reciprocal rank of a random order; arguments as in :func:`chance_recall`."""
+    kinds, counts = np.unique(positives, return_counts=True)
+    wrong_before = np.arange(candidates)
+    expected = []
+    for kind in kinds:
+        # A right one comes after k wrong ones if the k before it were wrong and it is not.
+        left = candidates - wrong_before
+        all_wrong = np.cumprod(np.concatenate([[1.0], ((left - kind) / left)[:-1]]))
+        expected.append((all_wrong * kind / left / (wrong_before + 1)).sum())
+    return float(np.average(expected, weights=counts))

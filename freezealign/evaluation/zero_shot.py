@@ -3,40 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from freezealign.evaluation.base import Evaluator, Results, by_language, prefixed
-from freezealign.evaluation.metrics import positive_ranks, scored
+from freezealign.evaluation.base import Evaluator, Results, prefixed
+from freezealign.evaluation.metrics import nearest, positive_ranks, scored
+from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
 
 
 class ZeroShotClassificationEvaluator(Evaluator):
     """Top-k accuracy over class names that were never trained on.
 
-    A class vector is the mean of its prompts' unit vectors, made a unit vector again (Radford et al. 2021).
+    A class vector is the mean of its prompts' unit vectors, made a unit vector again (Radford et al. 2021). Where a
+    language has no name for a class, the class and its images are left out of that language.
 
     Args:
         images: The images, in any form ``encode_image`` takes.
         labels: (n,) index of each image's class.
-        class_names: The C names, or such a list for each language.
+        class_names: The C names, ``None`` where a language has none; or such a list for each language.
         templates: Prompts with ``{}`` (or ``{c}``) where the name goes; or such a list for each language.
+        descriptions: For each class name sentences that replace the templates; see
+            :class:`~freezealign.evaluation.prompts.ClassPrompts`.
         name: Put in front of every metric.
         ks: Ranks to report.
         renormalize: ``False`` leaves the mean as it is, as the paper's code does.
         batch_size: Items a forward pass.
         show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If a label has no class, the numbers of images and labels differ, or prompts cannot be made.
     """
 
     def __init__(
         self,
         images: Any,
         labels: Sequence[int] | np.ndarray,
-        class_names: Sequence[str] | Mapping[str, Sequence[str]],
-        templates: Sequence[str] | Mapping[str, Sequence[str]] = ("{}",),
+        class_names: ClassNames | Mapping[str, ClassNames],
+        templates: str | Templates | Mapping[str, Templates] = ("{}",),
+        descriptions: Mapping[str, Sequence[str]] | None = None,
         name: str = "",
         ks: Sequence[int] = (1, 5),
         renormalize: bool = True,
@@ -44,52 +52,61 @@ class ZeroShotClassificationEvaluator(Evaluator):
         show_progress_bar: bool = True,
     ) -> None:
         super().__init__(name)
-        if len(images) != len(labels):
+        if len(images) != len(labels) or not len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
-        self.images, self.labels, self.class_names = images, torch.as_tensor(labels), by_language(class_names)
-        templates = [templates] if isinstance(templates, str) else templates
-        self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
-        self.ks, self.renormalize = tuple(ks), renormalize
+        self.images, self.labels = images, torch.as_tensor(labels)
+        self.prompts = ClassPrompts(class_names, templates, descriptions, renormalize)
+        self.ks, self.languages = tuple(ks), self.prompts.languages
+        self.columns = [*(f"top{k}" for k in self.ks), "mean_per_class"]
         self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         if int(self.labels.min()) < 0:
             raise ValueError(f"label {int(self.labels.min())} is negative; a label is the index of a class.")
-        for template in (template for some in self.templates.values() for template in some):
-            if "{" not in template:
-                raise ValueError(f"the template {template!r} has no {{}} where the class name goes.")
-        for language, names in self.class_names.items():
-            if len(names) <= int(self.labels.max()):
-                raise ValueError(f"label {int(self.labels.max())} has no name among the {len(names)} {language} names.")
-            if language not in self.templates:
-                raise ValueError(
-                    f"there are names in '{language}', but no templates; there are {list(self.templates)}."
-                )
-        self._primary = prefixed(next(iter(self.class_names)), "top1")
+        if int(self.labels.max()) >= self.prompts.count:
+            raise ValueError(
+                f"label {int(self.labels.max())} has no name among the {self.prompts.count} {self.languages[0]} names."
+            )
 
-    def evaluate(self, model: Any) -> Results:
-        """Return for each language ``topk``, ``mean_per_class`` (of top-1), the number of classes, and n."""
+    def evaluate(self, model: Any, folder: Path | None = None) -> Results:
+        """Return for each language ``topk``, ``mean_per_class`` (of top-1), the number of classes, and n.
+
+        Draws the confusion matrix of the first language.
+        """
         images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
-        labels = self.labels.to(images.device)
-        results: Results = {"protocol": self._protocol(), "n_images": len(images)}
-        for language, names in self.class_names.items():
-            classes = self.class_vectors(model, names, self.templates[language])
-            ranks = positive_ranks(images, classes, labels, torch.arange(len(names), device=images.device))
-            scores: Results = {"n_classes": len(names), "mean_per_class": _mean_per_class(ranks < 1, labels)}
-            for k in self.ks:
-                scores |= scored(f"top{k}", (ranks < k).cpu().numpy(), min(1.0, k / len(names)))
+        results: Results = {"protocol": self.prompts.protocol}
+        for language in self.languages:
+            shown, labels = self._labels(language)
+            if not len(shown):
+                raise ValueError(f"no image has a class with a name in '{language}'.")
+            classes = self.prompts.vectors(model, language, **self.options)
+            scores = self._scores(images[shown], labels.to(images.device), classes)
             results |= {prefixed(language, key): value for key, value in scores.items()}
+            if folder is not None and language == self.languages[0]:
+                self._draw(folder, labels, nearest(images[shown], classes).cpu())
         return results
 
-    def class_vectors(self, model: Any, names: Sequence[str], templates: Sequence[str]) -> Tensor:
-        """Return (C, d) class vectors; all prompts of all classes are encoded together."""
-        prompts = [template.format(name, c=name) for name in names for template in templates]
-        embeddings = model.encode_text(prompts, convert_to_tensor=True, **self.options).float()
-        means = normalize(embeddings, dim=-1).view(len(names), len(templates), -1).mean(1)
-        return normalize(means, dim=-1) if self.renormalize else means
+    def _labels(self, language: str) -> tuple[Tensor, Tensor]:
+        """Return which images have a class with a name in ``language``, and its place among such classes."""
+        places = torch.full((self.prompts.count,), -1)
+        named = self.prompts.named(language)
+        places[named] = torch.arange(len(named))
+        labels = places[self.labels]
+        shown = (labels >= 0).nonzero().flatten()
+        return shown, labels[shown]
 
-    def _protocol(self) -> str:
-        counts = {language: len(self.templates[language]) for language in self.class_names}
-        again = "re-normalised" if self.renormalize else "not re-normalised"
-        return f"class vector = mean over templates, {again}; templates: {', '.join(map(str, counts.values()))}"
+    def _scores(self, images: Tensor, labels: Tensor, classes: Tensor) -> Results:
+        ranks = positive_ranks(images, classes, labels, torch.arange(len(classes), device=images.device))
+        scores: Results = {"n_images": len(images), "n_classes": len(classes)}
+        scores["mean_per_class"] = _mean_per_class(ranks < 1, labels)
+        for k in self.ks:
+            scores |= scored(f"top{k}", (ranks < k).cpu().numpy(), min(1.0, k / len(classes)))
+        return scores
+
+    def _draw(self, folder: Path, labels: Tensor, predicted: Tensor) -> None:
+        from freezealign.evaluation.pictures import draw_confusion
+
+        language = self.languages[0]
+        names = [str(self.prompts.class_names[language][index]) for index in self.prompts.named(language)]
+        draw_confusion(folder / "confusion.png", names, labels.numpy(), predicted.numpy())
 
 
 def _mean_per_class(correct: Tensor, labels: Tensor) -> float:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from freezealign import ZeroShotClassificationEvaluator
+from freezealign.evaluation.prompts import ClassPrompts
 
 
 def at(degrees: float, length: float = 1.0) -> list[float]:
@@ -152,14 +153,12 @@ def test_class_vector_is_the_mean_of_its_prompts_directions():
 
 
 def test_class_vector_is_a_unit_vector_again():
-    evaluator = ZeroShotClassificationEvaluator([0], [0], ["cat", "dog"], ["a {}", "one {}"])
-    vectors = evaluator.class_vectors(Table([], PROMPTS), ["cat", "dog"], ["a {}", "one {}"])
+    vectors = ClassPrompts(["cat", "dog"], ["a {}", "one {}"]).vectors(Table([], PROMPTS), "")
     torch.testing.assert_close(vectors, torch.tensor([at(30), at(92.5)]))
 
 
 def test_class_vector_can_be_left_as_the_mean():
-    evaluator = ZeroShotClassificationEvaluator([0], [0], ["cat", "dog"], ["a {}", "one {}"], renormalize=False)
-    vectors = evaluator.class_vectors(Table([], PROMPTS), ["cat", "dog"], ["a {}", "one {}"])
+    vectors = ClassPrompts(["cat", "dog"], ["a {}", "one {}"], renormalize=False).vectors(Table([], PROMPTS), "")
     expected = torch.tensor([at(30, math.cos(math.radians(30))), at(92.5, math.cos(math.radians(2.5)))])
     torch.testing.assert_close(vectors, expected)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -44,31 +45,30 @@ class Shards(PairSource):
 
     def _readers(self) -> Iterator[Callable[[], dict[str, Any]]]:
         """Yield for each pair a function that reads it; it is called before the next is asked for."""
-        group_by_keys = import_webdataset().tariterators.group_by_keys
         for path in self.paths:
             damage: list[str] = []
             try:
                 with path.open("rb") as file:
-                    for sample in group_by_keys(_members(file, damage), handler=partial(_note, damage)):
-                        yield partial(self._pair, sample, path)
+                    for sample in iterate_samples(path, file, damage):
+                        yield partial(self._pair, sample, path, file)
             except OSError as error:
                 damage.append(f"{error}.")
             if damage:
                 yield partial(unreadable, path.name, f"cannot read all of {path}: {' '.join(damage)}")
 
-    def _pair(self, sample: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        key = sample["__key__"]
+    def _pair(self, sample: Mapping[str, Any], path: Path, file: IO[bytes]) -> dict[str, Any]:
+        key, image = sample["__key__"], find_image(sample)
         try:
-            return make_pair(key, _image(sample), self._caption(sample))
+            return make_pair(key, image and _content(file, image), self._caption(sample, file))
         except (OSError, ValueError, RecursionError) as error:
             return unreadable(key, f"{path}: cannot read '{key}': {error}")
 
-    def _caption(self, sample: Mapping[str, Any]) -> Any:
+    def _caption(self, sample: Mapping[str, Any], file: IO[bytes]) -> Any:
         if "txt" in sample and self.text == "text":
-            return sample["txt"]().decode("utf-8-sig").strip()
+            return _content(file, sample["txt"]).decode("utf-8-sig").strip()
         if "json" not in sample:
             return None
-        row = json.loads(sample["json"]())
+        row = json.loads(_content(file, sample["json"]))
         if not isinstance(row, dict):
             raise ValueError("its .json is not an object.")
         if self.text not in row and self.text != "text":
@@ -89,32 +89,75 @@ def import_webdataset() -> Any:
     return webdataset
 
 
-def _image(sample: Mapping[str, Any]) -> bytes | None:
+@dataclass(frozen=True)
+class Member:
+    """A file in a shard, by where its content lies; calling it opens the shard and reads it.
+
+    Args:
+        path: The shard.
+        name: The file's name in it.
+        offset: First byte of the content.
+        size: Bytes of the content.
+    """
+
+    path: Path
+    name: str
+    offset: int
+    size: int
+
+    def __call__(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            OSError: If the shard cannot be opened.
+            ValueError: If it ends before the content does.
+        """
+        with self.path.open("rb") as file:
+            return _content(file, self)
+
+
+def iterate_samples(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a shard: ``__key__``, and for each suffix the :class:`Member`; nothing is read yet.
+
+    Args:
+        path: The shard.
+        file: The same, open.
+        damage: Gets the reasons for which files are left out.
+
+    Raises:
+        ModuleNotFoundError: If webdataset is not installed.
+    """
+    group_by_keys = import_webdataset().tariterators.group_by_keys
+    yield from group_by_keys(_members(path, file, damage), handler=partial(_note, damage))
+
+
+def find_image(sample: Mapping[str, Any]) -> Member | None:
+    """Return the first file of a sample whose suffix is an image's."""
     from freezealign.inputs import IMAGE_SUFFIXES
 
-    suffix = next((suffix for suffix in sample if f".{suffix}" in IMAGE_SUFFIXES), None)
-    return None if suffix is None else sample[suffix]()
+    return next((member for suffix, member in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
 
 
-def _members(file: IO[bytes], damage: list[str]) -> Iterator[dict[str, Any]]:
+def _members(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the files of a shard as webdataset groups them; add to ``damage`` why there are no more of them."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for header in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # else they add up over the shard
                 if header.isreg():
-                    yield {"fname": header.name, "data": partial(_content, file, header), "__url__": ""}
+                    member = Member(path, header.name, header.offset_data, header.size)
+                    yield {"fname": header.name, "data": member, "__url__": ""}
             _check_end(file, archive.offset)
     except Exception as error:  # a damaged header makes tarfile raise whatever it happens to trip over
         damage.append(f"{error}; what follows is lost.")
 
 
-def _content(file: IO[bytes], header: tarfile.TarInfo) -> bytes:
+def _content(file: IO[bytes], member: Member) -> bytes:
     end = file.seek(0, 2)
-    if header.offset_data + header.size > end:
-        raise ValueError(f"'{header.name}' is cut off.")
-    file.seek(header.offset_data)
-    return file.read(header.size)
+    if member.offset + member.size > end:
+        raise ValueError(f"'{member.name}' is cut off.")
+    file.seek(member.offset)
+    return file.read(member.size)
 
 
 def _check_end(file: IO[bytes], offset: int) -> None:

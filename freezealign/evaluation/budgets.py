@@ -1,0 +1,67 @@
+"""Texts cut to a number of tokens: the first n that a tokenizer finds, or the first n words."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any
+
+Ends = Callable[[str], list[int]]
+"""From a text to the positions at which its tokens end, in characters."""
+
+# Scripts without spaces count by the character, also behind a number or a Latin letter.
+UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+|[^\w\s]|_")
+
+
+def word_ends(text: str) -> list[int]:
+    """Return where the words and signs of a text end; Chinese, Japanese and Thai count by the character."""
+    return [match.end() for match in WORD.finditer(text)]
+
+
+def token_ends(tokenizer: Any) -> Ends:
+    """Return a function that finds where the tokens of a text end, special tokens left out.
+
+    Args:
+        tokenizer: A fast Hugging Face tokenizer.
+
+    Raises:
+        ValueError: If it is not a fast one, which alone knows positions.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} does not know where its tokens end; use a fast tokenizer.")
+
+    def ends(text: str) -> list[int]:
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+        return [end for _, end in read["offset_mapping"]]
+
+    return ends
+
+
+def counting(model: Any) -> tuple[Ends, str, int | None]:
+    """Return how a model's texts are counted, what is counted, and how many of them its text encoder reads.
+
+    A limit includes the special tokens that the encoder adds; they are taken off here. Words are counted, and no limit
+    is known, where the model does not show its tokenizer.
+    """
+    encoder = getattr(model, "encoders", {}).get("text")
+    if encoder is None or encoder.encoder.tokenizer is None:
+        return word_ends, "words", None
+    tokenizer, limit = encoder.encoder.tokenizer, encoder.max_seq_length
+    special = tokenizer.num_special_tokens_to_add()
+    return token_ends(tokenizer), "tokens", None if limit is None else limit - special
+
+
+def cut(text: str, ends: list[int], budget: int) -> str:
+    """Return the first ``budget`` tokens of ``text``; fewer where the cut would go through a character.
+
+    Args:
+        text: What to cut.
+        ends: Where its tokens end, ascending; those that make up one character all end where it does.
+        budget: The most tokens to keep.
+    """
+    if len(ends) <= budget:
+        return text
+    whole = bisect_left(ends, ends[budget])
+    return text[: [0, *ends][min(budget, whole)]]

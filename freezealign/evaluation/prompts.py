@@ -1,0 +1,118 @@
+"""What is asked for each class: its name in templates, or descriptions of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from freezealign.evaluation.base import by_language
+
+ClassNames = Sequence[str | None]
+Templates = Sequence[str]
+
+
+class ClassPrompts:
+    """The prompts of each class in each language, and the vectors a model makes of them.
+
+    A class vector is the mean of its prompts' unit vectors, made a unit vector again (Radford et al. 2021).
+
+    Args:
+        class_names: The C names, ``None`` where a language has none; or such a list for each language.
+        templates: Prompts with ``{}`` (or ``{c}``) where the name goes; or such a list for each language.
+        descriptions: For each class name what it looks like, in sentences that replace the templates (Menon and
+            Vondrick 2023; VDT in Maniparambil et al. 2023). Names that it lacks are asked with the templates.
+        renormalize: ``False`` leaves the mean as it is, as the paper's code does.
+
+    Raises:
+        ValueError: If a template has no place for the name, a language has no templates, languages have different
+            numbers of classes, or no class has a description.
+    """
+
+    def __init__(
+        self,
+        class_names: ClassNames | Mapping[str, ClassNames],
+        templates: str | Templates | Mapping[str, Templates] = ("{}",),
+        descriptions: Mapping[str, Sequence[str]] | None = None,
+        renormalize: bool = True,
+    ) -> None:
+        self.class_names: dict[str, ClassNames] = by_language(class_names)
+        templates = [templates] if isinstance(templates, str) else templates
+        self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
+        self.descriptions, self.renormalize = descriptions or {}, renormalize
+        self._check()
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes of the languages."""
+        return list(self.class_names)
+
+    @property
+    def count(self) -> int:
+        """The number of classes."""
+        return len(next(iter(self.class_names.values())))
+
+    @property
+    def protocol(self) -> str:
+        """How class vectors are made, in words."""
+        counts = ", ".join(str(len(self.templates[language])) for language in self.languages)
+        asked = f"templates: {counts}"
+        if self.descriptions:
+            asked = f"descriptions of {len(self._described())} of {self.count} classes; {asked} for the others"
+        return f"class vector = mean over prompts, {'' if self.renormalize else 'not '}re-normalised; {asked}"
+
+    def named(self, language: str) -> list[int]:
+        """Return which classes have a name in ``language``."""
+        return [index for index, name in enumerate(self.class_names[language]) if name]
+
+    def prompts(self, language: str) -> list[list[str]]:
+        """Return the prompts of each class that :meth:`named` gives."""
+        return [self._asked(str(self.class_names[language][index]), language) for index in self.named(language)]
+
+    def vectors(self, model: Any, language: str, **options: Any) -> Tensor:
+        """Return the class vectors (C', d) of the classes that :meth:`named` gives; all prompts are encoded together.
+
+        Args:
+            model: Anything with ``encode_text``.
+            language: One of :attr:`languages`.
+            **options: Of ``encode_text``.
+        """
+        prompts = self.prompts(language)
+        texts = [text for some in prompts for text in some]
+        embeddings = model.encode_text(texts, convert_to_tensor=True, **options).float()
+        counts = torch.tensor([len(some) for some in prompts], device=embeddings.device)
+        owners = torch.arange(len(prompts), device=embeddings.device).repeat_interleave(counts)
+        sums = embeddings.new_zeros(len(prompts), embeddings.shape[1])
+        means = sums.index_add_(0, owners, normalize(embeddings, dim=-1)) / counts[:, None]
+        return normalize(means, dim=-1) if self.renormalize else means
+
+    def _asked(self, name: str, language: str) -> list[str]:
+        described = self.descriptions.get(name)
+        return list(described or [template.format(name, c=name) for template in self.templates[language]])
+
+    def _described(self) -> set[str | None]:
+        return {name for names in self.class_names.values() for name in names if self.descriptions.get(str(name))}
+
+    def _check(self) -> None:
+        for language, names in self.class_names.items():
+            if not self.named(language):
+                raise ValueError(f"no class has a name{f' in {language}' * bool(language)}.")
+            if len(names) != self.count:
+                raise ValueError(
+                    f"{len(names)} class names in '{language}' but {self.count} in '{self.languages[0]}'; put None "
+                    "where a language has no name."
+                )
+            if not self.templates.get(language):
+                raise ValueError(
+                    f"there are names in '{language}', but no templates; there are {list(self.templates)}."
+                )
+        for template in (template for some in self.templates.values() for template in some):
+            if "{" not in template:
+                raise ValueError(f"the template {template!r} has no {{}} where the class name goes.")
+        if self.descriptions and not self._described():
+            raise ValueError(
+                f"none of the {self.count} classes has a description; they are for {list(self.descriptions)[:3]}…"
+            )

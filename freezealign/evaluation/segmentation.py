@@ -1,0 +1,226 @@
+"""Segmentation without masks in training: which class each patch of a picture is nearest to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from freezealign.evaluation.base import Evaluator, Results, prefixed
+from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
+from freezealign.evaluation.pictures import Overlay, draw_overlays
+from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
+from freezealign.evaluation.windows import SlidingWindows, cell_map, kept_share
+from freezealign.inputs import InputError, read_image
+
+Protocol = Literal["standard", "freeze-align"]
+Background = Literal["none", "ignore", "threshold"]
+Candidates = Literal["all", "present"]
+
+PICTURES_AT_ONCE = 8
+OVERLAYS = 6
+
+
+class SegmentationEvaluator(Evaluator):
+    """Mean intersection over union of patch embeddings against class vectors.
+
+    ``protocol="standard"``: the picture is resized and cut into sliding windows, the patches' similarities are
+    up-sampled to the original size, each pixel takes its best class, and IoU is computed per class over the whole data
+    set. ``protocol="freeze-align"`` is the rule of the paper's code: the whole picture squashed into one window, and
+    for each class that the mask holds the IoU of what lies above a threshold; no figure to compare with mIoU elsewhere.
+
+    Beside each score stands that of random maps under the same rule, as ``_chance``.
+
+    Args:
+        images: The pictures, in any form :func:`freezealign.inputs.read_image` takes.
+        masks: For each an integer array (H, W) of its picture's size, a PIL image of mode ``P``, ``L`` or ``I``, a path
+            of one, or a function that returns one.
+        class_names: The C names; or such a list for each language.
+        templates: Prompts with ``{}`` where the name goes; or such a list for each language.
+        name: Put in front of every metric.
+        protocol: ``standard`` or ``freeze-align``.
+        background: ``ignore``: 0 in a mask is background and does not count, i is class number i from 1. ``threshold``:
+            the same, but background counts as a class of its own, predicted where no class is likely. ``none``: i is
+            class number i from 0. In ``freeze-align`` background is no class either way, but claiming it is wrong.
+        candidates: ``present`` lets only the classes of a picture's own mask compete for its pixels (standard).
+        windows: How pictures are cut; (336, 224, 112) by default, and one window of 224 for ``freeze-align``.
+        threshold: Lowest probability of a class, softmax of 40 times the cosine, for ``background="threshold"``; of the
+            stretched map for ``freeze-align``. 0.1 and 0.4 by default.
+        ignore_label: A value in masks that does not count.
+        batch_size: Windows a forward pass.
+        show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If an option is unknown, the numbers of pictures and masks differ, or a class has no name.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        masks: Sequence[Any],
+        class_names: ClassNames | Mapping[str, ClassNames],
+        templates: str | Templates | Mapping[str, Templates] = ("{}",),
+        name: str = "",
+        protocol: Protocol = "standard",
+        background: Background = "ignore",
+        candidates: Candidates = "all",
+        windows: SlidingWindows | None = None,
+        threshold: float | None = None,
+        ignore_label: int = 255,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
+    ) -> None:
+        super().__init__(name)
+        for value, known in ((protocol, Protocol), (background, Background), (candidates, Candidates)):
+            if value not in get_args(known):
+                raise ValueError(f"unknown option {value!r}; choose one of {get_args(known)}.")
+        if len(images) != len(masks) or not len(masks):
+            raise ValueError(f"{len(images)} images but {len(masks)} masks.")
+        self.images, self.masks = images, masks
+        self.prompts = ClassPrompts(class_names, templates)
+        self.languages, self.columns = self.prompts.languages, ["miou"]
+        for language in self.languages:
+            if len(self.prompts.named(language)) != self.prompts.count:
+                raise ValueError(f"every class needs a name in '{language}'; a mask cannot leave one out.")
+        self.rule, self.background, self.candidates, self.ignore_label = protocol, background, candidates, ignore_label
+        if 0 < ignore_label <= self.prompts.count:
+            raise ValueError(f"ignore_label={ignore_label} is also one of the {self.prompts.count} classes; use -1.")
+        whole = SlidingWindows(224, 224, 224, squash=True)
+        self.windows = windows or (SlidingWindows() if protocol == "standard" else whole)
+        self.threshold = threshold if threshold is not None else (0.1 if protocol == "standard" else 0.4)
+        self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
+
+    @property
+    def protocol(self) -> str:
+        """The protocol, in words."""
+        if self.rule == "freeze-align":
+            rule = f"freeze-align: binary IoU of present classes, stretched map ≥ {self.threshold:g}, mean over images"
+        else:
+            background = {
+                "none": "no background",
+                "ignore": "background ignored",
+                "threshold": f"background below probability {self.threshold:g}",
+            }[self.background]
+            rule = f"standard: argmax over {self.candidates} classes, {background}, data set mIoU"
+        return f"{rule}; {self.windows}; {self.prompts.protocol}; chance = random maps, same rule"
+
+    def evaluate(self, model: Any, folder: Path | None = None) -> Results:
+        """Return for each language ``miou``, that of random maps, the number of classes, and n.
+
+        Draws the first pictures with their masks, true and predicted in the first language.
+
+        Raises:
+            TypeError: If the model has no ``encode_tokens``.
+            ValueError: If a mask is no class index or of another size than its picture.
+        """
+        if not hasattr(model, "encode_tokens"):
+            raise TypeError(
+                "segmentation needs model.encode_tokens(images), which gives (patches, grid) for each: "
+                f"{type(model).__name__} has none."
+            )
+        options = {"batch_size": self.batch_size, "show_progress_bar": False}
+        classes = {language: self.prompts.vectors(model, language, **options) for language in self.languages}
+        found = {language: self._overlap() for language in self.languages}
+        chance, overlays = self._overlap(), []
+        for index, (image, truth, cells) in enumerate(self._pictures(model)):
+            for language, vectors in classes.items():
+                maps = self.windows.merge([cell_map(vectors, *cell) for cell in cells], image.size)
+                predicted = found[language].add(maps, truth)
+                if index < OVERLAYS and language == self.languages[0]:
+                    overlays.append(Overlay(image, truth.numpy(), np.where(truth == IGNORED, IGNORED, predicted)))
+            chance.add(self.windows.merge(self._random(index, [grid for _, grid in cells]), image.size), truth)
+        if folder is not None:
+            names = [*map(str, self.prompts.class_names[self.languages[0]]), "background"]
+            draw_overlays(folder / "overlays.png", overlays, names)
+        return self._results(found, chance)
+
+    def _results(self, found: Mapping[str, Overlap], chance: Overlap) -> Results:
+        results: Results = {"protocol": self.protocol}
+        floor = chance.scores()["miou"]
+        for language, overlap in found.items():
+            counts = {"n_images": len(self.images), "n_classes": self.prompts.count}
+            scores = {**overlap.scores(), "miou_chance": floor, **counts}
+            results |= {prefixed(language, key): value for key, value in scores.items()}
+        return results
+
+    def _overlap(self) -> Overlap:
+        if self.rule == "freeze-align":
+            return BinaryIoU(self.prompts.count, self.threshold)
+        background = self.threshold if self.background == "threshold" else None
+        return MeanIoU(self.prompts.count, background, self.candidates)
+
+    def _random(self, index: int, grids: list[tuple[int, int]]) -> list[Tensor]:
+        """Return maps without meaning for the windows of picture number ``index``."""
+        generator = torch.Generator().manual_seed(index)
+        return [torch.rand(self.prompts.count, *grid, generator=generator) for grid in grids]
+
+    def _pictures(self, model: Any) -> Iterator[tuple[Image.Image, Tensor, list[Any]]]:
+        """Yield each picture, its mask (H, W), and the patches and grid of each of its windows."""
+        from tqdm.auto import tqdm
+
+        keep = kept_share(model)
+        bar = tqdm(total=len(self.images), desc="Segmenting", unit="image", disable=not self.show_progress_bar, delay=1)
+        with bar:
+            for start in range(0, len(self.images), PICTURES_AT_ONCE):
+                chosen = range(start, min(start + PICTURES_AT_ONCE, len(self.images)))
+                images = [self._image(index) for index in chosen]
+                windows = [self.windows.cut(image, keep) for image in images]
+                cells = iter(
+                    model.encode_tokens(
+                        [window for some in windows for window in some],
+                        modality="image",
+                        batch_size=self.batch_size,
+                        convert_to_tensor=True,
+                        show_progress_bar=False,
+                    )
+                )
+                for index, image, some in zip(chosen, images, windows):
+                    yield image, self._truth(index, image), [next(cells) for _ in some]
+                    bar.update()
+
+    def _image(self, index: int) -> Image.Image:
+        try:
+            return read_image(self.images[index])
+        except InputError as error:
+            raise InputError(f"item {index}: {error}") from error
+
+    def _truth(self, index: int, image: Image.Image) -> Tensor:
+        """Return the mask of a picture: class indices from 0, C for background that counts, else ``IGNORED``."""
+        mask = read_mask(self.masks[index])
+        if mask.shape != (image.height, image.width):
+            raise ValueError(f"mask {index} is {mask.shape}, its image {(image.height, image.width)} (height, width).")
+        ignored, classes = mask == self.ignore_label, self.prompts.count
+        wrong = ~ignored & ((mask < 0) | (mask > classes - (self.background == "none")))
+        if wrong.any():
+            raise ValueError(
+                f"mask {index} holds {int(mask[wrong][0])}, which is none of the {classes} classes "
+                f"(background='{self.background}') and not ignore_label={self.ignore_label}."
+            )
+        if self.background != "none":
+            counts = self.background == "threshold" or self.rule == "freeze-align"
+            mask = np.where(mask == 0, classes if counts else IGNORED, mask - 1)
+        return torch.from_numpy(np.where(ignored, IGNORED, mask))
+
+
+def read_mask(item: Any) -> np.ndarray:
+    """Return a mask (H, W) of int64 from an array, a PIL image with one band, a path of one, or a function.
+
+    Raises:
+        ValueError: If it is not two-dimensional or has no integers.
+    """
+    item = item() if callable(item) else item
+    if isinstance(item, (str, Path)):
+        with Image.open(item) as opened:
+            item = np.asarray(opened)
+    mask = np.asarray(item)
+    if mask.ndim != 2 or mask.dtype.kind not in "iub":
+        raise ValueError(
+            f"a mask holds one class index a pixel, (H, W) of integers, not {mask.shape} of {mask.dtype}; a mask of "
+            "colours has to be mapped to indices first."
+        )
+    return mask.astype(np.int64)

@@ -1,0 +1,107 @@
+"""Run a suite on a model, task by task; what is finished is not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from freezealign.evaluation.base import Evaluator
+from freezealign.evaluation.suites.report import write_report
+from freezealign.evaluation.suites.suite import NAME, Suite, Task
+from freezealign.evaluation.suites.tasks import make_evaluator
+from freezealign.files import read_object, to_json, write_json
+from freezealign.identity import weights_digest
+from freezealign.model import FreezeAlign
+
+RESULT = "result.json"
+
+
+def run_suite(
+    model: Any,
+    suite: Suite | str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    name: str = "model",
+    identity: str = "",
+    root: str | PathLike[str] = ".",
+    tasks: Sequence[str] | None = None,
+    batch_size: int = 32,
+    show_progress_bar: bool = True,
+    announce: Callable[[str], None] = lambda line: None,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate a model on every task of a suite and write the report of all models evaluated there.
+
+    A task is finished once ``OUTPUT/NAME/TASK/result.json`` is there; it is run again only for another task, model or
+    ``identity``. A task that cannot be run, because its data is not there or does not suit the model, is noted with its
+    reason, in the report too, and the next one is run.
+
+    Args:
+        model: A :class:`~freezealign.FreezeAlign`, or anything with ``encode_image`` and ``encode_text``.
+        suite: A :class:`Suite`, the path of its YAML file, or the name of one that comes with the library.
+        output: Folder for results, pictures, ``report.md`` and ``report.html``.
+        name: The model's folder and its name in the report.
+        identity: What tells this model from another of the same name, such as a hash of its weights; a FreezeAlign is
+            told by its own.
+        root: What relative paths of data start from.
+        tasks: Only these, by name.
+        batch_size: Items a forward pass.
+        show_progress_bar: Show progress of what takes longer than a second.
+        announce: Called with a line before and after each task.
+
+    Returns:
+        For each task what its ``result.json`` holds: ``results`` of the evaluator, or ``error``.
+
+    Raises:
+        ValueError: If the suite has no such task, or the model's name is no name of a folder.
+    """
+    suite = suite if isinstance(suite, Suite) else Suite.load(suite)
+    if not NAME.fullmatch(name):
+        raise ValueError(f"a model's name is of letters, digits, '.', '_' and '-'; got {name!r}.")
+    chosen = _choose(suite, tasks)
+    folder, found = Path(output), {}
+    who = weights_digest(model) if isinstance(model, FreezeAlign) else identity
+    for number, task in enumerate(chosen, start=1):
+        place = folder / name / task.name
+        key = hashlib.sha256(to_json([task.to_dict(), who])).hexdigest()
+        record = _finished(place / RESULT, key)
+        announce(f"[{number}/{len(chosen)}] {task.name}: {'finished earlier' if record else 'running'}")
+        if record is None:
+            record = {"identity": key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
+            place.mkdir(parents=True, exist_ok=True)
+            write_json(place / RESULT, record)
+        if "error" in record:
+            announce(f"    not run: {record['error']}")
+        found[task.name] = record
+    write_report(suite, folder)
+    return found
+
+
+def _choose(suite: Suite, names: Sequence[str] | None) -> list[Task]:
+    known = [task.name for task in suite.tasks]
+    if unknown := sorted(set(names or ()) - set(known)):
+        raise ValueError(f"the suite has no task {unknown}; it has {known}.")
+    return [task for task in suite.tasks if not names or task.name in names]
+
+
+def _finished(path: Path, key: str) -> dict[str, Any] | None:
+    """Return the result that is there already, if it is of this task and model and not an error."""
+    record = read_object(path, ["identity"]) if path.is_file() else {}
+    return record if record.get("identity") == key and "error" not in record else None
+
+
+def _run(model: Any, task: Task, folder: Path, root: Path, batch_size: int, show_progress_bar: bool) -> dict[str, Any]:
+    """Return what a task found and how to lay it out, or the reason why it could not be run."""
+    record: dict[str, Any] = {"task": task.name, "evaluator": task.evaluator}
+    start = time.perf_counter()
+    try:
+        evaluator: Evaluator = make_evaluator(task, root, batch_size, show_progress_bar)
+        folder.mkdir(parents=True, exist_ok=True)
+        results = evaluator.evaluate(model, folder)
+    except (OSError, ValueError, ImportError, TypeError) as error:
+        return {**record, "error": f"{type(error).__name__}: {error}"}
+    layout = {"languages": evaluator.languages, "columns": evaluator.columns}
+    return {**record, **layout, "seconds": round(time.perf_counter() - start, 1), "results": results}
