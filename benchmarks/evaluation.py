@@ -110,9 +110,8 @@ def retrieval() -> list[str]:
     large, small = (run("ours, narrow", n, **HIDE_NOTHING) for n in (100_000, 10_000))
     growth = f"{large['peak']:,.0f} / {small['peak']:,.0f} MiB: {large['peak'] / small['peak']:.2f}x"
     return [
-        f"| retrieval, 5,000 images × 25,000 captions, 512 wide | clip-benchmark | {faster:.1f}x | {memories} | recall |",
-        f"| retrieval, 100,000 images × 500,000 captions, 64 wide: {large['seconds']:.0f} s | itself at a tenth of both "
-        f"| | {growth} | |",
+        f"| retrieval, 5,000 × 25,000, 512 wide | clip-benchmark | {faster:.1f}x | {memories} | recall |",
+        f"| retrieval, 100,000 × 500,000, 64 wide ({large['seconds']:.0f} s) | itself at a tenth | | {growth} | |",
     ]
 
 
@@ -174,8 +173,8 @@ def class_vectors(model: FreezeAlign, classes: int, padded: bool) -> str:
     assert accuracies[0] == accuracies[1], accuracies
     tokens = f"tokens padded to {PADDING}, as open_clip's tokenizers do" if padded else "the same `encode_text`"
     return (
-        f"| class vectors, {classes} classes × {len(templates)} templates | clip-benchmark's loop over classes, {tokens} "
-        f"| {faster:.2f}x | | vectors, accuracy {accuracies[0]:.2f} |"
+        f"| class vectors, {classes} classes × {len(templates)} templates | clip-benchmark's loop, {tokens} | "
+        f"{faster:.2f}x | | vectors, accuracy {accuracies[0]:.2f} |"
     )
 
 
@@ -192,7 +191,7 @@ def main() -> None:
     model = FreezeAlign(["all-minilm-l6-v2"], dim=512, device="cpu", seed=0)
     lines = [class_vectors(model, CLASSES, padded=False), class_vectors(model, PADDED_CLASSES, padded=True)]
     header = (
-        "Embeddings of retrieval are random, and given; recall is computed in batches of "
+        "Retrieval is among images × captions; its embeddings are random, and given; recall is computed in batches of "
         f"{BATCH} on clip-benchmark's side, as it does itself. Class vectors are of all-MiniLM-L6-v2 and an untrained "
         f"projector, for every {1000 // CLASSES}th or {1000 // PADDED_CLASSES}th of ImageNet's 1,000 classes: all of "
         "them would take many minutes. Memory: peak above that of holding the data, ours / theirs. The last column "

@@ -264,15 +264,11 @@ def _captioned(data: str, stamps: Path | None) -> Any:
 
 @app.command("eval")
 def evaluate(
-    model: Annotated[
-        str, typer.Argument(help="A folder that 'freezealign train' wrote, or a hub id.")
-    ],
+    model: Annotated[str, typer.Argument(help="A folder that 'freezealign train' wrote, or a hub id.")],
     suite: Annotated[str, typer.Argument(help="A suite's YAML file, or one that comes along: offline, poster.")],
     output: Annotated[Path, typer.Option(help="Folder for results, pictures, report.md and report.html.")],
     data: Annotated[Path, typer.Option(help="Folder that the suite's paths start from.")] = Path(),
-    name: Annotated[
-        str | None, typer.Option(help="What the model is called there, else as its folder.")
-    ] = None,
+    name: Annotated[str | None, typer.Option(help="What the model is called there, else as its folder.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite; repeat it for several.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Items a forward pass.")] = 32,
 ) -> None:
@@ -297,9 +293,7 @@ def evaluate(
             announce=typer.echo,
         )
     failed = [key for key, record in records.items() if "error" in record]
-    typer.echo(
-        f"{len(records) - len(failed)} of {len(records)} tasks. Saved {output}: report.md, report.html"
-    )
+    typer.echo(f"{len(records) - len(failed)} of {len(records)} tasks. Saved {output}: report.md, report.html")
     if failed:
         raise typer.Exit(1)
 

@@ -85,6 +85,7 @@ def main() -> None:
             root=root,
             batch_size=BATCH_SIZE,
             announce=lambda line: print(line, flush=True),
+            show_progress_bar=False,
         )
     print(f"Saved {options.output}/results: report.md, report.html")
 

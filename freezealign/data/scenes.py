@@ -21,7 +21,11 @@ from freezealign.features import Skipped
 from freezealign.inputs import InputError
 
 LONG = 16
-"""Objects of a scene whose English caption is long: in scenes of the samples held out, 167 to 262 tokens."""
+"""Objects of a scene with a long caption: 150 to 250 tokens of all-MiniLM-L6-v2 in English.
+
+Measured on 1,000 scenes of held-out samples: OpenMoji 154 to 192, always in the range; Tux Paint stamps 169 to 285, in
+the range in 96 % (fold 3) to 100 % (fold 0), beyond the encoder's 256 tokens in at most 2.5 %.
+"""
 MARGIN = 1 / 16
 """Empty border of a cell, in sides of the cell."""
 SMALLEST_CELL = 16

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS = 2**24
+TILE_ELEMENTS = 2**21  # few enough that memory freed by one tile serves the next, and caches hold it
+BLOCK = 2**15
 
 
 def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, gallery_owner: Tensor) -> Tensor:
@@ -23,14 +24,28 @@ def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, galler
     Returns:
         (Q,) integers in [0, G).
     """
-    tile = max(1, TILE_ELEMENTS // max(1, len(gallery)))
-    ranks = []
-    for start in range(0, len(queries), tile):
-        scores = queries[start : start + tile] @ gallery.T
-        right = query_owner[start : start + tile, None] == gallery_owner[None]
-        best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True)
-        ranks.append((~(scores < best) & ~right).sum(1))  # NaN is below nothing, so it counts against the model
-    return torch.cat(ranks) if ranks else torch.empty(0, dtype=torch.long)
+    rows = max(1, TILE_ELEMENTS // max(1, min(len(gallery), BLOCK)))
+    tiles = zip(queries.split(rows), query_owner.split(rows))
+    ranks = [_tile_ranks(some, owner[:, None], gallery, gallery_owner) for some, owner in tiles]
+    return torch.cat(ranks)
+
+
+def _tile_ranks(queries: Tensor, query_owner: Tensor, gallery: Tensor, gallery_owner: Tensor) -> Tensor:
+    """Return the ranks of few queries, whose owners are (q, 1), against one block of the gallery at a time."""
+    with_right, without = [], []
+    for block, owner in zip(gallery.split(BLOCK), gallery_owner.split(BLOCK)):
+        right = owner == query_owner
+        if right.any():  # in few blocks, as captions stand in the order of their images
+            with_right.append((queries @ block.T, right))
+        else:
+            without.append(block)
+    best = queries.new_full((len(queries), 1), float("-inf"))
+    for scores, right in with_right:
+        best = best.maximum(scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True))
+    # NaN is below nothing, so it counts against the model.
+    ranks = [(~(scores < best) & ~right).sum(1) for scores, right in with_right]
+    ranks += [(~(queries @ block.T < best)).sum(1) for block in without]
+    return torch.stack(ranks).sum(0)
 
 
 def nearest(queries: Tensor, gallery: Tensor) -> Tensor:

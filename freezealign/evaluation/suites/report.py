@@ -62,8 +62,10 @@ def _data_uri(path: Path) -> str:
 
 
 def _records(task: Task, folder: Path) -> Records:
+    """Return what each model found for a task as it stands in the suite now."""
     paths = sorted(folder.glob(f"*/{task.name}/{RESULT}"))
-    return {path.parent.parent.name: read_object(path, ["identity"]) for path in paths}
+    records = {path.parent.parent.name: read_object(path) for path in paths}
+    return {model: record for model, record in records.items() if record.get("task_identity") == task.identity}
 
 
 def _overview(found: Sequence[tuple[Task, Records]]) -> str:

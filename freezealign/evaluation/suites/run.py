@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -10,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.evaluation.base import Evaluator
-from freezealign.evaluation.suites.report import write_report
+from freezealign.evaluation.suites.report import RESULT, write_report
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
-from freezealign.files import read_object, to_json, write_json
+from freezealign.files import read_object, write_json
 from freezealign.identity import weights_digest
 from freezealign.model import FreezeAlign
-
-RESULT = "result.json"
 
 
 def run_suite(
@@ -66,11 +63,11 @@ def run_suite(
     who = weights_digest(model) if isinstance(model, FreezeAlign) else identity
     for number, task in enumerate(chosen, start=1):
         place = folder / name / task.name
-        key = hashlib.sha256(to_json([task.to_dict(), who])).hexdigest()
+        key = {"task_identity": task.identity, "model_identity": who}
         record = _finished(place / RESULT, key)
         announce(f"[{number}/{len(chosen)}] {task.name}: {'finished earlier' if record else 'running'}")
         if record is None:
-            record = {"identity": key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
+            record = {**key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
             place.mkdir(parents=True, exist_ok=True)
             write_json(place / RESULT, record)
         if "error" in record:
@@ -87,10 +84,11 @@ def _choose(suite: Suite, names: Sequence[str] | None) -> list[Task]:
     return [task for task in suite.tasks if not names or task.name in names]
 
 
-def _finished(path: Path, key: str) -> dict[str, Any] | None:
+def _finished(path: Path, key: dict[str, str]) -> dict[str, Any] | None:
     """Return the result that is there already, if it is of this task and model and not an error."""
-    record = read_object(path, ["identity"]) if path.is_file() else {}
-    return record if record.get("identity") == key and "error" not in record else None
+    record = read_object(path) if path.is_file() else {}
+    same = all(record.get(name) == value for name, value in key.items())
+    return record if same and "error" not in record else None
 
 
 def _run(model: Any, task: Task, folder: Path, root: Path, batch_size: int, show_progress_bar: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -9,6 +10,8 @@ from importlib import resources
 from os import PathLike
 from pathlib import Path
 from typing import Any
+
+from freezealign.files import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -34,6 +37,11 @@ class Task:
     def to_dict(self) -> dict[str, Any]:
         """Return the task as it stands in the file."""
         return asdict(self)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the task: a result belongs to the task as it was when it was run."""
+        return hashlib.sha256(to_json(self.to_dict())).hexdigest()
 
 
 @dataclass(frozen=True)
