@@ -3,8 +3,8 @@
 python examples/studies/offline_suite.py --stamps stamps --output suite-output    # 'make stamps' fetches them
 
 Every model is trained on the English captions of four folds of the Tux Paint stamps and tested on the fifth; the
-controls are the same model untrained, and trained on captions that were shuffled among the pictures. Finished models and
-tasks are kept: after an interruption, run it again.
+controls are the same model untrained, and trained on captions that were shuffled among the pictures. Finished models
+and tasks are kept: after an interruption, run it again.
 """
 
 from __future__ import annotations

@@ -302,6 +302,7 @@ def test_model_name_is_no_path(folders):
         run(folders, name="../up")
 
 
+@pytest.mark.slow
 def test_poster_runs_on_look_alikes_of_its_data(tmp_path):
     pytest.importorskip("clip_benchmark")
     write_poster_data(tmp_path / "data")
