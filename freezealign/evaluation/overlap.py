@@ -75,7 +75,7 @@ class MeanIoU:
         ious = _ious(total[None])[0]
         score, resampled = float(np.nanmean(ious)), _resampled(areas)
         # A class in few pictures is often not drawn at all, which shifts the mean: only the spread is taken.
-        low, high = score + np.quantile(resampled, [0.025, 0.975]) - resampled.mean()
+        low, high = np.clip(score + np.quantile(resampled, [0.025, 0.975]) - resampled.mean(), 0, 1)
         return {
             "miou": score,
             "miou_low": float(low),
