@@ -88,7 +88,8 @@ class SegmentationEvaluator(Evaluator):
             if len(self.prompts.named(language)) != self.prompts.count:
                 raise ValueError(f"every class needs a name in '{language}'; a mask cannot leave one out.")
         self.rule, self.background, self.candidates, self.ignore_label = protocol, background, candidates, ignore_label
-        if 0 < ignore_label <= self.prompts.count:
+        first = background != "none"
+        if first <= ignore_label < first + self.prompts.count:
             raise ValueError(f"ignore_label={ignore_label} is also one of the {self.prompts.count} classes; use -1.")
         whole = SlidingWindows(224, 224, 224, squash=True)
         self.windows = windows or (SlidingWindows() if protocol == "standard" else whole)

@@ -91,3 +91,80 @@ def test_confusion_is_drawn_of_the_worst_classes(tmp_path):
     evaluator(Blind(), tmp_path)
     with Image.open(tmp_path / "confusion.png") as picture:
         assert picture.width > 500
+
+
+class Letters:
+    """A model whose text embedding counts letters, at any length."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def encode_text(self, items, **_):
+        self.asked.append(list(items))
+        return torch.tensor([[float(item.count(letter)) for letter in "abcdefgh"] for item in items])
+
+
+def unit(text: str) -> torch.Tensor:
+    return torch.nn.functional.normalize(Letters().encode_text([text])[0], dim=0)
+
+
+def test_every_template_asks_for_every_class():
+    prompts = ClassPrompts(["cat", "dog"], ["a {}", "one {c}"])
+    assert prompts.prompts("") == [["a cat", "one cat"], ["a dog", "one dog"]]
+
+
+def test_name_with_braces_is_put_in_as_it_is():
+    assert ClassPrompts(["{x}", "{}"], "a {}").prompts("") == [["a {x}"], ["a {}"]]
+
+
+def test_class_without_a_sentence_is_asked_with_the_templates():
+    prompts = ClassPrompts(["cat", "dog"], ["a {}"], {"cat": [], "dog": ["it barks"]})
+    assert prompts.prompts("") == [["a cat"], ["it barks"]]
+
+
+def test_classes_without_a_name_are_left_out_of_their_language():
+    prompts = ClassPrompts({"en": ["cat", "dog", "owl"], "de": ["Katze", None, ""]})
+    assert (prompts.named("en"), prompts.named("de")) == ([0, 1, 2], [0])
+    assert prompts.prompts("de") == [["Katze"]]
+    assert (prompts.languages, prompts.count) == (["en", "de"], 3)
+
+
+def test_vector_is_the_mean_of_directions_and_not_of_vectors():
+    # "aaaa" is long, but counts no more than "b".
+    vectors = ClassPrompts(["cat"], descriptions={"cat": ["aaaa", "b"]}, renormalize=False).vectors(Letters(), "")
+    assert vectors[0, :2].tolist() == [0.5, 0.5]
+
+
+def test_classes_may_have_different_numbers_of_prompts():
+    sentences = {"cat": ["abc"], "dog": ["d", "ee", "fgh"]}
+    vectors = ClassPrompts(["cat", "dog"], descriptions=sentences, renormalize=False).vectors(Letters(), "")
+    expected = [torch.stack([unit(text) for text in some]).mean(0) for some in sentences.values()]
+    torch.testing.assert_close(vectors, torch.stack(expected))
+
+
+def test_all_prompts_are_encoded_together():
+    model = Letters()
+    ClassPrompts(["cat", "dog"], ["a {}", "bb {}"]).vectors(model, "")
+    assert model.asked == [["a cat", "bb cat", "a dog", "bb dog"]]
+
+
+@pytest.mark.parametrize("templates", [["a photo"], "a photo", {"": ["a {}", "a photo"]}])
+def test_template_without_a_place_is_refused(templates):
+    with pytest.raises(ValueError, match=r"'a photo' has no \{\} where the class name goes"):
+        ClassPrompts(["cat"], templates)
+
+
+def test_language_without_any_name_is_called_by_its_code():
+    with pytest.raises(ValueError, match="no class has a name in de"):
+        ClassPrompts({"en": ["cat"], "de": [None]})
+
+
+@pytest.mark.parametrize("templates", [{"en": ["a {}"]}, {"en": ["a {}"], "de": []}, []])
+def test_language_without_templates_is_refused(templates):
+    with pytest.raises(ValueError, match="but no templates"):
+        ClassPrompts({"en": ["cat"], "de": ["Katze"]}, templates)
+
+
+def test_protocol_counts_the_templates_of_each_language():
+    prompts = ClassPrompts({"en": ["cat"], "de": ["Katze"]}, {"en": ["a {}", "{}"], "de": ["{}"]})
+    assert prompts.protocol == "class vector = mean over prompts, re-normalised; templates: 2, 1"

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from freezealign import FreezeAlign, FrozenEncoder, RetrievalEvaluator
-from freezealign.evaluation.retrieval import chance_recall
+from freezealign.evaluation import metrics
+from freezealign.evaluation.metrics import bootstrap_interval
+from freezealign.evaluation.retrieval import chance_recall, chance_reciprocal_rank
+from freezealign.inputs import InputError
 
 
 class Table:
@@ -348,3 +355,125 @@ def test_precomputed_evaluation_refuses_a_model_with_other_encoders(model, calla
     evaluator = RetrievalEvaluator(images, texts, show_progress_bar=False).precompute(model)
     with pytest.raises(ValueError, match="made by another encoder"):
         evaluator(callable_model)
+
+
+# Mean reciprocal rank
+
+
+def test_mean_reciprocal_rank_by_hand():
+    # As above: a is first, b second, c second; images 0 and 2 find theirs first, image 1 second.
+    model = Table(THREE, {"a": at(10), "b": at(40), "c": at(100)})
+    scores = evaluate(model, range(3), ["a", "b", "c"])
+    assert scores["t2i_MRR"] == pytest.approx((1 + 1 / 2 + 1 / 2) / 3)
+    assert scores["i2t_MRR"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+
+
+def test_reciprocal_rank_is_that_of_the_best_caption():
+    # Image 0: near, y, ... Image 1: y, far, near, x.
+    model = Table(THREE[:2], {"far": at(170), "near": at(5), "x": at(-80), "y": at(20)})
+    assert evaluate(model, range(2), [["near"], ["far", "x"]])["i2t_MRR"] == 1
+    assert evaluate(model, range(2), [["far"], ["near", "x"]])["i2t_MRR"] == pytest.approx((1 / 3 + 1 / 2) / 2)
+
+
+def test_constant_model_has_the_lowest_reciprocal_rank():
+    scores = evaluate(Constant(), range(30), [[f"{i}", f"{i} again"] for i in range(30)])
+    assert scores["t2i_MRR"] == pytest.approx(1 / 30)
+    assert scores["i2t_MRR"] == pytest.approx(1 / 59)
+
+
+def test_reciprocal_rank_of_a_random_model_is_near_chance():
+    scores = evaluate(Random(), range(300), [[f"{i}", f"{i} again", f"{i} more"] for i in range(300)])
+    for key in ("t2i_MRR", "i2t_MRR"):
+        assert scores[key] == pytest.approx(scores[f"{key}_chance"], abs=0.01)
+        assert scores[f"{key}_low"] < scores[key] < scores[f"{key}_high"]
+
+
+@pytest.mark.parametrize(("candidates", "positives"), [(1, 1), (2, 1), (4, 2), (5, 1), (5, 5), (6, 3), (6, 5)])
+def test_chance_of_reciprocal_rank_is_the_mean_over_all_orders(candidates, positives):
+    orders = list(itertools.permutations(range(candidates)))
+    first = [next(place for place, item in enumerate(order, 1) if item < positives) for order in orders]
+    expected = np.mean(1 / np.array(first))
+    assert chance_reciprocal_rank(candidates, np.array([positives])) == pytest.approx(expected)
+
+
+def test_chance_of_reciprocal_rank_with_one_right_item_is_the_harmonic_mean():
+    assert chance_reciprocal_rank(1000, np.ones(3)) == pytest.approx(np.mean(1 / np.arange(1, 1001)))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 40).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(1, n), min_size=1, max_size=6))))
+def test_chance_of_several_queries_is_the_mean_of_theirs(drawn):
+    candidates, positives = drawn
+    alone = [chance_reciprocal_rank(candidates, np.array([some])) for some in positives]
+    assert chance_reciprocal_rank(candidates, np.array(positives)) == pytest.approx(np.mean(alone))
+
+
+def test_chance_of_reciprocal_rank_equals_simulation():
+    generator = np.random.default_rng(0)
+    positives = np.array([1, 2, 5, 3])
+    ranks = [generator.permutation(20)[:count].min() + 1 for count in positives for _ in range(5000)]
+    assert chance_reciprocal_rank(20, positives) == pytest.approx(np.mean(1 / np.array(ranks)), abs=0.01)
+
+
+# Edge cases
+
+
+def test_ranks_beyond_the_gallery_are_reached_by_everything():
+    scores = evaluate(Random(), range(3), list("abc"), ks=(1, 50))
+    assert scores["t2i_R@50"] == scores["t2i_R@50_chance"] == scores["i2t_R@50"] == scores["i2t_R@50_chance"] == 1
+
+
+def test_empty_caption_is_refused_by_the_model(model, images, texts):
+    with pytest.raises(InputError, match="item 3: the text is empty"):
+        evaluate(model, images, [*texts[:3], "", *texts[4:]])
+
+
+# Intervals are those of items drawn one by one
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(0).random(200) < 0.2,
+        np.random.default_rng(1).exponential(size=60),
+        np.array([0.0, 0.0, 1.0, 10.0]),
+        1 / (1 + np.random.default_rng(2).integers(0, 9, 500)),
+    ],
+    ids=["hits", "exponential", "few", "ranks"],
+)
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_interval_equals_scipys_bootstrap_within_sampling_error(values, level):
+    theirs = bootstrap(
+        (np.asarray(values, float),), np.mean, n_resamples=9999, confidence_level=level, method="percentile", rng=0
+    )
+    ours = bootstrap_interval(values, level, resamples=9999, seed=1)
+    # About four standard errors of a quantile of 9999, and one hit.
+    tolerance = 0.12 * theirs.standard_error + 1 / len(values)
+    assert ours == (
+        pytest.approx(theirs.confidence_interval.low, abs=tolerance),
+        pytest.approx(theirs.confidence_interval.high, abs=tolerance),
+    )
+
+
+def test_means_of_resamples_have_the_bootstraps_distribution():
+    # Of three items, all 27 draws are known: the mean is 0, 1/3, 2/3 or 1 with 8, 12, 6 and 1 of 27.
+    values, resamples = np.array([0.0, 0.0, 1.0]), 20_000
+    for level, expected in ((1 - 2 * 7.5 / 27, (0, 1 / 3)), (1 - 2 * 2 / 27, (0, 2 / 3)), (1 - 2 * 0.5 / 27, (0, 1))):
+        assert bootstrap_interval(values, level, resamples) == (pytest.approx(expected[0]), pytest.approx(expected[1]))
+
+
+def test_tiling_does_not_change_the_interval(monkeypatch):
+    values = np.random.default_rng(0).random(50)
+    expected = bootstrap_interval(values)
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 130)
+    assert bootstrap_interval(values) == pytest.approx(expected)
+
+
+def test_interval_of_many_distinct_values_is_found():
+    values = np.random.default_rng(0).normal(size=20_000)
+    low, high = bootstrap_interval(values, resamples=200)
+    error = values.std() / np.sqrt(len(values))
+    assert (low, high) == (
+        pytest.approx(values.mean() - 1.96 * error, abs=0.6 * error),
+        pytest.approx(values.mean() + 1.96 * error, abs=0.6 * error),
+    )

@@ -8,8 +8,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from freezealign import ZeroShotClassificationEvaluator
+from freezealign.evaluation.pictures import draw_confusion
 from freezealign.evaluation.prompts import ClassPrompts
 
 
@@ -262,3 +264,86 @@ def test_labels_may_be_a_list_an_array_or_a_tensor(model, images):
     kinds = (list, np.array, torch.tensor)
     results = [evaluate(model, images, kind([0, 1, 2] * 4), ["apple", "car", "dog"]) for kind in kinds]
     assert results[0] == results[1] == results[2]
+
+
+# Classes without a name, and the picture
+
+
+def test_classes_without_a_name_are_left_out_with_their_images():
+    # German has no word for the dog: image 1 goes, and with it the class that image 2 would have been taken for.
+    model = Table([10, 80, 100], {**PETS, "Katze": 0, "Eule": 180})
+    names = {"en": ["cat", "dog", "owl"], "de": ["Katze", None, "Eule"]}
+    scores = evaluate(model, range(3), [0, 1, 2], names, ks=(1,))
+    assert (scores["en_top1"], scores["de_top1"]) == (pytest.approx(2 / 3), 1)
+    assert (scores["de_n_images"], scores["de_n_classes"]) == (2, 2)
+    assert (scores["en_top1_chance"], scores["de_top1_chance"]) == (pytest.approx(1 / 3), 0.5)
+    assert scores["de_mean_per_class"] == 1
+
+
+def test_language_that_names_no_class_of_any_image_is_refused():
+    names = {"en": ["cat", "dog"], "de": [None, "Hund"]}
+    with pytest.raises(ValueError, match="no image has a class with a name in 'de'"):
+        evaluate(Table([10], {**PETS, "Hund": 90}), range(1), [0], names)
+
+
+def test_descriptions_are_asked_instead_of_templates():
+    model = Table([10, 80], {"it purrs": 0, "it meows": 20, "a dog": 90})
+    descriptions = {"cat": ["it purrs", "it meows"]}
+    scores = evaluate(model, range(2), [0, 1], ["cat", "dog"], ["a {}"], descriptions, ks=(1,))
+    assert scores["top1"] == 1
+    assert sorted(model.asked) == ["a dog", "it meows", "it purrs"]
+    assert "descriptions of 1 of 2 classes" in scores["protocol"]
+
+
+def test_more_classes_than_images_can_be_evaluated():
+    prompts = {f"class {i}": 3.0 * i for i in range(50)}
+    scores = evaluate(Table([60, 9], prompts), range(2), [20, 3], list(prompts))
+    assert (scores["top1"], scores["mean_per_class"], scores["top1_chance"]) == (1, 1, 0.02)
+
+
+def confusion(monkeypatch) -> list:
+    """What would be drawn: names, labels and predictions."""
+    drawn: list = []
+    monkeypatch.setattr("freezealign.evaluation.pictures.draw_confusion", lambda path, *rest: drawn.append(rest))
+    return drawn
+
+
+def test_confusion_is_of_the_first_language_and_its_own_classes(monkeypatch, tmp_path):
+    drawn = confusion(monkeypatch)
+    evaluator = ZeroShotClassificationEvaluator(
+        range(4), [0, 1, 2, 2], {"de": ["Katze", None, "Eule"], "en": ["cat", "dog", "owl"]}, show_progress_bar=False
+    )
+    evaluator(Table([10, 80, 100, 20], {**PETS, "Katze": 0, "Eule": 180}), tmp_path)
+    ((names, labels, predicted),) = drawn
+    assert names == ["Katze", "Eule"]
+    assert (labels.tolist(), predicted.tolist()) == ([0, 1, 1], [0, 1, 0])
+
+
+def test_nothing_is_drawn_without_a_folder(monkeypatch):
+    drawn = confusion(monkeypatch)
+    evaluate(Table([10, 80], PETS), range(2), [0, 1], ["cat", "dog"])
+    assert drawn == []
+
+
+@pytest.mark.parametrize("names", [["cat", "dog", "owl"], ["ca$t", "猫", "a_{$x^$}"], ["x" * 200, "$", ""]])
+def test_confusion_of_any_names_is_a_picture(tmp_path, names):
+    draw_confusion(tmp_path / "confusion.png", names, np.array([0, 1, 2]), np.array([0, 2, 2]))
+    with Image.open(tmp_path / "confusion.png") as picture:
+        picture.load()
+
+
+def test_confusion_shows_the_classes_with_the_most_mistakes(monkeypatch, tmp_path):
+    ticks = []
+    monkeypatch.setattr("freezealign.evaluation.pictures.MOST_CLASSES", 2)
+    monkeypatch.setattr("freezealign.evaluation.pictures._short", lambda name: ticks.append(name) or name)
+    labels, predicted = np.array([0, 0, 1, 1, 2, 3]), np.array([0, 0, 3, 3, 2, 3])
+    draw_confusion(tmp_path / "confusion.png", list("abcd"), labels, predicted)
+    assert ticks == ["b", "d"]
+
+
+def test_confusion_of_a_real_model_is_written(model, images, tmp_path):
+    names = ["apple", "car", "dog"]
+    evaluator = ZeroShotClassificationEvaluator(images, [0, 1, 2] * 4, names, "a {}", show_progress_bar=False)
+    evaluator(model, tmp_path)
+    with Image.open(tmp_path / "confusion.png") as picture:
+        picture.load()
