@@ -50,8 +50,6 @@ class Encoder(nn.Module):
         has_cls: Whether it gives ``cls_token_embeddings``.
         commit: Commit of the hub repository it came from, where there is one.
         tokenizer: A Hugging Face tokenizer, where texts are cut into tokens by one.
-        kept_share: Of an image encoder, the share of a square picture's side that its preprocessing keeps: less than 1
-            where it cuts out the centre.
     """
 
     modality: str
@@ -59,7 +57,6 @@ class Encoder(nn.Module):
     has_cls: bool = True
     commit: str | None = None
     tokenizer: Any = None
-    kept_share: float = 1.0
 
     def preprocess(self, items: list[Any]) -> Features:
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""
@@ -84,6 +81,11 @@ class Encoder(nn.Module):
         known, such as a function, has one layer.
         """
         return [self.forward(batch)]
+
+    @property
+    def kept_share(self) -> float:
+        """The share of a square picture's side that preprocessing keeps: less than 1 where it cuts out the centre."""
+        return 1.0
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -35,8 +35,6 @@ class TimmEncoder(Encoder):
         self._settings = resolve_model_data_config(model)
         if image_size:
             self._settings |= {"input_size": (3, image_size, image_size)}
-        if self._settings["crop_mode"] == "center":
-            self.kept_share = self._settings["crop_pct"]
         self._transform = create_transform(**self._settings, is_training=False)
 
     def preprocess(self, items: list[Any]) -> Features:
@@ -90,6 +88,11 @@ class TimmEncoder(Encoder):
             return split_tokens(states, (rows, columns), pooled, self._has_cls)
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, pooled)
+
+    @property
+    def kept_share(self) -> float:
+        """The share of a square picture's side that preprocessing keeps."""
+        return min(1.0, float(self._settings["crop_pct"]))
 
     @property
     def preprocessing(self) -> dict[str, Any]:

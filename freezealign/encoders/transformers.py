@@ -50,9 +50,6 @@ class TransformersVisionEncoder(Encoder):
         self.dim = vision_width(config)
         self._options: dict[str, Any] = {}
         self._check_size()
-        settings = self.preprocessing
-        if settings.get("do_center_crop") and "shortest_edge" in settings["size"]:
-            self.kept_share = min(1.0, settings["crop_size"]["height"] / settings["size"]["shortest_edge"])
         if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
             self._options["interpolate_pos_encoding"] = True
 
@@ -76,6 +73,15 @@ class TransformersVisionEncoder(Encoder):
         inner = inner_states(getattr(output, "hidden_states", None), self.model.config)
         features = [self._features(self._channels_first(states), pixels) for states in inner]
         return [*features, self._last(output, pixels)]
+
+    @property
+    def kept_share(self) -> float:
+        """The share of a square picture's side that the processor keeps."""
+        settings = self.preprocessing
+        if not settings.get("do_center_crop"):
+            return 1.0
+        side = settings["size"].get("shortest_edge") or settings["size"]["height"]
+        return min(1.0, float(settings["crop_size"]["height"] / side))
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-TILE_ELEMENTS = 2**21  # few enough that memory freed by one tile serves the next, and caches hold it
-BLOCK = 2**15
+TILE_ELEMENTS = 2**21  # caches hold so few
+BLOCK = 2**15  # entries of a gallery
 
 
 def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, gallery_owner: Tensor) -> Tensor:
@@ -25,9 +25,11 @@ def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, galler
         (Q,) integers in [0, G).
     """
     rows = max(1, TILE_ELEMENTS // max(1, min(len(gallery), BLOCK)))
-    tiles = zip(queries.split(rows), query_owner.split(rows))
-    ranks = [_tile_ranks(some, owner[:, None], gallery, gallery_owner) for some, owner in tiles]
-    return torch.cat(ranks)
+    # Filled in place: small tensors that outlive their tile would lie between the large ones and scatter the memory.
+    ranks = torch.empty(len(queries), dtype=torch.long, device=queries.device)
+    for some, owner, found in zip(queries.split(rows), query_owner.split(rows), ranks.split(rows)):
+        found.copy_(_tile_ranks(some, owner[:, None], gallery, gallery_owner))
+    return ranks
 
 
 def _tile_ranks(queries: Tensor, query_owner: Tensor, gallery: Tensor, gallery_owner: Tensor) -> Tensor:
