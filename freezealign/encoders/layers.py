@@ -24,12 +24,17 @@ class LayerEncoder(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder.eval()
-        self.modality, self.commit = encoder.modality, encoder.commit
+        self.modality, self.commit, self.tokenizer = encoder.modality, encoder.commit, encoder.tokenizer
 
     @property
     def max_length(self) -> int | None:
         """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
         return getattr(self.encoder, "max_length", None)
+
+    @property
+    def kept_share(self) -> float:
+        """The wrapped encoder's."""
+        return self.encoder.kept_share
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return what the wrapped encoder takes."""
