@@ -211,3 +211,67 @@ def test_help_of_rank_teaches_its_options():
     for option in ("--vision", "--text", "--output", "--metric", "--layers", "--max-items", "--stamps", "--seed"):
         assert option in output
     assert "before" in output and "openmoji" in output and "repeat it" in output
+
+
+# Eval
+
+
+@pytest.fixture
+def evaluation(model, images, tmp_path):
+    """The arguments of an evaluation of a tiny model on two tasks; the data of the second is missing."""
+    import yaml
+
+    for name in ("apple", "car"):
+        (tmp_path / "data/things" / name).mkdir(parents=True)
+        images[len(name)].save(tmp_path / "data/things" / name / "0.png")
+    tasks = [
+        {"name": "things", "evaluator": "zero-shot", "data": {"format": "class-folders", "path": "things"}},
+        {"name": "absent", "evaluator": "zero-shot", "data": {"format": "class-folders", "path": "absent"}},
+    ]
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"title": "Small", "tasks": tasks}))
+    model.save_pretrained(tmp_path / "tiny")
+    suite = ["eval", str(tmp_path / "tiny"), str(tmp_path / "small.yaml")]
+    return [*suite, "--data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+
+
+def test_eval_writes_results_and_reports_and_goes_on_where_it_stopped(evaluation, tmp_path):
+    code, printed = run(*evaluation, "--task", "things")
+    assert code == 0 and "[1/1] things: running" in printed and "1 of 1 tasks" in printed
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    assert files == {"report.md", "report.html", "tiny/things/result.json", "tiny/things/confusion.png"}
+    code, printed = run(*evaluation, "--task", "things")
+    assert code == 0 and "[1/1] things: finished earlier" in printed
+
+
+def test_eval_says_what_could_not_be_run_and_exits_with_1(evaluation, tmp_path):
+    code, printed = run(*evaluation, "--name", "mine")
+    assert code == 1 and "1 of 2 tasks" in printed
+    assert f"not run: FileNotFoundError: there is no sub-folder in '{tmp_path / 'data/absent'}'" in printed
+    assert "results" in json.loads((tmp_path / "out/mine/things/result.json").read_text())
+    assert "### mine\n\nNot run: FileNotFoundError" in (tmp_path / "out/report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "nothing"], "no task ['nothing']; it has ['things', 'absent']"),
+        (["--name", "a/b"], "got 'a/b'"),
+    ],
+)
+def test_what_eval_cannot_do_is_one_message_and_an_exit_code(options, message, evaluation, tmp_path):
+    code, printed = run(*evaluation, *options)
+    last = printed.splitlines()[-1]  # above it are the bars of what loads the model
+    assert code == 1 and last.startswith("freezealign: ") and message in last and "Traceback" not in printed
+    assert not (tmp_path / "out").exists()
+
+
+def test_eval_of_no_suite_names_those_that_come_along(evaluation):
+    code, printed = run(*evaluation[:2], "offlin", *evaluation[3:])
+    assert code == 1 and "no suite 'offlin': give a YAML file or one of ['offline', 'poster']" in printed
+
+
+def test_help_of_eval_teaches_its_options_and_names_the_suites():
+    code, output = run("eval", "--help")
+    assert code == 0 and "offline, poster" in output and "make stamps" in output
+    for option in ("--output", "--data", "--name", "--task", "--batch-size"):
+        assert option in output

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import os
 import re
 import tarfile
+from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import yaml
 from PIL import Image
-from typer.testing import CliRunner
 
-from freezealign.cli import app
+from freezealign.data.samples import hash_fold
+from freezealign.data.testsets import ClassifiedImages
+from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
 from freezealign.evaluation.suites import Suite, run_suite
+from freezealign.evaluation.suites.data import READERS, read_data
 from freezealign.evaluation.suites.suite import builtin_suites
-from freezealign.evaluation.suites.tasks import make_evaluator
+from freezealign.evaluation.suites.tasks import EVALUATORS, make_evaluator
 
-COLOURS = {"apple": (200, 30, 30), "car": (30, 30, 200)}
+RED, BLUE = (200, 30, 30), (30, 30, 200)
+FOLDERS = [
+    *("animals", "clothes", "food", "hobbies", "household", "medical", "military", "naturalforces", "people", "plants"),
+    *("seasonal", "space", "sports", "town", "vehicles"),
+]
 
 
 class Toy:
-    """A model that embeds by the sum of characters or the mean colour, at once."""
+    """A model that embeds at once, from the letters of a text; it counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -41,9 +51,26 @@ class Toy:
         return [(torch.nn.functional.normalize(torch.rand(4, 3, generator=generator)), (2, 2)) for _ in images]
 
 
-def png(colour=(90, 90, 90), suffix: str = "PNG") -> bytes:
+class Oracle:
+    """A model that knows red from blue, and of the words only those it is given."""
+
+    def __init__(self, **words: tuple[float, float]) -> None:
+        self.words = words
+
+    def encode_image(self, items, **_):
+        colours = [Image.open(item).convert("RGB").getpixel((0, 0)) for item in items]
+        return torch.tensor([[float(colour == RED), float(colour == BLUE)] for colour in colours])
+
+    def encode_text(self, texts, **_):
+        return torch.tensor([self.words[text] for text in texts])
+
+
+# Data
+
+
+def png(colour=(90, 90, 90), kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
-    Image.new("RGB", (12, 10), colour).save(stream, suffix)
+    Image.new("RGB", (12, 10), colour).save(stream, kind)
     return stream.getvalue()
 
 
@@ -62,85 +89,113 @@ def write_shards(root, texts: list[str], suffix: str, **files: str) -> None:
 
 
 def write_class_folders(root) -> None:
-    for name, colour in COLOURS.items():
+    for name, colour in {"apple": RED, "car": BLUE}.items():
         (root / name).mkdir(parents=True)
         for number in range(3):
             (root / name / f"{number}.png").write_bytes(png(colour))
+
+
+def write_captioned(root, count: int = 5, words: int = 3) -> None:
+    root.mkdir(parents=True)
+    for number in range(count):
+        (root / f"{number}.png").write_bytes(png((20 * number, 5, 5)))
+        (root / f"{number}.txt").write_text(" ".join(f"word{number}{index}" for index in range(words)))
+
+
+def palette_mask(number: int) -> Image.Image:
+    mask = np.zeros((10, 12), dtype=np.uint8)
+    mask[2:6, 2:8], mask[0] = number % 2 + 1, 255
+    picture = Image.fromarray(mask, "P")
+    picture.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
+    return picture
 
 
 def write_voc(root, names: str | None = None) -> None:
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for number in range(3):
-        (root / f"JPEGImages/{number}.jpg").write_bytes(png(suffix="JPEG"))
-        mask = np.zeros((10, 12), dtype=np.uint8)
-        mask[2:6, 2:8], mask[0] = number % 2 + 1, 255
-        picture = Image.fromarray(mask).convert("P")
-        picture.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
-        picture.putdata(mask.flatten().tolist())
-        picture.save(root / f"SegmentationClass/{number}.png")
+        (root / f"JPEGImages/{number}.jpg").write_bytes(png(kind="JPEG"))
+        palette_mask(number).save(root / f"SegmentationClass/{number}.png")
     (root / "ImageSets/Segmentation/val.txt").write_text("0\n1\n2\n")
     if names:
         (root / "classnames.txt").write_text(names)
 
 
+def write_mask_dataset(root) -> None:
+    columns = {"image": [Image.new("RGB", (12, 10))] * 3, "mask": [palette_mask(number) for number in range(3)]}
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    datasets.DatasetDict({"validation": datasets.Dataset.from_dict(columns, features)}).save_to_disk(root)
+
+
+def write_stamp(root, folder: str, fold: int, after: int = 0) -> int:
+    """Write the next stamp of a folder that falls into ``fold`` and return its number, larger than ``after``."""
+    number = next(some for some in range(after + 1, 1000) if hash_fold(f"{folder}/{some}.png") == fold)
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    Image.new("RGBA", (12, 10), (number, 99, 9, 255)).save(root / folder / f"{number}.png")
+    name = f"{folder} {number}"
+    others = "".join(f"{code}.utf8={code} {name}.\n" for code in LANGUAGES if code != "en")
+    (root / folder / f"{number}.txt").write_text(f"A {name}.\n{others}")
+    return number
+
+
+def write_stamps(root) -> None:
+    """Write two held-out stamps a folder."""
+    for folder in FOLDERS:
+        write_stamp(root, folder, fold=0, after=write_stamp(root, folder, fold=0))
+
+
+def write_benchmark(root, name: str, classes: int = 3) -> None:
+    names = "\n".join(f"thing {index}" for index in range(classes))
+    templates = "a photo of a {c}.\na {c}."
+    write_shards(
+        root / name, ["0", "1", "2", "1"], "cls", classnames=names, zeroshot_classification_templates=templates
+    )
+
+
+def write_benchmark_captions(root, name: str) -> None:
+    write_shards(root / name, ["a cat\na pet", "a dog\na hound", "an owl"], "txt", dataset_type="retrieval")
+
+
 def write_poster_data(root) -> None:
     """Write a look-alike of every data set of the poster, in the formats that its suite names."""
-    for name in (
-        "imagenet1k",
-        "imagenetv2",
-        "caltech101",
-        "pets",
-        "cars",
-        "flowers",
-        "food101",
-        "fgvc_aircraft",
-        "sun397",
-    ):
-        names = "\n".join(f"thing {index}" for index in range(1000 if name == "imagenet1k" else 3))
-        files = {"classnames": names, "zeroshot_classification_templates": "a photo of a {c}.\na {c}."}
-        write_shards(root / name, ["0", "1", "2", "1"], "cls", **files)
+    write_benchmark(root, "imagenet1k", classes=1000)
+    for name in ["imagenetv2", "caltech101", "pets", "cars", "flowers", "food101", "fgvc_aircraft", "sun397"]:
+        write_benchmark(root, name)
     (root / "descriptions").mkdir()
     (root / "descriptions/imagenet1k.json").write_text(json.dumps({"thing 0": ["It is round.", "It is red."]}))
-    for name in (
-        "flickr30k",
-        "mscoco_captions",
-        *(f"multilingual_mscoco_captions-{code}" for code in ("en", "de", "fr", "jp", "ru")),
-    ):
-        write_shards(root / name, ["a cat\na pet", "a dog\na hound", "an owl"], "txt", dataset_type="retrieval")
+    for name in ("flickr30k", "mscoco_captions"):
+        write_benchmark_captions(root, name)
+    for code in ("en", "de", "fr", "jp", "ru"):
+        write_benchmark_captions(root, f"multilingual_mscoco_captions-{code}")
     write_class_folders(root / "cub")
     write_class_folders(root / "ucf101")
     write_voc(root / "VOC2012")
     write_voc(root / "PascalContext", "sky\ngrass\n")
-    (root / "long-captions").mkdir()
-    for number in range(4):
-        (root / f"long-captions/{number}.png").write_bytes(png())
-        (root / f"long-captions/{number}.txt").write_text(" ".join(f"word{number}{index}" for index in range(40)))
+    write_captioned(root / "long-captions", count=4, words=40)
+
+
+# Suites and runs
+
+THINGS = {
+    "name": "things",
+    "evaluator": "zero-shot",
+    "data": {"format": "class-folders", "path": "things"},
+    "options": {"class_names": {"en": ["apple", "car"], "de": ["Apfel", "Auto"]}, "ks": [1]},
+}
+CAPTIONS = {"name": "captions", "evaluator": "retrieval", "data": {"format": "captions", "path": "captioned"}}
+ABSENT = {**THINGS, "data": {"format": "class-folders", "path": "absent"}}
+CHANGED = {**THINGS, "options": {"ks": [2]}}
 
 
 @pytest.fixture
 def folders(tmp_path):
     write_class_folders(tmp_path / "data/things")
-    (tmp_path / "data/captioned").mkdir()
-    for number in range(5):
-        (tmp_path / f"data/captioned/{number}.png").write_bytes(png((40 * number, 5, 5)))
-        (tmp_path / f"data/captioned/{number}.txt").write_text("a red apple " * (number + 1))
+    write_captioned(tmp_path / "data/captioned")
     return tmp_path
 
 
-TASKS = [
-    {
-        "name": "things",
-        "evaluator": "zero-shot",
-        "data": {"format": "class-folders", "path": "things"},
-        "options": {"class_names": {"en": ["apple", "car"], "de": ["Apfel", "Auto"]}, "ks": [1]},
-    },
-    {"name": "captions", "evaluator": "retrieval", "data": {"format": "captions", "path": "captioned"}},
-]
-
-
 def suite(*tasks, **content) -> Suite:
-    return Suite.from_dict({"title": "Small", "tasks": list(tasks or TASKS), **content})
+    return Suite.from_dict({"title": "Small", "tasks": list(tasks or (THINGS, CAPTIONS)), **content})
 
 
 def run(folders, model=None, some=None, **options):
@@ -148,103 +203,339 @@ def run(folders, model=None, some=None, **options):
     return run_suite(model or Toy(), some or suite(), folders / "out", **options)
 
 
+def report(folders) -> str:
+    return (folders / "out/report.md").read_text()
+
+
+def errors(found) -> dict[str, str]:
+    return {name: record["error"] for name, record in found.items() if "error" in record}
+
+
 # Files
 
 
 def test_suites_that_come_along_can_be_read():
     assert builtin_suites() == ["offline", "poster"]
-    for name in builtin_suites():
-        assert len(Suite.load(name).tasks) > 5
+    assert [task.name for task in Suite.load("offline").tasks][:3] == ["categories", "retrieval", "alignment"]
+    assert len(Suite.load("poster").tasks) == 22
 
 
-def test_suite_is_read_from_a_file(tmp_path):
+@pytest.mark.parametrize("kind", [str, Path])
+def test_suite_is_read_from_a_file(tmp_path, kind):
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"title": "Mine", "tasks": TASKS}))
-    assert [task.name for task in Suite.load(path).tasks] == ["things", "captions"]
+    path.write_text(yaml.safe_dump({"title": "Mine", "about": "All.", "tasks": [THINGS, CAPTIONS]}))
+    loaded = Suite.load(kind(path))
+    assert (loaded.title, loaded.about) == ("Mine", "All.")
+    assert [task.to_dict() for task in loaded.tasks] == [
+        {**THINGS, "about": ""},
+        {**CAPTIONS, "about": "", "options": {}},
+    ]
+
+
+TASK = "name: a, evaluator: cka, data: {}"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: [", "is not a suite"),
-        ("title: only", r"needs \['tasks'\]"),
+        ("a: [", "expected the node content"),
+        ("\xff", "codec can't decode"),
+        ("", "a suite is a mapping, got None"),
+        ("- a", r"a suite is a mapping, got \['a'\]"),
+        ("title: only", r"a suite needs \['tasks'\]"),
+        ("{title: x, tasks: [], task: 1}", r"a suite has \['about', 'tasks', 'title'\], not \['task'\]"),
         ("{title: x, tasks: []}", "at least one task"),
-        ("{title: x, tasks: [{name: a, evaluator: cka}]}", r"needs \['data'\]"),
-        ("{title: x, tasks: [{name: a, evaluator: cka, data: {}, extra: 1}]}", "extra"),
-        ("{title: x, tasks: [{name: ../a, evaluator: cka, data: {}}]}", r"\.\./a"),
-        (
-            "{title: x, tasks: [{name: a, evaluator: c, data: {}}, {name: a, evaluator: c, data: {}}]}",
-            "name of its own",
-        ),
+        ("{title: x, tasks: a}", "'tasks' of a suite is a list, got 'a'"),
+        ("{title: 5, tasks: [a]}", "'title' of a suite is a str, got 5"),
+        ("{title: x, tasks: [a]}", "a task is a mapping, got 'a'"),
+        ("{title: x, tasks: [{name: a, evaluator: cka}]}", r"a task needs \['data'\]"),
+        (f"{{title: x, tasks: [{{{TASK}, extra: 1}}]}}", r"'options'\], not \['extra'\]"),
+        (f"{{title: x, tasks: [{{{TASK}, about: }}]}}", "'about' of a task is a str, got None"),
+        (f"{{title: x, tasks: [{{{TASK}, options: [ks]}}]}}", r"'options' of a task is a dict, got \['ks'\]"),
+        ("{title: x, tasks: [{name: a, evaluator: cka, data: voc}]}", "'data' of a task is a dict, got 'voc'"),
+        ("{title: x, tasks: [{name: 1, evaluator: cka, data: {}}]}", "'name' of a task is a str, got 1"),
+        ("{title: x, tasks: [{name: ../a, evaluator: cka, data: {}}]}", r"of letters, .* got '\.\./a'"),
+        (f"{{title: x, tasks: [{{{TASK}}}, {{{TASK}}}]}}", "a name of its own.*'a'"),
     ],
 )
-def test_file_that_is_no_suite_is_refused(tmp_path, text, message):
+def test_file_that_is_no_suite_is_refused_with_its_name(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=message):
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"(?s)bad\.yaml is not a suite: .*{message}"):
         Suite.load(path)
 
 
 def test_suite_that_is_nowhere_names_those_that_are():
-    with pytest.raises(FileNotFoundError, match="poster"):
+    with pytest.raises(FileNotFoundError, match=r"no suite 'nowhere': .*\['offline', 'poster'\]"):
         Suite.load("nowhere")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"evaluator": "guess"}, "no evaluator 'guess'.*zero-shot"),
+        ({"evaluator": "guess"}, r"no evaluator 'guess'.*'zero-shot', 'retrieval', 'cka', 'long-context', 'segment"),
+        ({"data": {"path": "x"}}, "no format None of ClassifiedImages"),
         ({"data": {"format": "voc", "path": "x"}}, "no format 'voc' of ClassifiedImages.*class-folders"),
-        ({"data": {"format": "class-folders", "folder": "x"}}, r"takes \['path'\]"),
-        ({"options": {"topk": 3}}, r"no option \['topk'\].*templates"),
+        ({"data": {"format": "class-folders", "folder": "x"}}, r"'class-folders' takes \['path'\].*'path'"),
+        ({"options": {"topk": 3}}, r"zero-shot has no option \['topk'\].*templates"),
+        ({"options": {"name": "x"}}, r"no option \['name'\]"),
     ],
 )
 def test_task_that_names_nothing_known_is_refused(folders, change, message):
-    (task,) = suite({**TASKS[0], **change}).tasks
+    (task,) = suite({**THINGS, **change}).tasks
     with pytest.raises(ValueError, match=message):
         make_evaluator(task, folders / "data", 8, False)
 
 
-# Runs
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"samples": "cats"}, "openmoji or tuxpaint, not of 'cats'"),
+        ({"count": 2, "counts": 3}, r"scenes takes \['count', 'objects', .*'counts'"),
+        ({}, r"scenes takes .*missing a required argument: 'count'"),
+    ],
+)
+def test_scenes_that_cannot_be_composed_say_what_they_take(tmp_path, change, message):
+    write_stamp(tmp_path / "stamps", "animals", fold=0)
+    data = {"format": "scenes", "samples": "tuxpaint", "path": "stamps", **change}
+    (task,) = suite({"name": "scenes", "evaluator": "segmentation", "data": data}).tasks
+    with pytest.raises(ValueError, match=message):
+        make_evaluator(task, tmp_path, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "things.json is not JSON"), ("[]", "should hold an object"), ('{"a": "b"}', "list of sentences")],
+)
+def test_descriptions_of_another_form_are_refused(folders, content, message):
+    (folders / "data/things.json").write_text(content)
+    (task,) = suite({**THINGS, "options": {"descriptions": "things.json"}}).tasks
+    with pytest.raises(ValueError, match=message):
+        make_evaluator(task, folders / "data", 8, False)
+
+
+# Formats
+
+SCENES = {
+    "format": "scenes",
+    "samples": "tuxpaint",
+    "path": "stamps",
+    "count": 2,
+    "side": 64,
+    "languages": ["en", "de"],
+}
+WINDOWS = {"short_side": 32, "window": 32, "stride": 32}
+FORMATS = [
+    ("zero-shot", {"format": "clip-benchmark", "path": "pets"}, {"descriptions": "described.json"}),
+    ("zero-shot", {"format": "class-folders", "path": "things"}, {}),
+    ("zero-shot", {"format": "tuxpaint", "path": "stamps"}, {}),
+    ("retrieval", {"format": "clip-benchmark", "path": "coco-en"}, {}),
+    ("retrieval", {"format": "clip-benchmark", "path": {"en": "coco-en", "de": "coco-de"}}, {}),
+    ("retrieval", {"format": "tuxpaint", "path": "stamps", "languages": ["en", "ru"]}, {}),
+    ("retrieval", {"format": "openmoji", "languages": ["en", "fr"]}, {}),
+    ("cka", {"format": "captions", "path": "dozen"}, {}),
+    ("long-context", {**SCENES, "objects": 6}, {"ks": [1, 2]}),
+    ("segmentation", {"format": "voc", "path": "voc"}, {"windows": WINDOWS}),
+    ("segmentation", {"format": "datasets", "path": "masks", "class_names": ["sky", "grass"]}, {"windows": WINDOWS}),
+    ("segmentation", SCENES, {"windows": WINDOWS}),
+]
+
+
+def test_every_format_is_read_and_evaluated(folders, monkeypatch):
+    data = folders / "data"
+    write_stamps(data / "stamps")
+    write_benchmark(data, "pets")
+    write_benchmark_captions(data, "coco-en")
+    write_benchmark_captions(data, "coco-de")
+    write_captioned(data / "dozen", count=12)
+    write_voc(data / "voc", "sky\ngrass\n")
+    write_mask_dataset(data / "masks")
+    (data / "described.json").write_text('{"thing 1": ["It is red."]}')
+    monkeypatch.setattr("freezealign.data.openmoji.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
+    assert {(some["format"], EVALUATORS[name][1]) for name, some, _ in FORMATS} == set(READERS)
+
+    tasks = [
+        {"name": f"{number}", "evaluator": evaluator, "data": some, "options": options}
+        for number, (evaluator, some, options) in enumerate(FORMATS)
+    ]
+    found = list(run(folders, some=suite(*tasks)).values())
+    assert [record.get("error") for record in found] == [None] * len(FORMATS)
+    results = [record["results"] for record in found]
+    assert "descriptions of 1 of 3 classes" in results[0]["protocol"]
+    assert [results[number]["n_images"] for number in (0, 1, 2, 3, 9, 10)] == [4, 6, 30, 3, 3, 3]
+    assert [results[number]["n_classes"] for number in (0, 1, 2, 9, 10)] == [3, 2, 15, 2, 2]
+    assert [found[number]["languages"] for number in (4, 5, 6)] == [["en", "de"], ["en", "ru"], ["en", "fr"]]
+    assert (results[5]["ru_n_texts"], results[7]["n"], results[11]["de_n_classes"]) == (30, 12, 30)
+
+
+def test_categories_of_stamps_are_all_folders_whatever_the_fold_holds(tmp_path):
+    for folder, fold in (("animals", 1), ("food", 0), ("town", 1)):
+        write_stamp(tmp_path / "stamps", folder, fold)
+    read = read_data(ClassifiedImages, {"format": "tuxpaint", "path": "stamps", "fold": 1}, tmp_path)
+    assert read.class_names == ["animals", "food", "town"]
+    assert read.labels == [0, 2]
+
+
+def smaller(task, windows=None, **data):
+    """Return a task with fewer scenes, on data elsewhere."""
+    content = task.to_dict()
+    content["data"] |= data if "count" in content["data"] else {"path": data["path"]}
+    if windows and "windows" in content["options"]:
+        content["options"]["windows"] = windows
+    return content
+
+
+def test_offline_suite_runs_on_look_alikes_of_the_stamps(tmp_path):
+    write_stamps(tmp_path / "data/stamps")
+    tasks = [smaller(task, WINDOWS, path="stamps", count=2, side=64) for task in Suite.load("offline").tasks]
+    found = run(tmp_path, some=suite(*tasks))
+    assert errors(found) == {}
+    assert found["categories"]["results"]["zh_n_classes"] == len(FOLDERS)
+    assert found["retrieval"]["languages"] == list(LANGUAGES)
+    assert found["long-context"]["languages"] == ["en", "es", "zh_CN", "fr", "de", "ru"]
+    assert "argmax over present classes" in found["segmentation"]["results"]["protocol"]
+    assert found["segmentation-all-classes"]["results"]["ru_n_classes"] == 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("FREEZEALIGN_STAMPS" not in os.environ, reason="FREEZEALIGN_STAMPS names the folder of the stamps")
+def test_offline_suite_runs_on_real_stamps(tmp_path):
+    stamps = str(Path(os.environ["FREEZEALIGN_STAMPS"]).resolve())
+    assert read_data(ClassifiedImages, {"format": "tuxpaint", "path": stamps}, tmp_path).class_names == FOLDERS
+    found = run(tmp_path, some=suite(*(smaller(task, path=stamps, count=2) for task in Suite.load("offline").tasks)))
+    assert errors(found) == {}
+    assert found["categories"]["results"]["zh_n_classes"] == len(FOLDERS)
+    assert found["retrieval"]["results"]["en_n_images"] > 100
+
+
+@pytest.mark.slow
+def test_poster_runs_on_look_alikes_of_its_data(tmp_path):
+    pytest.importorskip("clip_benchmark")
+    write_poster_data(tmp_path / "data")
+    found = run(tmp_path, some=Suite.load("poster"))
+    assert list(found) == [task.name for task in Suite.load("poster").tasks]
+    assert errors(found) == {}
+    results = {name: record["results"] for name, record in found.items()}
+    assert "descriptions of 1 of 1000 classes" in results["imagenet-vdt"]["protocol"]
+    assert results["imagenet-multilingual"]["en_n_classes"] == 1000
+    assert results["imagenet-multilingual"]["de_n_classes"] == 738
+    assert found["xtd10"]["languages"] == ["en", "de", "fr", "jp", "ru"]
+    assert (results["coco"]["n_images"], results["coco"]["n_texts"]) == (3, 5)
+    assert (results["cub"]["n_classes"], results["ucf101"]["n_images"]) == (2, 6)
+    assert (results["voc"]["n_classes"], results["pascal-context"]["n_classes"]) == (20, 2)
+    assert results["voc-multilingual"]["ru_miou_chance"] > 0
+    assert results["long-captions"]["at_8_n_cut"] == 4 and results["long-captions"]["longest"] == 40
+
+
+# Reports
 
 
 def test_results_pictures_and_reports_are_written(folders):
     found = run(folders, name="toy")
     place = folders / "out/toy"
-    assert json.loads((place / "things/result.json").read_text())["results"] == found["things"]["results"]
-    assert (place / "things/confusion.png").is_file()
-    report = (folders / "out/report.md").read_text()
-    results = found["things"]["results"]
-    assert f"{results['en_top1']:.3f} [{results['en_top1_low']:.3f}–{results['en_top1_high']:.3f}]" in report
-    gap = results["de_top1"] - results["en_top1"]
-    assert f"| gap to en |  |  | {gap:+.3f} |" in report
-    assert "Protocol: cosine; a tie counts against the model" in report
+    assert json.loads((place / "things/result.json").read_text()) == found["things"]
+    assert sorted(path.name for path in (place / "things").iterdir()) == ["confusion.png", "result.json"]
+    results = found["captions"]["results"]
+    score = f"{results['t2i_R@1']:.3f} [{results['t2i_R@1_low']:.3f}–{results['t2i_R@1_high']:.3f}]"
+    assert f"| captions | t2i_R@1 | {score} |" in report(folders)
+    assert f"| all | 5 | 5 | {score} |" in report(folders)
+    assert "Protocol: cosine; a tie counts against the model" in report(folders)
+    assert "![things, toy, confusion](toy/things/confusion.png)" in report(folders)
 
 
-def test_page_needs_no_other_file_and_runs_nothing(folders):
-    tasks = [{**TASKS[0], "about": "<script>alert(1)</script>"}, TASKS[1]]
-    run(folders, some=suite(*tasks), name="toy")
+def test_page_holds_its_pictures_and_no_tags_of_others(folders):
+    tasks = ({**THINGS, "about": "<script>alert(1)</script>"}, CAPTIONS)
+    run(folders, some=suite(*tasks, title="A < B & <i>C", about="<img src='x.png'>"), name="toy")
     page = (folders / "out/report.html").read_text()
-    assert "<script>" not in page
-    sources = re.findall(r'(?:src|href)="([^"]*)', page)
-    assert sources
-    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert "<script" not in page and "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<title>A &lt; B &amp; &lt;i&gt;C</title>" in page and "<i>" not in page
+    (picture,) = re.findall(r"<img[^>]*>", page)
+    (content,) = re.findall(r'src="data:image/png;base64,([^"]*)"', picture)
+    assert base64.b64decode(content) == (folders / "out/toy/things/confusion.png").read_bytes()
+    assert not re.search(r"<[^>]*(href|srcset)|url\(|@import", page)
+
+
+def test_picture_that_a_suite_links_to_stays_a_link(folders):
+    run(folders, some=suite(CAPTIONS, about="![logo](https://example.org/logo.png)"))
+    assert '<img src="https://example.org/logo.png" alt="logo"' in (folders / "out/report.html").read_text()
+
+
+def test_overview_mean_and_gap_are_those_of_a_hand_calculation(folders):
+    right = {"apple": (1.0, 0.0), "car": (0.0, 1.0)}
+    names = {"en": ["apple", "car"], "de": ["Apfel", "Auto"], "fr": ["pomme", "voiture"]}
+    some = suite({**THINGS, "options": {"class_names": names, "ks": [1]}})
+    # In German the one takes each for the other; in French a tie counts against it, so that it knows apples only.
+    one = Oracle(**right, Apfel=(0.0, 1.0), Auto=(1.0, 0.0), pomme=(1.0, 0.0), voiture=(-1.0, 0.0))
+    apples = dict.fromkeys(("apple", "Apfel", "pomme"), right["apple"])
+    two = Oracle(**apples, **dict.fromkeys(("Auto", "voiture"), right["car"]), car=(-1.0, 0.0))
+    for name, model in (("one", one), ("two", two)):
+        run(folders, model, some, name=name)
+    written = report(folders)
+    assert "| task | metric | one | two |\n" in written
+    assert re.search(r"\| things \| en_top1 \| 1\.000 \[1\.000–1\.000\] \| 0\.500 \[[^|]*\] \|\n", written)
+    assert "|  | mean of 2 other languages | 0.250 | 1.000 |\n" in written
+    first, second = written.split("### two")
+    assert "| mean of the 2 others |  |  | 0.250 | 0.250 |\n| gap to en |  |  | -0.750 | -0.750 |\n" in first
+    assert "| mean of the 2 others |  |  | 1.000 | 1.000 |\n| gap to en |  |  | +0.500 | +0.500 |\n" in second
+    assert "| chance |  |  | 0.500 |  |" in first
+
+
+def test_budgets_of_long_captions_have_their_table(folders):
+    task = {**CAPTIONS, "evaluator": "long-context", "options": {"budgets": [1, 2]}}
+    found = run(folders, some=suite(task))["captions"]["results"]
+    assert "| language | words | captions cut | t2i_R@1 |" in report(folders)
+    assert re.search(rf"\| all \| 1 \| 5 of 5 \| {found['at_1_t2i_R@1']:.3f} \[.*\n\| all \| 2 \|", report(folders))
+    assert "![captions, model, curve](model/captions/curve.png)" in report(folders)
+
+
+def test_result_of_an_older_suite_is_not_reported(folders):
+    run(folders, name="old")
+    run(folders, some=suite(CHANGED, CAPTIONS), name="new")
+    things = report(folders).split("## things")[1].split("## captions")[0]
+    assert "### new" in things and "### old" not in things
+    assert re.search(
+        r"\| task \| metric \| new \| old \|\n.*\n\| things \| top2 \| 1\.000 [^|]* \|  \|", report(folders)
+    )
+
+
+# What is run again, and what is not
 
 
 def test_finished_tasks_are_not_run_again(folders):
-    first, second = Toy(), Toy()
-    assert run(folders, first) == run(folders, second)
-    assert first.calls > 0
-    assert second.calls == 0
+    first, second, lines = Toy(), Toy(), []
+    assert run(folders, first) == run(folders, second, announce=lines.append)
+    assert (first.calls, second.calls) == (3, 0)
+    assert lines == ["[1/2] things: finished earlier", "[2/2] captions: finished earlier"]
 
 
-def test_other_task_or_model_is_run_again(folders):
+def test_another_task_or_identity_is_run_again(folders):
     run(folders)
     changed, other = Toy(), Toy()
-    run(folders, changed, suite({**TASKS[0], "options": {"ks": [2]}}, TASKS[1]))
+    run(folders, changed, suite(CHANGED, CAPTIONS))
     assert changed.calls == 1
     run(folders, other, identity="another")
     assert other.calls == 3
+
+
+def test_a_model_with_other_weights_is_run_again(folders, callable_model):
+    def lines() -> list[str]:
+        said = []
+        run(folders, callable_model, suite(CAPTIONS), announce=said.append)
+        return said
+
+    assert lines() == ["[1/1] captions: running"]
+    assert lines() == ["[1/1] captions: finished earlier"]
+    with torch.no_grad():
+        next(parameter for parameter in callable_model.parameters() if parameter.requires_grad).add_(1)
+    assert lines() == ["[1/1] captions: running"]
+
+
+def test_pictures_of_another_task_are_not_reported(folders):
+    run(folders)
+    retrieval = {**CAPTIONS, "name": "things"}
+    run(folders, some=suite(retrieval))
+    assert [path.name for path in (folders / "out/model/things").iterdir()] == ["result.json"]
+    assert "confusion" not in report(folders)
 
 
 def test_interrupted_suite_goes_on(folders):
@@ -256,92 +547,67 @@ def test_interrupted_suite_goes_on(folders):
 
     with pytest.raises(KeyboardInterrupt):
         run(folders, Killed())
+    assert (folders / "out/model/things/result.json").is_file()
     again = Toy()
     assert "results" in run(folders, again)["captions"]
     assert again.calls == 1
 
 
+def test_kill_while_a_result_is_written_leaves_no_half(folders, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(folders)
+    assert [path.name for path in (folders / "out/model/things").iterdir()] == ["confusion.png"]
+    assert errors(run(folders)) == {}
+
+
+@pytest.mark.parametrize("name", ["model", "other"])
+def test_damaged_result_is_an_error_that_names_it_until_it_is_removed(folders, name):
+    run(folders)
+    path = folders / "out/model/captions/result.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model/captions/result\.json: not valid JSON .* Remove it, and the task"):
+        run(folders, name=name)
+    path.unlink()
+    again = Toy()
+    assert errors(run(folders, again)) == {} and again.calls == 1
+
+
 def test_missing_data_is_noted_and_tried_again(folders):
-    absent = {**TASKS[0], "data": {"format": "class-folders", "path": "absent"}}
-    found = run(folders, some=suite(absent, TASKS[1]), name="toy")
+    some, lines = suite(ABSENT, CAPTIONS), []
+    found = run(folders, some=some, name="toy", announce=lines.append)
     assert "absent" in found["things"]["error"]
     assert "results" in found["captions"]
-    assert f"Not run: {found['things']['error']}" in (folders / "out/report.md").read_text()
+    assert lines[1] == f"    not run: {found['things']['error']}"
+    assert f"### toy\n\nNot run: {found['things']['error']}" in report(folders)
+    assert "| things |  | not run |" in report(folders)
     write_class_folders(folders / "data/absent")
-    assert "results" in run(folders, some=suite(absent, TASKS[1]), name="toy")["things"]
+    again = Toy()
+    assert "results" in run(folders, again, some, name="toy")["things"]
+    assert again.calls == 2 and "Not run" not in report(folders)
 
 
-def test_models_stand_side_by_side(folders):
-    class Other(Toy):
-        def encode_image(self, items, **_):
-            return super().encode_image(items).flip(0)
-
-    found = {name: run(folders, model, name=name) for name, model in (("one", Toy()), ("two", Other()))}
-    report = (folders / "out/report.md").read_text()
-    assert "| task | metric | one | two |" in report
-    means = [f"{found[name]['things']['results']['de_top1']:.3f}" for name in ("one", "two")]
-    assert f"|  | mean of 1 other languages | {means[0]} | {means[1]} |" in report
-
-
-def test_result_of_an_older_suite_is_not_reported(folders):
-    run(folders, name="old")
-    changed = suite({**TASKS[0], "options": {"ks": [2]}}, TASKS[1])
-    run(folders, some=changed, name="new")
-    overview = (folders / "out/report.md").read_text().split("## things")[0]
-    assert re.search(r"\| things \| top2 \| 1.000 \[1.000–1.000\] \|", overview.replace("|  |", "|"))
+def test_model_that_does_not_suit_a_task_is_noted(folders):
+    write_voc(folders / "data/voc")
+    segmentation = {"name": "voc", "evaluator": "segmentation", "data": {"format": "voc", "path": "voc"}}
+    words = dict.fromkeys(("apple", "car", "Apfel", "Auto"), (1.0, 0.0))
+    found = run(folders, Oracle(**words), suite(segmentation, THINGS))
+    assert list(errors(found)) == ["voc"] and "Oracle has none" in found["voc"]["error"]
 
 
 def test_only_chosen_tasks_are_run(folders):
     assert list(run(folders, tasks=["captions"])) == ["captions"]
+    assert "## things\n\nNot run yet." in report(folders)
     with pytest.raises(ValueError, match=r"no task \['nothing'\]; it has \['things', 'captions'\]"):
-        run(folders, tasks=["nothing"])
+        run(folders, tasks=["captions", "nothing"])
 
 
-def test_model_name_is_no_path(folders):
-    with pytest.raises(ValueError, match=r"\.\./up"):
-        run(folders, name="../up")
-
-
-@pytest.mark.slow
-def test_poster_runs_on_look_alikes_of_its_data(tmp_path):
-    pytest.importorskip("clip_benchmark")
-    write_poster_data(tmp_path / "data")
-    found = run(tmp_path, some=Suite.load("poster"))
-    assert {name: record["error"] for name, record in found.items() if "error" in record} == {}
-    assert "descriptions of 1 of 1000 classes" in found["imagenet-vdt"]["results"]["protocol"]
-    assert found["imagenet-multilingual"]["results"]["de_n_classes"] == 738
-    assert found["xtd10"]["languages"] == ["en", "de", "fr", "jp", "ru"]
-    assert found["voc-multilingual"]["results"]["ru_miou_chance"] > 0
-
-
-# Command line
-
-
-def test_command_line_evaluates_a_saved_model(model, folders):
-    model.save_pretrained(folders / "tiny")
-    (folders / "small.yaml").write_text(yaml.safe_dump({"title": "Small", "tasks": TASKS}))
-    command = [
-        "eval",
-        folders / "tiny",
-        folders / "small.yaml",
-        "--output",
-        folders / "out",
-        "--data",
-        folders / "data",
-    ]
-    result = CliRunner().invoke(app, list(map(str, command)))
-    assert result.exit_code == 0, result.output
-    assert "2 of 2 tasks" in result.output
-    assert (folders / "out/tiny/captions/result.json").is_file()
-    again = CliRunner().invoke(app, list(map(str, command)))
-    assert again.output.count("finished earlier") == 2
-
-
-def test_command_line_says_what_could_not_be_run(model, folders):
-    model.save_pretrained(folders / "tiny")
-    absent = {**TASKS[0], "data": {"format": "class-folders", "path": "absent"}}
-    (folders / "small.yaml").write_text(yaml.safe_dump({"title": "Small", "tasks": [absent]}))
-    command = ["eval", folders / "tiny", folders / "small.yaml", "--output", folders / "out"]
-    result = CliRunner().invoke(app, list(map(str, command)))
-    assert result.exit_code == 1
-    assert "absent" in result.output
+@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
+def test_model_name_is_no_path(folders, name):
+    with pytest.raises(ValueError, match=f"got {re.escape(repr(name))}"):
+        run(folders, name=name)
+    assert not (folders / "out").exists()

@@ -37,13 +37,17 @@ def read_data(kind: type, data: Mapping[str, Any], root: Path) -> Any:
     known = [known for known, some in READERS if some is kind]
     if (name, kind) not in READERS:
         raise ValueError(f"there is no format {name!r} of {kind.__name__}; choose one of {known}.")
-    reader = READERS[name, kind]
+    return _call(f"the format '{name}'", READERS[name, kind], root, **arguments)
+
+
+def _call(what: str, function: Callable[..., Any], given: Any, /, **arguments: Any) -> Any:
+    """Return what ``function`` makes of ``given`` and arguments from a suite; a ``ValueError`` says which it takes."""
+    signature = inspect.signature(function)
     try:
-        inspect.signature(reader).bind(root, **arguments)
+        signature.bind(given, **arguments)
     except TypeError as error:
-        takes = list(inspect.signature(reader).parameters)[1:]
-        raise ValueError(f"the format '{name}' takes {takes}: {error}.") from None
-    return reader(root, **arguments)
+        raise ValueError(f"{what} takes {list(signature.parameters)[1:]}: {error}.") from None
+    return function(given, **arguments)
 
 
 def _benchmark_classes(root: Path, path: str, split: str = "test") -> ClassifiedImages:
@@ -91,11 +95,17 @@ def _tuxpaint_captions(root: Path, path: str, fold: int = 0, languages: Sequence
 
 
 def _tuxpaint_categories(root: Path, path: str, fold: int = 0) -> ClassifiedImages:
-    """The class of a stamp is the folder that it lies in, at the top."""
-    samples = _readable(_tuxpaint(root, path, fold).test)
-    folders = [sample.key.split("/")[0] for sample in samples]
-    names = sorted(set(folders))
-    return ClassifiedImages([sample.image for sample in samples], [names.index(some) for some in folders], names, None)
+    """The class of a stamp is the folder that it lies in, at the top; all folders, because not every fold has all."""
+    stamps = _tuxpaint(root, path, fold)
+    names = sorted({_top_folder(sample) for sample in stamps.samples})
+    samples = _readable(stamps.test)
+    return ClassifiedImages(
+        [sample.image for sample in samples], [names.index(_top_folder(sample)) for sample in samples], names
+    )
+
+
+def _top_folder(sample: Sample) -> str:
+    return sample.key.split("/")[0]
 
 
 def _openmoji_captions(root: Path, languages: Sequence[str] | None = None) -> CaptionedImages:
@@ -141,7 +151,9 @@ def _compose(root: Path, samples: str, path: str = "", fold: int = 0, **options:
 
     if samples not in ("openmoji", "tuxpaint"):
         raise ValueError(f"scenes are made of the samples openmoji or tuxpaint, not of '{samples}'.")
-    return compose_scenes((load_openmoji() if samples == "openmoji" else _tuxpaint(root, path, fold)).test, **options)
+    drawn_from = load_openmoji() if samples == "openmoji" else _tuxpaint(root, path, fold)
+    scenes: Scenes = _call("scenes", compose_scenes, drawn_from.test, **options)
+    return scenes
 
 
 READERS: dict[tuple[str, type], Callable[..., Any]] = {

@@ -52,19 +52,33 @@ def to_html(title: str, markdown: str, folder: Path) -> str:
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    body = re.sub(r'(?<=<img src=")[^"]+\.png(?=")', lambda match: _data_uri(folder / match[0]), body)
+    body = re.sub(r'(?<=<img src=")[^"]+\.png(?=")', lambda match: _embedded(match[0], folder), body)
     head = f"<meta charset='utf-8'><title>{escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html>\n<html><head>{head}</head>\n<body>\n{body}</body></html>\n"
 
 
-def _data_uri(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _embedded(link: str, folder: Path) -> str:
+    """Return a picture itself in place of a link to it; what a suite's author links to elsewhere stays a link."""
+    path = folder / link
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else link
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a ``result.json`` holds.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        return read_object(path, ["task_identity", "model_identity"])
+    except ValueError as error:
+        raise ValueError(f"{error} Remove it, and the task is run again.") from None
 
 
 def _records(task: Task, folder: Path) -> Records:
     """Return what each model found for a task as it stands in the suite now."""
     paths = sorted(folder.glob(f"*/{task.name}/{RESULT}"))
-    records = {path.parent.parent.name: read_object(path) for path in paths}
+    records = {path.parent.parent.name: read_record(path) for path in paths}
     return {model: record for model, record in records.items() if record.get("task_identity") == task.identity}
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.evaluation.base import Evaluator
-from freezealign.evaluation.suites.report import RESULT, write_report
+from freezealign.evaluation.suites.report import RESULT, read_record, write_report
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
-from freezealign.files import read_object, write_json
+from freezealign.features.folder import write_atomically
+from freezealign.files import to_json
 from freezealign.identity import weights_digest
 from freezealign.model import FreezeAlign
 
@@ -67,9 +68,9 @@ def run_suite(
         record = _finished(place / RESULT, key)
         announce(f"[{number}/{len(chosen)}] {task.name}: {'finished earlier' if record else 'running'}")
         if record is None:
+            _clear(place)
             record = {**key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
-            place.mkdir(parents=True, exist_ok=True)
-            write_json(place / RESULT, record)
+            _write(place / RESULT, record)
         if "error" in record:
             announce(f"    not run: {record['error']}")
         found[task.name] = record
@@ -86,9 +87,21 @@ def _choose(suite: Suite, names: Sequence[str] | None) -> list[Task]:
 
 def _finished(path: Path, key: dict[str, str]) -> dict[str, Any] | None:
     """Return the result that is there already, if it is of this task and model and not an error."""
-    record = read_object(path) if path.is_file() else {}
+    record = read_record(path) if path.is_file() else {}
     same = all(record.get(name) == value for name, value in key.items())
     return record if same and "error" not in record else None
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write a result of which a kill never leaves a half, as it means that the task is finished."""
+    content = to_json(record)
+    write_atomically(path, lambda file: file.write(content))
+
+
+def _clear(place: Path) -> None:
+    """Remove what another task or model of this name left, so that no report mixes its pictures with new results."""
+    for path in (place / RESULT, *place.glob("*.png")):
+        path.unlink(missing_ok=True)
 
 
 def _run(model: Any, task: Task, folder: Path, root: Path, batch_size: int, show_progress_bar: bool) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 from freezealign.files import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+KINDS = {"title": str, "tasks": list, "about": str, "name": str, "evaluator": str, "data": dict, "options": dict}
+"""What each key of a suite or a task holds."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,8 @@ class Suite:
         """
         import yaml
 
-        text = _read(source)
         try:
-            return cls.from_dict(yaml.safe_load(text))
+            return cls.from_dict(yaml.safe_load(_read(source)))
         except (yaml.YAMLError, ValueError) as error:
             raise ValueError(f"{source} is not a suite: {error}") from None
 
@@ -79,18 +80,18 @@ class Suite:
         """Return the suite that a parsed file describes.
 
         Raises:
-            ValueError: If a key is missing or unknown, or a task's name is not one or occurs twice.
+            ValueError: If a key is missing or unknown or holds the wrong thing, or a task's name is not one or occurs
+                twice.
         """
         _check_keys(cls, content, "a suite")
-        entries = content["tasks"]
-        if not isinstance(entries, list) or not entries:
+        if not content["tasks"]:
             raise ValueError("'tasks' is a list of at least one task.")
-        for entry in entries:
+        for entry in content["tasks"]:
             _check_keys(Task, entry, "a task")
-        tasks = tuple(Task(**entry) for entry in entries)
+        tasks = tuple(Task(**entry) for entry in content["tasks"])
         names = [task.name for task in tasks]
         for name in names:
-            if not isinstance(name, str) or not NAME.fullmatch(name) or names.count(name) > 1:
+            if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"each task needs a name of its own, of letters, digits, ._ and -; got {name!r}.")
         return cls(**{**content, "tasks": tasks})
 
@@ -112,7 +113,7 @@ def _read(source: str | PathLike[str]) -> str:
 
 
 def _check_keys(kind: type, content: Any, what: str) -> None:
-    """Raise a ``ValueError`` unless ``content`` is a mapping with the fields of a dataclass."""
+    """Raise a ``ValueError`` unless ``content`` is a mapping with the fields of a dataclass, each of its kind."""
     if not isinstance(content, dict):
         raise ValueError(f"{what} is a mapping, got {content!r}.")
     known = {entry.name for entry in fields(kind)}
@@ -121,3 +122,6 @@ def _check_keys(kind: type, content: Any, what: str) -> None:
         raise ValueError(f"{what} needs {missing}: {content!r}.")
     if unknown := sorted(set(content) - known):
         raise ValueError(f"{what} has {sorted(known)}, not {unknown}.")
+    for key, value in content.items():
+        if not isinstance(value, KINDS[key]):
+            raise ValueError(f"'{key}' of {what} is a {KINDS[key].__name__}, got {value!r}.")
