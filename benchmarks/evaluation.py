@@ -8,9 +8,7 @@ vectors are made in one process, both sides in turn. Needs Linux and clip-benchm
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign import FreezeAlign
+from freezealign.data.testsets import benchmark_class_names, benchmark_templates
 from freezealign.evaluation import RetrievalEvaluator
 from freezealign.evaluation.metrics import positive_ranks
 from freezealign.evaluation.prompts import ClassPrompts
@@ -142,21 +141,11 @@ class ClassByClass:
         return Tokens(tokenizer(texts, padding="max_length", max_length=PADDING, return_tensors="pt"))
 
 
-def imagenet_prompts() -> tuple[list[str], list[str]]:
-    """Return clip-benchmark's English names and templates of ImageNet."""
-    import clip_benchmark
-
-    folder = Path(clip_benchmark.__file__).parent / "datasets"
-    files = (folder / f"en_{kind}.json" for kind in ("classnames", "zeroshot_classification_templates"))
-    names, templates = (json.loads(file.read_text(encoding="utf-8"))["imagenet1k"] for file in files)
-    return names, templates
-
-
 def class_vectors(model: FreezeAlign, classes: int, padded: bool) -> str:
     """Return the line about the vectors of some classes, made together or one by one."""
     from clip_benchmark.metrics.zeroshot_classification import zero_shot_classifier
 
-    names, templates = imagenet_prompts()
+    names, templates = benchmark_class_names("imagenet1k"), benchmark_templates("imagenet1k")
     names = names[:: len(names) // classes]
     naive, prompts, found = ClassByClass(model), ClassPrompts(names, templates), {}
 

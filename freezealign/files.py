@@ -1,13 +1,14 @@
-"""Reading and writing model folders: JSON and safetensors only, nothing outside the folder, nothing executed."""
+"""Reading and writing files: JSON and safetensors only, nothing outside a model's folder, nothing executed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -80,6 +81,26 @@ def _without_nan(content: Any) -> Any:
 def write_json(path: Path, content: Any) -> None:
     """Write what :func:`to_json` gives."""
     path.write_bytes(to_json(content))
+
+
+def write_json_atomically(path: Path, content: Any) -> None:
+    """Write what :func:`to_json` gives; see :func:`write_atomically`."""
+    write_atomically(path, lambda file: file.write(to_json(content)))
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write a file so that after a kill at any moment the old one or the new one is there, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -96,10 +96,20 @@ class CaptionedImagesEvaluator(Evaluator):
         raise NotImplementedError
 
     def _embeddings(self, model: Any) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
-        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
+        images = self._embed_images(model)
         for language, texts in self.texts.items():
-            embeddings = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
-            yield language, (images, embeddings, torch.tensor(self.owners[language], device=images.device))
+            yield language, (images, self._embed_texts(model, texts), self._owners(language, images.device))
+
+    def _embed_images(self, model: Any) -> Tensor:
+        embeddings: Tensor = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
+        return embeddings
+
+    def _embed_texts(self, model: Any, texts: Any) -> Tensor:
+        embeddings: Tensor = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
+        return embeddings
+
+    def _owners(self, language: str, device: torch.device) -> Tensor:
+        return torch.tensor(self.owners[language], device=device)
 
 
 def _flatten(captions: Captions) -> tuple[list[str], list[int]]:

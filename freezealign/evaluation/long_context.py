@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from freezealign.evaluation.base import Results, prefixed
 from freezealign.evaluation.budgets import counting, cut
 from freezealign.evaluation.captioned import Captions
@@ -60,18 +58,17 @@ class LongContextEvaluator(RetrievalEvaluator):
         What stands without a budget is the largest one's. Draws R@k against the budget.
         """
         ends, unit, limit = counting(model)
-        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
+        images = self._embed_images(model)
         results: Results = {"protocol": f"{self.protocol}; captions cut to a number of {unit}", "unit": unit}
         curves: dict[str, list[dict[str, float]]] = {}
         for language, texts in self.texts.items():
-            owners = torch.tensor(self.owners[language], device=images.device)
+            owners = self._owners(language, images.device)
             places = [ends(text) for text in texts]
             longest = max(map(len, places))
             points = curves.setdefault(language or "captions", [])
             for budget in _reached(self.budgets, longest, limit):
                 some = [cut(text, place, budget) for text, place in zip(texts, places)]
-                embeddings = model.encode_text(some, convert_to_tensor=True, **self.options).float()
-                scores = self.scores(images, embeddings, owners)
+                scores = self.scores(images, self._embed_texts(model, some), owners)
                 scores["n_cut"] = sum(len(place) > budget for place in places)
                 results |= {prefixed(language, prefixed(f"at_{budget}", key)): value for key, value in scores.items()}
                 points.append(_point(budget, scores, self.columns[0]))

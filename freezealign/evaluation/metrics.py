@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -63,15 +65,29 @@ def bootstrap_interval(
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
+    # How often each kind of value is drawn is all that counts: half a million hits and misses are two numbers.
     kinds, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
-    rng, means = np.random.default_rng(seed), np.empty(resamples)
-    tile = max(1, TILE_ELEMENTS // len(kinds))
-    for start in range(0, resamples, tile):
-        # How often each kind of value is drawn is all that counts: half a million hits and misses are two numbers.
-        drawn = rng.multinomial(len(values), counts / len(values), size=min(tile, resamples - start))
-        means[start : start + tile] = drawn @ kinds / len(values)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    sums = [drawn @ kinds for drawn in resampled_counts(counts, len(kinds), resamples, seed)]
+    low, high = np.quantile(np.concatenate(sums) / len(values), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def resampled_counts(counts: np.ndarray, width: int, resamples: int = 1000, seed: int = 0) -> Iterator[np.ndarray]:
+    """Yield how often each kind of item occurs when as many as there are are drawn with replacement.
+
+    Args:
+        counts: (K,) how many items of each kind there are.
+        width: Numbers that the caller keeps of a resample; it limits the rows of a tile.
+        resamples: R.
+        seed: Of the draw.
+
+    Yields:
+        Tiles (r, K), R rows in all.
+    """
+    rng, n = np.random.default_rng(seed), int(counts.sum())
+    tile = max(1, TILE_ELEMENTS // width)
+    for start in range(0, resamples, tile):
+        yield rng.multinomial(n, counts / n, size=min(tile, resamples - start))
 
 
 def scored(name: str, hits: np.ndarray, chance: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.evaluation.metrics import TILE_ELEMENTS, bootstrap_interval
+from freezealign.evaluation.metrics import bootstrap_interval, resampled_counts
 
 LOGIT_SCALE = 40.0
 IGNORED = -1
@@ -143,13 +143,10 @@ def _ious(areas: np.ndarray) -> np.ndarray:
     return np.divide(both, union, out=np.full_like(union, np.nan), where=union > 0)
 
 
-def _resampled(areas: np.ndarray, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+def _resampled(areas: np.ndarray) -> np.ndarray:
     """Return mIoU (R,) of pictures drawn with replacement, from areas (n, 3, C)."""
-    n = len(areas)
-    rng, flat, means = np.random.default_rng(seed), areas.reshape(n, -1), []
-    tile = max(1, TILE_ELEMENTS // max(n, flat.shape[1]))
-    for start in range(0, resamples, tile):
-        drawn = rng.multinomial(n, np.full(n, 1 / n), size=min(tile, resamples - start))
+    flat, means = areas.reshape(len(areas), -1), []
+    for drawn in resampled_counts(np.ones(len(areas)), max(flat.shape)):
         ious = _ious((drawn @ flat).reshape(len(drawn), *areas.shape[1:]))
         means.append(np.nanmean(ious[~np.isnan(ious).all(1)], axis=1))  # only ignored pixels may be drawn
     return np.concatenate(means)

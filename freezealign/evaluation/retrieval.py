@@ -68,7 +68,8 @@ def chance_recall(k: int, candidates: int, positives: np.ndarray) -> float:
     """
     from scipy.stats import hypergeom
 
-    return float(1 - hypergeom.pmf(0, candidates, positives, min(k, candidates)).mean())
+    kinds, counts = np.unique(positives, return_counts=True)  # queries are many, numbers of right ones are few
+    return float(1 - np.average(hypergeom.pmf(0, candidates, kinds, min(k, candidates)), weights=counts))
 
 
 def chance_reciprocal_rank(candidates: int, positives: np.ndarray) -> float:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,7 +23,7 @@ import numpy as np
 
 from freezealign.features.columns import NpyFile
 from freezealign.features.shard import Shard, Skipped
-from freezealign.files import check_version, inside, read_object, to_json
+from freezealign.files import check_version, inside, read_object, write_atomically, write_json_atomically
 
 FORMAT_VERSION = 2
 LEFTOVERS = (".lock", ".manifest.json.tmp")
@@ -129,7 +128,7 @@ class StoreFolder:
         with explained(self.path):
             files = {name: self._write_array(number, name, rows) for name, rows in sorted(shard.columns.items())}
             content = {"files": files, "skipped": [asdict(entry) for entry in shard.skipped]}
-            write_atomically(self._shard_file(number), lambda file: file.write(to_json(content)))
+            write_json_atomically(self._shard_file(number), content)
 
     def _write_array(self, number: int, name: str, rows: np.ndarray) -> dict[str, Any]:
         path = self._array_file(number, name)
@@ -139,7 +138,7 @@ class StoreFolder:
     def _write_manifest(self, content: dict[str, Any]) -> None:
         with explained(self.path):
             content = {"format_version": FORMAT_VERSION, **content}
-            write_atomically(self.path / "manifest.json", lambda file: file.write(to_json(content)))
+            write_json_atomically(self.path / "manifest.json", content)
 
     # Reading
 
@@ -209,21 +208,6 @@ def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:
         file.write(rows.data)
 
     return write
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that after a kill at any moment the old one or the new one is there, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def file_digest(path: Path) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from freezealign.encoders.callable import PROBES
+from freezealign.integrations import import_benchmark
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,7 +109,7 @@ def _pixels(encoder: FrozenEncoder, image: Image.Image) -> Tensor:
 
 def repair_accuracy() -> None:
     """Replace clip-benchmark's ``accuracy`` where it fails: up to 1.6.2 it does with NumPy 2.4 or later."""
-    metric = _import("clip_benchmark.metrics.zeroshot_classification")
+    metric = import_benchmark("clip_benchmark.metrics.zeroshot_classification", "clip-benchmark")
     try:
         metric.accuracy(torch.eye(1), torch.tensor([0]))
     except TypeError:  # it calls float() on an array of one element, which NumPy no longer converts
@@ -145,18 +145,11 @@ def load(model_name: str, pretrained: str, cache_dir: str | None, device: str) -
 
 def main() -> None:
     """Run clip-benchmark's command line, to which ``--model_type freezealign`` is known."""
-    models = _import("clip_benchmark.models")
+    models = import_benchmark("clip_benchmark.models", "clip-benchmark")
     models.TYPE2FUNC[MODEL_TYPE] = load
     models.MODEL_TYPES[:] = models.TYPE2FUNC  # in place, since the command line holds this very list
     repair_accuracy()
-    _import("clip_benchmark.cli").main()
-
-
-def _import(name: str) -> Any:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"clip-benchmark needs {error.name}; run: pip install 'freezealign[eval]'") from None
+    import_benchmark("clip_benchmark.cli", "clip-benchmark").main()
 
 
 if __name__ == "__main__":

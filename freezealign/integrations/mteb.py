@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign.identity import weights_digest
+from freezealign.integrations import import_benchmark
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -116,7 +116,7 @@ def as_mteb(model: FreezeAlign, name: str | None = None, revision: str | None = 
     modalities = [name for name in MODALITIES if name in model.towers]
     if not modalities:
         raise ValueError(f"mteb's tasks are of {list(MODALITIES)}, but the model has only {model.modalities}.")
-    model_meta = _import_model_meta()
+    model_meta = import_benchmark("mteb.models", "mteb").ModelMeta
     facts = {
         "name": name or default_name(model),
         "revision": revision or weights_digest(model),
@@ -131,10 +131,3 @@ def as_mteb(model: FreezeAlign, name: str | None = None, revision: str | None = 
 def default_name(model: FreezeAlign) -> str:
     """Return ``freezealign/`` and the names of the encoders, without their folders and organisations."""
     return "freezealign/" + "+".join(Path(encoder.name).name for encoder in model.encoders.values())
-
-
-def _import_model_meta() -> Any:
-    try:
-        return import_module("mteb.models").ModelMeta
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"mteb needs {error.name}; run: pip install 'freezealign[eval]'") from None

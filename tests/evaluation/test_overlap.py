@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from freezealign.evaluation import overlap
+from freezealign.evaluation import metrics
 from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU
 
 
@@ -195,7 +195,7 @@ def test_interval_is_the_spread_of_pictures_drawn_with_replacement():
 def test_tiling_does_not_change_the_interval(monkeypatch):
     pictures = list(random_pictures(3, 1))
     expected = collect(MeanIoU(3), pictures)[0]
-    monkeypatch.setattr(overlap, "TILE_ELEMENTS", 100)
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 100)
     tiled = collect(MeanIoU(3), pictures)[0]
     for end in ("miou_low", "miou_high"):
         assert tiled[end] == pytest.approx(expected[end])

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from taught import CLASSES, plain_colours, teach
 from torch.utils.data import DataLoader, Dataset
 
 from freezealign import FreezeAlign, RetrievalEvaluator, ZeroShotClassificationEvaluator
@@ -21,8 +22,6 @@ from freezealign.integrations import clip_benchmark
 metric = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
 retrieval = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
 
-CLASSES = [" ".join(["a red apple", *map(str, range(count))]) for count in range(0, 12, 2)]
-"""Every second of the texts that the model is taught."""
 TEMPLATES = ["{c}", "number {c}"]
 KS = (1, 3, 5)
 
@@ -52,16 +51,12 @@ def with_captions(batch):
 
 @pytest.fixture
 def images() -> list[Image.Image]:
-    """Twelve plain colours, which even encoders that learnt nothing tell apart."""
-    return [Image.new("RGB", (30 + index, 30), (20 * index, 97 * index % 256, 53 * index % 256)) for index in range(12)]
+    return plain_colours()
 
 
 @pytest.fixture
 def taught(model, images, texts) -> FreezeAlign:
-    """A model that has learnt enough for the nearest item to differ from query to query."""
-    options = {"epochs": 20, "batch_size": 12, "learning_rate": 1e-2, "seed": 0, "show_progress_bar": False}
-    model.fit(list(zip(images, texts)), recipe="paper", **options)
-    return model
+    return teach(model, images, texts)
 
 
 @pytest.fixture

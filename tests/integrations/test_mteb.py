@@ -8,29 +8,24 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from taught import CLASSES, plain_colours, teach
 
 from freezealign import FreezeAlign, FrozenEncoder, RetrievalEvaluator, ZeroShotClassificationEvaluator
 from freezealign.encoders.callable import CallableEncoder
 
 mteb = pytest.importorskip("mteb")
 
-CLASSES = [" ".join(["a red apple", *map(str, range(count))]) for count in range(0, 12, 2)]
-"""Every second of the texts that the model is taught."""
 CONTEXT = {"task_metadata": None, "hf_split": "test", "hf_subset": "default"}
 
 
 @pytest.fixture
 def images() -> list[Image.Image]:
-    """Twelve plain colours, which even encoders that learnt nothing tell apart."""
-    return [Image.new("RGB", (30 + index, 30), (20 * index, 97 * index % 256, 53 * index % 256)) for index in range(12)]
+    return plain_colours()
 
 
 @pytest.fixture
 def taught(model, images, texts) -> FreezeAlign:
-    """A model that has learnt enough for the nearest item to differ from query to query."""
-    options = {"epochs": 20, "batch_size": 12, "learning_rate": 1e-2, "seed": 0, "show_progress_bar": False}
-    model.fit(list(zip(images, texts)), recipe="paper", **options)
-    return model
+    return teach(model, images, texts)
 
 
 def describe(kind: str, name: str, **facts):

@@ -79,7 +79,7 @@ def _records(task: Task, folder: Path) -> Records:
     """Return what each model found for a task as it stands in the suite now."""
     paths = sorted(folder.glob(f"*/{task.name}/{RESULT}"))
     records = {path.parent.parent.name: read_record(path) for path in paths}
-    return {model: record for model, record in records.items() if record.get("task_identity") == task.identity}
+    return {model: record for model, record in records.items() if record["task_identity"] == task.identity}
 
 
 def _overview(found: Sequence[tuple[Task, Records]]) -> str:
@@ -95,7 +95,8 @@ def _overview(found: Sequence[tuple[Task, Records]]) -> str:
         metric = prefixed(first["languages"][0], first["columns"][0])
         rows.append([task.name, metric, *(_primary(records.get(model)) for model in models)])
         if len(first["languages"]) > 1:
-            cells = [_mean_cell(scored.get(model), first["columns"][0]) for model in models]
+            means = {model: _mean_of_others(record, first["columns"][0]) for model, record in scored.items()}
+            cells = [f"{means[model]:.3f}" if model in means else "" for model in models]
             rows.append(["", f"mean of {len(first['languages']) - 1} other languages", *cells])
     return markdown_table(["task", "metric", *models], rows)
 
@@ -110,11 +111,10 @@ def _absent(record: dict[str, Any] | None) -> str:
     return "not run" if record else ""
 
 
-def _mean_cell(record: dict[str, Any] | None, column: str) -> str:
-    if record is None:
-        return ""
+def _mean_of_others(record: dict[str, Any], column: str) -> float:
+    """Return the mean of a metric over all languages but the first."""
     others = [record["results"][prefixed(language, column)] for language in record["languages"][1:]]
-    return f"{sum(others) / len(others):.3f}"
+    return sum(others) / len(others)
 
 
 def _section(task: Task, records: Records, folder: Path) -> list[str]:
@@ -148,7 +148,7 @@ def _languages_table(record: dict[str, Any]) -> str:
         rows.append([language or "all", *values, *(score_cell(results, prefixed(language, key)) for key in columns)])
     blank = [""] * len(counts)
     if several:
-        means = [sum(results[prefixed(code, key)] for code in languages[1:]) / (len(languages) - 1) for key in columns]
+        means = [_mean_of_others(record, key) for key in columns]
         gaps = [mean - results[prefixed(languages[0], key)] for mean, key in zip(means, columns)]
         rows.append([f"mean of the {len(languages) - 1} others", *blank, *(f"{mean:.3f}" for mean in means)])
         rows.append([f"gap to {languages[0]}", *blank, *(f"{gap:+.3f}" for gap in gaps)])

@@ -12,8 +12,7 @@ from freezealign.evaluation.base import Evaluator
 from freezealign.evaluation.suites.report import RESULT, read_record, write_report
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
-from freezealign.features.folder import write_atomically
-from freezealign.files import to_json
+from freezealign.files import write_json_atomically
 from freezealign.identity import weights_digest
 from freezealign.model import FreezeAlign
 
@@ -70,7 +69,7 @@ def run_suite(
         if record is None:
             _clear(place)
             record = {**key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
-            _write(place / RESULT, record)
+            write_json_atomically(place / RESULT, record)  # a half would count as finished
         if "error" in record:
             announce(f"    not run: {record['error']}")
         found[task.name] = record
@@ -90,12 +89,6 @@ def _finished(path: Path, key: dict[str, str]) -> dict[str, Any] | None:
     record = read_record(path) if path.is_file() else {}
     same = all(record.get(name) == value for name, value in key.items())
     return record if same and "error" not in record else None
-
-
-def _write(path: Path, record: dict[str, Any]) -> None:
-    """Write a result of which a kill never leaves a half, as it means that the task is finished."""
-    content = to_json(record)
-    write_atomically(path, lambda file: file.write(content))
 
 
 def _clear(place: Path) -> None:
