@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +12,8 @@ from torch import Tensor
 
 TILE_ELEMENTS = 2**21  # caches hold so few
 BLOCK = 2**15  # entries of a gallery
+# Equal vectors can differ so much in their scores, as tiles of other shapes are summed in another order.
+ROUNDING = 4 * torch.finfo(torch.float32).eps
 
 
 def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, gallery_owner: Tensor) -> Tensor:
@@ -46,10 +50,54 @@ def _tile_ranks(queries: Tensor, query_owner: Tensor, gallery: Tensor, gallery_o
     best = queries.new_full((len(queries), 1), float("-inf"))
     for scores, right in with_right:
         best = best.maximum(scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True))
+    best = best - ROUNDING
     # NaN is below nothing, so it counts against the model.
     ranks = [(~(scores < best) & ~right).sum(1) for scores, right in with_right]
     ranks += [(~(queries @ block.T < best)).sum(1) for block in without]
     return torch.stack(ranks).sum(0)
+
+
+@torch.no_grad()
+def two_way_ranks(images: Tensor, texts: Tensor, owners: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what :func:`positive_ranks` gives from text to image and from image to text, out of each score once.
+
+    Args:
+        images: (n, d), unit length.
+        texts: (m, d), unit length.
+        owners: (m,) the image of each text, in ascending order; every image has a text.
+
+    Returns:
+        (m,) integers in [0, n), and (n,) integers in [0, m).
+    """
+    n, m = len(images), len(texts)
+    step = max(1, math.isqrt(TILE_ELEMENTS * n // m))
+    ends = [0, *owners.bincount(minlength=n).cumsum(0)[step - 1 :: step].tolist()]
+    ends = ends if ends[-1] == m else [*ends, m]
+    # Blocks have whole images, so right scores stand in blocks of an image block and its own texts only.
+    blocks = [(slice(i * step, (i + 1) * step), slice(*some)) for i, some in enumerate(itertools.pairwise(ends))]
+    buffer = images.new_empty(2, max(end - start for start, end in itertools.pairwise(ends)) * min(step, n))
+    text_best, image_best = texts.new_empty(m), images.new_empty(n)
+    text_ranks, image_ranks = (torch.zeros(k, dtype=torch.long, device=images.device) for k in (m, n))
+
+    def tile(image: slice, text: slice) -> tuple[Tensor, Tensor]:
+        shape = (text.stop - text.start, len(images[image]))
+        scores, lower = (memory[: math.prod(shape)].view(shape) for memory in buffer)
+        return torch.mm(texts[text], images[image].T, out=scores), lower
+
+    for image, text in blocks:
+        scores, _ = tile(image, text)
+        right = owners[text, None] == torch.arange(n, device=owners.device)[image]
+        text_best[text] = scores[right] - ROUNDING
+        image_best[image] = scores.masked_fill(~right, float("-inf")).amax(0) - ROUNDING
+        # NaN is below nothing, so it counts against the model.
+        text_ranks[text] += (~(scores < text_best[text, None]) & ~right).sum(1)
+        image_ranks[image] += (~(scores < image_best[image]) & ~right).sum(0)
+    for (_, text), (image, _) in itertools.permutations(blocks, 2):
+        scores, lower = tile(image, text)
+        # Numbers, not truth values: summing them is several times faster.
+        text_ranks[text] += scores.shape[1] - torch.lt(scores, text_best[text, None], out=lower).sum(1).long()
+        image_ranks[image] += scores.shape[0] - torch.lt(scores, image_best[image], out=lower).sum(0).long()
+    return text_ranks, image_ranks
 
 
 def nearest(queries: Tensor, gallery: Tensor) -> Tensor:

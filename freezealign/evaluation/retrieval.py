@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
-from freezealign.evaluation.metrics import positive_ranks, scored
+from freezealign.evaluation.metrics import scored, two_way_ranks
 
 
 class RetrievalEvaluator(CaptionedImagesEvaluator):
@@ -44,13 +44,14 @@ class RetrievalEvaluator(CaptionedImagesEvaluator):
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
         """Return ``t2i_R@k``, ``i2t_R@k``, MRR, the median rank, and n; arguments as the base has them."""
-        shown = owners.unique()
-        images = images[shown]
+        shown, owners, counts = owners.unique(return_inverse=True, return_counts=True)
+        images = images if len(shown) == len(images) else images[shown]
+        t2i, i2t = two_way_ranks(images, texts, owners)
         directions = {
-            "t2i": (positive_ranks(texts, images, owners, shown), len(shown), np.ones(len(texts))),
-            "i2t": (positive_ranks(images, texts, shown, owners), len(texts), owners.bincount()[shown].cpu().numpy()),
+            "t2i": (t2i, len(images), np.ones(1)),
+            "i2t": (i2t, len(texts), counts.cpu().numpy()),
         }
-        scores: dict[str, float] = {"n_images": len(shown), "n_texts": len(texts)}
+        scores: dict[str, float] = {"n_images": len(images), "n_texts": len(texts)}
         for direction, (ranks, candidates, positives) in directions.items():
             positions = ranks.cpu().numpy()
             for k in self.ks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezealign.evaluation import metrics
-from freezealign.evaluation.metrics import bootstrap_interval, positive_ranks, scored
+from freezealign.evaluation.metrics import bootstrap_interval, positive_ranks, scored, two_way_ranks
 
 
 def ranks(scores: list[list[float]], queries: list[int], gallery: list[int]) -> list[int]:
@@ -108,8 +110,9 @@ def test_recall_equals_clip_benchmark(k):
     positive[torch.arange(200), owner] = True
     theirs_t2i = oracle.batchify(oracle.recall_at_k, scores, positive, 32, "cpu", k=k) > 0
     theirs_i2t = oracle.batchify(oracle.recall_at_k, scores.T, positive.T, 32, "cpu", k=k) > 0
-    assert torch.equal(positive_ranks(texts, images, owner, torch.arange(40)) < k, theirs_t2i)
-    assert torch.equal(positive_ranks(images, texts, torch.arange(40), owner) < k, theirs_i2t)
+    t2i, i2t = two_way_ranks(images, texts, owner)
+    assert torch.equal(t2i < k, theirs_t2i)
+    assert torch.equal(i2t < k, theirs_i2t)
 
 
 @pytest.mark.parametrize("elements", [1, 37, 100, 10**9])
@@ -122,11 +125,46 @@ def test_tiling_does_not_change_ranks(monkeypatch, elements):
     assert positive_ranks(queries, gallery, owners, torch.arange(31)).tolist() == expected
 
 
+@settings(max_examples=60, deadline=None)
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=12), tile=st.integers(1, 200), seed=st.integers(0, 999))
+def test_both_ways_at_once_equal_the_definition(counts, tile, seed):
+    generator = np.random.default_rng(seed)
+    owners = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    # Small integers, so that dot products are exact and ties are common.
+    images = torch.from_numpy(generator.integers(-2, 3, (len(counts), 3))).float()
+    texts = torch.from_numpy(generator.integers(-2, 3, (len(owners), 3))).float()
+    with mock.patch.object(metrics, "TILE_ELEMENTS", tile):
+        t2i, i2t = two_way_ranks(images, texts, owners)
+    own = list(range(len(counts)))
+    assert t2i.tolist() == brute_force(texts, images, owners.tolist(), own)
+    assert i2t.tolist() == brute_force(images, texts, own, owners.tolist())
+
+
+@pytest.mark.parametrize("tile", [1, 60, 10**6])
+def test_both_ways_at_once_a_score_that_is_not_a_number_ranks_last(monkeypatch, tile):
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", tile)
+    images, texts = torch.eye(4), torch.eye(4)
+    texts[1] = float("nan")
+    t2i, i2t = two_way_ranks(images, texts, torch.arange(4))
+    assert t2i.tolist() == [0, 3, 0, 0]
+    assert i2t.tolist() == [1, 3, 1, 1]
+
+
 @pytest.mark.parametrize("width", [1, 3, 16, 37, 257])
 def test_constant_embeddings_rank_last(width):
     generator = np.random.default_rng(width)
     queries, gallery = unit(generator, 1, width).repeat(67, 1), unit(generator, 1, width).repeat(67, 1)
     assert set(positive_ranks(queries, gallery, torch.arange(67), torch.arange(67)).tolist()) == {66}
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 37, 257])
+def test_constant_embeddings_rank_last_both_ways(monkeypatch, width):
+    monkeypatch.setattr(metrics, "TILE_ELEMENTS", 400)
+    generator = np.random.default_rng(width)
+    images, texts = unit(generator, 1, width).repeat(67, 1), unit(generator, 1, width).repeat(134, 1)
+    t2i, i2t = two_way_ranks(images, texts, torch.arange(67).repeat_interleave(2))
+    assert set(t2i.tolist()) == {66}
+    assert set(i2t.tolist()) == {132}
 
 
 # Intervals
