@@ -53,15 +53,17 @@ def counting(model: Any) -> tuple[Ends, str, int | None]:
     return token_ends(tokenizer), "tokens", None if limit is None else limit - special
 
 
-def cut(text: str, ends: list[int], budget: int) -> str:
-    """Return the first ``budget`` tokens of ``text``; fewer where the cut would go through a character.
+def cut(text: str, ends: Ends, budget: int) -> str:
+    """Return the beginning of ``text`` that has at most ``budget`` tokens, cut where one ends and never in a character.
+
+    What is left may split in another way than it did within the text, and into more tokens: then it is cut again.
 
     Args:
         text: What to cut.
-        ends: Where its tokens end, ascending; those that make up one character all end where it does.
+        ends: Finds where tokens end, ascending; those that make up one character all end where it does.
         budget: The most tokens to keep.
     """
-    if len(ends) <= budget:
-        return text
-    whole = bisect_left(ends, ends[budget])
-    return text[: [0, *ends][min(budget, whole)]]
+    while len(places := ends(text)) > budget:
+        whole = bisect_left(places, places[budget])
+        text = text[: [0, *places][min(budget, whole)]]
+    return text

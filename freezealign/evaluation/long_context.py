@@ -63,13 +63,13 @@ class LongContextEvaluator(RetrievalEvaluator):
         curves: dict[str, list[dict[str, float]]] = {}
         for language, texts in self.texts.items():
             owners = self._owners(language, images.device)
-            places = [ends(text) for text in texts]
-            longest = max(map(len, places))
+            counts = [len(ends(text)) for text in texts]
+            longest = max(counts)
             points = curves.setdefault(language or "captions", [])
             for budget in _reached(self.budgets, longest, limit):
-                some = [cut(text, place, budget) for text, place in zip(texts, places)]
+                some = [cut(text, ends, budget) for text in texts]
                 scores = self.scores(images, self._embed_texts(model, some), owners)
-                scores["n_cut"] = sum(len(place) > budget for place in places)
+                scores["n_cut"] = sum(count > budget for count in counts)
                 results |= {prefixed(language, prefixed(f"at_{budget}", key)): value for key, value in scores.items()}
                 points.append(_point(budget, scores, self.columns[0]))
             results |= {prefixed(language, key): value for key, value in scores.items()}
