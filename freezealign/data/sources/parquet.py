@@ -39,7 +39,7 @@ class ParquetTable(PairSource):
             first += sum(sizes)
 
     def _read_file(self, path: Path, sizes: Sequence[int], first: int, position: int) -> Iterator[dict[str, Any]]:
-        with _open(path) as file:
+        with open_parquet(path) as file:
             for group, size in enumerate(sizes):
                 skip = min(max(position - first, 0), size)
                 for number, row in enumerate(self._rows(file, path, group, skip, size), first + skip):
@@ -63,16 +63,22 @@ class ParquetTable(PairSource):
 
 def _row_groups(path: Path, columns: Columns) -> list[int]:
     """Return the number of rows of each row group, after a check of the columns."""
-    with _open(path) as file:
+    with open_parquet(path) as file:
         columns.check(file.schema_arrow.names, str(path))
         return [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
-def _open(path: Path) -> Any:
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file; only its footer is read.
+
+    Raises:
+        ModuleNotFoundError: If pyarrow is not installed.
+        ValueError: If it is not a readable Parquet file.
+    """
     try:
         from pyarrow.parquet import ParquetFile
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"reading {path} needs pyarrow: pip install pyarrow") from None
+        raise ModuleNotFoundError(f"reading {path} needs pyarrow: pip install 'freezealign[web]'") from None
     try:
         return ParquetFile(path)
     except (OSError, ValueError) as error:

@@ -1,0 +1,235 @@
+"""Pools: web-scale collections of pairs whose features lie on disk, and what is known of each pair.
+
+::
+
+    features/            a FeatureStore, as ``freezealign extract`` writes it
+    embeddings/          .npy files, as clip-retrieval writes them and LAION publishes them
+      img_emb/img_emb_0.npy            or images/…
+      text_emb/text_emb_0.npy          or texts/…
+      metadata/metadata_0.parquet      a row for each row of the .npy files of the same number; may be absent
+    part-*.parquet       tables with a column of vectors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from freezealign.curation.tables import ParquetRows
+from freezealign.features import FeatureStore, Origin
+from freezealign.features.columns import Column, NpyFile
+from freezealign.files import is_file, is_folder
+
+Modality = Literal["image", "text"]
+FOLDERS = {"image": ("img_emb", "images"), "text": ("text_emb", "texts")}
+VECTORS = {"image": ("image_embedding", "img_emb", "embedding"), "text": ("text_embedding", "text_emb", "embedding")}
+FIELDS = {
+    "id": ("id", "key", "image_path", "sample_id", "SAMPLE_ID"),
+    "caption": ("caption", "text", "TEXT"),
+    "url": ("url", "URL"),
+    "licence": ("licence", "license", "LICENSE"),
+    "similarity": ("similarity",),
+}
+"""What is known of a pair, and what clip-retrieval, img2dataset and LAION call it."""
+SAMPLED_ROWS = 64
+
+
+class Rows(Protocol):
+    """Rows that can be read by number."""
+
+    def __len__(self) -> int: ...
+    def take(self, index: np.ndarray) -> np.ndarray:
+        """Return the rows ``index``."""
+
+
+class Known(Protocol):
+    """What is known of each pair of a pool."""
+
+    fields: Sequence[str]
+
+    def take(self, index: np.ndarray, field: str) -> list[Any]:
+        """Return one field of some pairs."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """n pairs, each with a vector of one modality.
+
+    Args:
+        name: For messages and reports.
+        vectors: (n, d) in any float dtype; they need not have unit length.
+        width: d.
+        known: Ids, captions and so on; pairs without ids are called by their row.
+        origin: The encoder that made the vectors, where that is known.
+    """
+
+    name: str
+    vectors: Rows
+    width: int
+    known: Known | None = None
+    origin: Origin | None = None
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def has(self, field: str) -> bool:
+        """Whether ``field``, one of ``FIELDS``, is known."""
+        return self.known is not None and field in self.known.fields
+
+    def take(self, rows: np.ndarray, field: str) -> list[Any]:
+        """Return one field of some pairs.
+
+        Raises:
+            ValueError: If it is not known.
+        """
+        if field == "id" and not self.has("id"):
+            return [str(row) for row in rows]
+        if self.known is None or not self.has(field):
+            known = list(self.known.fields) if self.known else "nothing"
+            raise ValueError(f"the pool {self.name} does not tell the {field} of its pairs; it tells {known}.")
+        return self.known.take(rows, field)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this pool from another: its size, and the SHA-256 of some of its vectors."""
+        rows = np.unique(np.linspace(0, len(self) - 1, SAMPLED_ROWS).astype(np.int64))
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors.take(rows)).tobytes()).hexdigest()
+        return {"rows": len(self), "width": self.width, "vectors": digest}
+
+
+def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "image", column: str = "") -> Pool:
+    """Open a pool; nothing but sizes is read.
+
+    Args:
+        source: A feature store or its folder, a folder of ``.npy`` files, a Parquet file or a folder of them.
+        modality: Whose vectors to use.
+        column: The column of vectors in Parquet files, where it is not one of ``VECTORS``.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read.
+        ValueError: If files are damaged, missing or of unequal length, or there are no vectors of ``modality``.
+    """
+    if isinstance(source, FeatureStore):
+        return _from_store(source, modality, repr(source))
+    path = Path(source)
+    if is_folder(path) and (path / "manifest.json").is_file():
+        return _from_store(FeatureStore.open(path), modality, str(path))
+    if is_file(path):
+        return _from_tables([path], modality, column)
+    if (files := sorted(path.glob("*.parquet"), key=_number)) and not any(path.glob("*.npy")):
+        return _from_tables(files, modality, column)
+    return _from_arrays(path, modality)
+
+
+@dataclass(frozen=True)
+class _StoreRows:
+    """The first row of each item: the picture itself rather than a view of it, its first caption."""
+
+    store: FeatureStore
+    modality: str
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        items = self.store._at(index)
+        rows = self.store.rows[self.modality].starts(items)
+        vectors: np.ndarray = self.store.features[self.modality].load(rows)["sentence_embedding"].numpy()
+        return vectors
+
+
+@dataclass(frozen=True)
+class _StoreKnown:
+    store: FeatureStore
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return ("id", "caption") if "text" in self.store.features else ("id",)
+
+    def take(self, index: np.ndarray, field: str) -> list[Any]:
+        selected = self.store.select(index)
+        if field == "id":
+            return selected.ids
+        text = self.store.features["text"]
+        return text.captions(self.store.rows["text"].starts(self.store._at(index)))
+
+
+def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
+    if modality not in store.features:
+        raise ValueError(f"the pool {name} has no features of {modality}; it has {sorted(store.features)}.")
+    features = store.features[modality]
+    if features.tokens is not None:
+        raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
+    width = features.columns["sentence_embedding"].parts[0].shape[1]
+    return Pool(name, _StoreRows(store, modality), width, _StoreKnown(store), features.origin)
+
+
+@dataclass(frozen=True)
+class _TableKnown:
+    table: ParquetRows
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return list(self.names)
+
+    def take(self, index: np.ndarray, field: str) -> list[Any]:
+        return self.table.take(index, self.names[field]).to_pylist()
+
+
+def _known(table: ParquetRows) -> _TableKnown:
+    found = {key: next((name for name in names if name in table.columns), None) for key, names in FIELDS.items()}
+    return _TableKnown(table, {key: name for key, name in found.items() if name is not None})
+
+
+def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool:
+    table = ParquetRows(paths)
+    names = (column,) if column else VECTORS[modality]
+    name = next((name for name in names if name in table.columns), None)
+    if name is None:
+        raise ValueError(f"{paths[0]}: none of {names} is a column; choose the vectors' among {table.columns}.")
+    vectors = table.vectors(name)
+    return Pool(str(paths[0] if len(paths) == 1 else paths[0].parent), vectors, vectors.width, _known(table))
+
+
+def _from_arrays(path: Path, modality: Modality) -> Pool:
+    folder = next((path / name for name in FOLDERS[modality] if (path / name).is_dir()), path)
+    files = sorted(folder.glob("*.npy"), key=_number)
+    if not files:
+        raise FileNotFoundError(
+            f"there is no pool of {modality} features in {path}: no manifest.json of a feature store, no .npy files in "
+            f"it or in one of {FOLDERS[modality]}, no .parquet files."
+        )
+    arrays = [NpyFile(file) for file in files]
+    widths = {array.shape[1:] for array in arrays}
+    if len(widths) != 1 or len(arrays[0].shape) != 2:
+        raise ValueError(f"{folder}: vectors of one width are needed, found the shapes {sorted(widths)} of a row.")
+    tables = sorted((path / "metadata").glob("*.parquet"), key=_number)
+    if not tables:
+        return Pool(str(path), Column(arrays), arrays[0].shape[1])
+    table = ParquetRows(tables)
+    _check_lengths(files, arrays, tables, table.sizes)
+    return Pool(str(path), Column(arrays), arrays[0].shape[1], _known(table))
+
+
+def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: Sequence[Path], sizes: list[int]) -> None:
+    """Raise a ``ValueError`` unless each array has a table of the same number and length."""
+    numbers, others = [_number(file) for file in files], [_number(file) for file in tables]
+    if numbers != others:
+        odd = sorted(set(numbers) ^ set(others)) or "the same number twice"
+        raise ValueError(f"{files[0].parent}: vectors and metadata do not go together; one of them lacks {odd}.")
+    for file, array, table, size in zip(files, arrays, tables, sizes):
+        if len(array) != size:
+            raise ValueError(f"{file} has {len(array):,} rows and {table} has {size:,}; fetch the shorter one again.")
+
+
+def _number(path: Path) -> tuple[int, str]:
+    """Return the last number in a file's name, so that 2 comes before 10."""
+    found = re.findall(r"\d+", path.stem)
+    return (int(found[-1]), "") if found else (-1, path.stem)

@@ -1,0 +1,226 @@
+"""Scoring: one pass over a pool, which leaves the K best rows of each concept. A kill costs a minute of it at most."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from freezealign.curation.pools import Pool
+from freezealign.curation.prototypes import Prototypes
+from freezealign.curation.top_k import TopK
+from freezealign.files import write_atomically
+from freezealign.prefetch import prefetch
+
+TILE = 1024
+"""Rows that are scored together; ranges of a pool are divided at its multiples, so that each score is computed alike."""
+READ_TILES = 16
+SAVE_SECONDS = 60.0
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The best rows of each concept.
+
+    Args:
+        keys: (C, K) uint64, best first; see :mod:`freezealign.curation.top_k`.
+        rows: How many rows of the pool were looked at.
+        unusable: How many of them have a vector that is zero or not finite; they are never candidates.
+    """
+
+    keys: np.ndarray
+    rows: int
+    unusable: int
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Pools of the same pairs, one for each encoder, and the prototypes in each encoder's space.
+
+    A row's score for a concept is its cosine with the prototype; with several encoders, the mean of their cosines.
+
+    Args:
+        pools: They have equally many rows.
+        prototypes: Of the same concepts, one for each pool.
+        k: Rows to keep for each concept.
+
+    Raises:
+        ValueError: If rows, concepts, widths or encoders do not go together.
+    """
+
+    pools: Sequence[Pool]
+    prototypes: Sequence[Prototypes]
+    k: int
+
+    def __post_init__(self) -> None:
+        if len(self.pools) != len(self.prototypes) or not self.pools:
+            raise ValueError(f"{len(self.pools)} pools have {len(self.prototypes)} prototypes; each needs its own.")
+        for pool, prototypes in zip(self.pools, self.prototypes):
+            prototypes.check(pool)
+            if prototypes.names != self.prototypes[0].names:
+                raise ValueError("the prototypes of all encoders need the same concepts in the same order.")
+            if len(pool) != len(self.pools[0]):
+                raise ValueError(
+                    f"pools of several encoders hold the same pairs; {self.pools[0].name} has "
+                    f"{len(self.pools[0]):,}, {pool.name} has {len(pool):,}."
+                )
+        if not len(self.pools[0]):
+            raise ValueError(f"the pool {self.pools[0].name} is empty.")
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """Names of the concepts."""
+        return self.prototypes[0].names
+
+    def request(self) -> dict[str, Any]:
+        """Return what the scores depend on, as JSON."""
+        return {
+            "k": self.k,
+            "prototypes": [prototypes.digest() for prototypes in self.prototypes],
+            "pools": [pool.fingerprint() for pool in self.pools],
+        }
+
+    def matrix(self) -> Tensor:
+        """Return the prototypes (C, Σd), of unit length and divided by the number of encoders."""
+        return torch.cat([prototypes.vectors for prototypes in self.prototypes], 1) / len(self.pools)
+
+    def vectors(self, start: int, stop: int) -> Tensor:
+        """Return rows (n, Σd) float32, each encoder's of unit length; NaN where a vector is zero or not finite."""
+        rows = np.arange(start, stop)
+        parts = [torch.as_tensor(pool.vectors.take(rows)).float() for pool in self.pools]
+        parts = [part.div_(part.norm(dim=1, keepdim=True)) for part in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def score_pool(
+    scoring: Scoring,
+    folder: Path,
+    *,
+    engine: Engine = "local",
+    device: str | torch.device = "cpu",
+    show_progress_bar: bool = True,
+) -> Scores:
+    """Score all rows and keep ``folder/scores.safetensors``; run again after a kill, it goes on.
+
+    Args:
+        scoring: What to compare.
+        folder: For the result, and the state of a pass that is under way.
+        engine: ``ray`` divides the pool among the machines of a cluster, which all see ``folder`` and the pool.
+        device: Where the matrix products run, with engine ``local``.
+        show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If the folder holds scores of something else, or a damaged or short file.
+    """
+    result, request = folder / "scores.safetensors", scoring.request()
+    if result.is_file():
+        return _finished(result, request, scoring)
+    if engine == "ray":
+        from freezealign.curation.cluster import score_with_ray
+
+        states = score_with_ray(scoring, folder, show_progress_bar)
+    else:
+        states = [folder / "state.safetensors"]
+        score_range(scoring, 0, len(scoring.pools[0]), states[0], device, show_progress_bar)
+    top, unusable = TopK(len(scoring.concepts), scoring.k), 0
+    for state in states:
+        found = _State.read(state, request)
+        top.merge(found.keys)
+        unusable += found.unusable
+    final = _State(top.sorted(), 0, len(scoring.pools[0]), len(scoring.pools[0]), unusable)
+    final.write(result, request)
+    for state in states:
+        state.unlink()
+    return _finished(result, request, scoring)
+
+
+def score_range(
+    scoring: Scoring,
+    start: int,
+    stop: int,
+    state: Path,
+    device: str | torch.device = "cpu",
+    show_progress_bar: bool = False,
+) -> None:
+    """Score rows ``start`` … ``stop - 1`` and leave what was found in the file ``state``, going on with what it holds."""
+    from tqdm.auto import tqdm
+
+    request, matrix = scoring.request(), scoring.matrix().to(device)
+    top, position, unusable = TopK(len(matrix), scoring.k), start, 0
+    if state.is_file():
+        begun = _State.read(state, request)
+        if (begun.start, begun.stop) != (start, stop):
+            raise ValueError(f"{state} was begun for rows {begun.start} to {begun.stop}, not {start} to {stop}.")
+        top.merge(begun.keys)
+        position, unusable = begun.position, begun.unusable
+    scores = torch.empty(len(matrix), TILE, device=device)
+    saved = time.monotonic()
+    bar = tqdm(
+        desc="Scoring", unit="row", unit_scale=True, total=stop - start, initial=position - start, delay=1,
+        disable=not show_progress_bar,
+    )  # fmt: skip
+    with bar:
+        for tile in prefetch(_tiles(scoring, position, stop)):
+            found = torch.mm(matrix, tile.to(device).T, out=scores[:, : len(tile)].resize_(len(matrix), len(tile)))
+            top.update(found, position)
+            unusable += int(found[0].isnan().sum())
+            position += len(tile)
+            bar.update(len(tile))
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _State(top.sorted(), start, stop, position, unusable).write(state, request)
+                saved = time.monotonic()
+    _State(top.sorted(), start, stop, position, unusable).write(state, request)
+
+
+def _tiles(scoring: Scoring, start: int, stop: int) -> Iterator[Tensor]:
+    for begin in range(start, stop, READ_TILES * TILE):
+        yield from scoring.vectors(begin, min(begin + READ_TILES * TILE, stop)).split(TILE)
+
+
+def _finished(path: Path, request: dict[str, Any], scoring: Scoring) -> Scores:
+    state, rows = _State.read(path, request), len(scoring.pools[0])
+    if state.position != rows or state.keys.shape != (len(scoring.concepts), scoring.k):
+        raise ValueError(f"{path} is short: {state.position:,} of {rows:,} rows; delete it and run again.")
+    return Scores(state.keys, rows, state.unusable)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is known after a part of a range: rows ``start`` … ``position - 1`` of ``start`` … ``stop - 1``."""
+
+    keys: np.ndarray
+    start: int
+    stop: int
+    position: int
+    unusable: int
+
+    def write(self, path: Path, request: dict[str, Any]) -> None:
+        about = {key: getattr(self, key) for key in ("start", "stop", "position", "unusable")}
+        content = save({"keys": self.keys}, {"about": json.dumps(about), "request": json.dumps(request)})
+        write_atomically(path, lambda file: file.write(content))
+
+    @classmethod
+    def read(cls, path: Path, request: dict[str, Any]) -> _State:
+        try:
+            with safe_open(str(path), "np") as file:
+                about, begun = (json.loads(file.metadata()[key]) for key in ("about", "request"))
+                state = cls(file.get_tensor("keys"), **about)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
+        for key, value in request.items():
+            if begun.get(key) != value:
+                raise ValueError(
+                    f"{path} holds scores made with another {key}: {begun.get(key)}, this run has {value}. "
+                    "Choose another folder, or delete it."
+                )
+        return state

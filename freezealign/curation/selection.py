@@ -1,0 +1,74 @@
+"""Balanced selection: concepts take their best rows in turn, the rarest first, and no row serves two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from freezealign.curation.top_k import NOTHING, rows_of, scores_of
+
+
+@dataclass(frozen=True)
+class Selection:
+    """n rows of a pool, concept after concept in the order in which they chose, best first in each.
+
+    Args:
+        rows: (n,) int64, each once.
+        concepts: (n,) which concept each serves.
+        scores: (n,) float32, its score there.
+    """
+
+    rows: np.ndarray
+    concepts: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def counts(self, concepts: int) -> np.ndarray:
+        """Return how many rows each of so many concepts has."""
+        return np.bincount(self.concepts, minlength=concepts)
+
+
+def rarest_first(keys: np.ndarray) -> np.ndarray:
+    """Return the concepts by the score of their K-th row, lowest first; a concept with fewer rows is rarer still.
+
+    Args:
+        keys: (C, K), best first, before any filter.
+    """
+    last, found = keys[:, -1] >> np.uint64(32), np.count_nonzero(keys, axis=1)
+    return np.lexsort((found, last))
+
+
+def candidate_rows(keys: np.ndarray) -> np.ndarray:
+    """Return every row that is in the list of some concept, ascending."""
+    return np.unique(rows_of(keys[keys != NOTHING]))
+
+
+def select_balanced(keys: np.ndarray, per_concept: int, allowed: np.ndarray | None = None) -> Selection:
+    """Let each concept, the rarest first, take its best rows that no concept before it has taken.
+
+    Args:
+        keys: (C, K), best first.
+        per_concept: The most rows a concept takes.
+        allowed: Rows that may be taken, ascending; all by default.
+
+    Raises:
+        ValueError: If ``per_concept`` is not positive.
+    """
+    if per_concept < 1:
+        raise ValueError(f"per_concept is at least 1, got {per_concept}.")
+    free = candidate_rows(keys) if allowed is None else allowed.copy()
+    chosen = []
+    taken = np.zeros(len(free), bool)
+    for concept in rarest_first(keys):
+        own = keys[concept][keys[concept] != NOTHING]
+        places = np.searchsorted(free, rows_of(own))
+        there = places < len(free)
+        there[there] = (free[places[there]] == rows_of(own)[there]) & ~taken[places[there]]
+        best = np.flatnonzero(there)[:per_concept]
+        taken[places[best]] = True
+        chosen.append((rows_of(own[best]), np.full(len(best), concept), scores_of(own[best])))
+    rows, concepts, scores = (np.concatenate(parts) for parts in zip(*chosen))
+    return Selection(rows, concepts, scores)
