@@ -52,7 +52,9 @@ class Rows(Protocol):
 class Known(Protocol):
     """What is known of each pair of a pool."""
 
-    fields: Sequence[str]
+    @property
+    def fields(self) -> Sequence[str]:
+        """Names of the fields, of those in ``FIELDS``."""
 
     def take(self, index: np.ndarray, field: str) -> list[Any]:
         """Return one field of some pairs."""

@@ -215,7 +215,7 @@ def labelled_pictures(folder: str | PathLike[str]) -> dict[str, list[Path]]:
 
 
 def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -> dict[str, list[Any]]:
-    """Return the images of a ``datasets`` data set under the names of their labels; they are decoded when they are used.
+    """Return the images of a ``datasets`` data set, not decoded yet, under the names of their labels.
 
     Raises:
         ValueError: If a column is missing.

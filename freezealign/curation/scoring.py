@@ -22,7 +22,7 @@ from freezealign.files import write_atomically
 from freezealign.prefetch import prefetch
 
 TILE = 1024
-"""Rows that are scored together; ranges of a pool are divided at its multiples, so that each score is computed alike."""
+"""Rows scored together. Ranges of a pool are divided at multiples of it, so that each score is computed alike."""
 READ_TILES = 16
 SAVE_SECONDS = 60.0
 Engine = Literal["local", "ray"]
@@ -152,7 +152,7 @@ def score_range(
     device: str | torch.device = "cpu",
     show_progress_bar: bool = False,
 ) -> None:
-    """Score rows ``start`` … ``stop - 1`` and leave what was found in the file ``state``, going on with what it holds."""
+    """Score rows ``start`` … ``stop - 1``; what was found is in the file ``state``, which is gone on with."""
     from tqdm.auto import tqdm
 
     request, matrix = scoring.request(), scoring.matrix().to(device)
@@ -171,7 +171,7 @@ def score_range(
     )  # fmt: skip
     with bar:
         for tile in prefetch(_tiles(scoring, position, stop)):
-            found = torch.mm(matrix, tile.to(device).T, out=scores[:, : len(tile)].resize_(len(matrix), len(tile)))
+            found = torch.mm(matrix, tile.to(device).T, out=scores[:, : len(tile)])
             top.update(found, position)
             unusable += int(found[0].isnan().sum())
             position += len(tile)

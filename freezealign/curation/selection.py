@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freezealign.curation.top_k import NOTHING, rows_of, scores_of
+from freezealign.curation.top_k import NOTHING, find, rows_of, scores_of
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,9 @@ def select_balanced(keys: np.ndarray, per_concept: int, allowed: np.ndarray | No
     taken = np.zeros(len(free), bool)
     for concept in rarest_first(keys):
         own = keys[concept][keys[concept] != NOTHING]
-        places = np.searchsorted(free, rows_of(own))
-        there = places < len(free)
-        there[there] = (free[places[there]] == rows_of(own)[there]) & ~taken[places[there]]
-        best = np.flatnonzero(there)[:per_concept]
+        places, found = find(free, rows_of(own))
+        found[found] = ~taken[places[found]]
+        best = np.flatnonzero(found)[:per_concept]
         taken[places[best]] = True
         chosen.append((rows_of(own[best]), np.full(len(best), concept), scores_of(own[best])))
     rows, concepts, scores = (np.concatenate(parts) for parts in zip(*chosen))

@@ -66,9 +66,8 @@ class TopK:
         if first + scores.shape[1] > MOST_ROWS:
             raise ValueError(f"a pool has at most {MOST_ROWS:,} rows, and this is row {first + scores.shape[1]:,}.")
         for start in range(0, scores.shape[1], self.k):  # at most K new keys a concept, which fit behind K old ones
-            part = scores[:, start : start + self.k]
-            concepts, columns = np.divmod(np.flatnonzero((part >= self.floor).numpy()), part.shape[1])
-            self._append(concepts, as_keys(part.numpy()[concepts, columns], columns + (first + start)))
+            concepts, columns, values = _at_least(scores[:, start : start + self.k], self.floor)
+            self._append(concepts, as_keys(values, columns + (first + start)))
 
     def merge(self, keys: np.ndarray) -> None:
         """Take in the keys (C, K) of another part of the pool, as :meth:`sorted` gives them."""
@@ -97,3 +96,21 @@ class TopK:
             worst = best.min(1, keepdims=True)
             floor = np.where(worst == NOTHING, -np.inf, scores_of(worst)).astype(np.float32)
             self.floor[some] = torch.from_numpy(floor)
+
+
+def _at_least(scores: Tensor, floor: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return concept, column and value of the scores (C, B) that reach the concept's floor (C, 1), in that order."""
+    if scores.is_cpu:  # NumPy finds few among many several times faster than torch
+        concepts, columns = np.divmod(np.flatnonzero((scores >= floor).numpy()), scores.shape[1])
+        return concepts, columns, scores.numpy()[concepts, columns]
+    found = torch.nonzero(scores >= floor.to(scores.device))
+    values = scores[found[:, 0], found[:, 1]]
+    return found[:, 0].cpu().numpy(), found[:, 1].cpu().numpy(), values.cpu().numpy()
+
+
+def find(rows: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where each of ``wanted`` stands among ``rows``, ascending, or 0, and whether it does."""
+    places = np.searchsorted(rows, wanted)
+    found = places < len(rows)
+    found[found] = rows[places[found]] == wanted[found]
+    return np.where(found, places, 0), found

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any
 
+from freezealign.words import word_ends
+
 Ends = Callable[[str], list[int]]
 """From a text to the positions at which its tokens end, in characters."""
-
-# Scripts without spaces count by the character, also behind a number or a Latin letter.
-UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+|[^\w\s]|_")
-
-
-def word_ends(text: str) -> list[int]:
-    """Return where the words and signs of a text end; Chinese, Japanese and Thai count by the character."""
-    return [match.end() for match in WORD.finditer(text)]
 
 
 def token_ends(tokenizer: Any) -> Ends:

@@ -1,0 +1,123 @@
+"""Near-duplicates, by the cosine of features: within the candidates, and against what a model will be tested on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from freezealign.curation.pools import Pool
+from freezealign.curation.top_k import NOTHING, find, rows_of
+from freezealign.vectors import unit
+
+TILE = 2048
+THRESHOLD = 0.95
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
+
+    Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
+    the work is concepts × K², not candidates², and memory is that of one concept's vectors.
+
+    Args:
+        pool: Whose vectors to compare: those of the images, or with a pool of ``text`` those of the captions.
+        threshold: Cosine from which on two are taken for one; what it should be depends on the encoder.
+        name: For reports.
+    """
+
+    pool: Pool
+    threshold: float = THRESHOLD
+    name: str = "near-duplicates"
+
+    def request(self) -> dict[str, Any]:
+        """Return the threshold, and which features it applies to."""
+        return {"threshold": self.threshold, "features": self.pool.fingerprint()}
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which candidates are not nearly like one that is kept."""
+        keep = np.ones(len(rows), bool)
+        for own in keys:
+            places, found = find(rows, rows_of(own[own != NOTHING]))
+            places = places[found]
+            places = places[keep[places]]
+            if len(places):
+                keep[places] = first_of_kind(_units(self.pool, rows[places]), self.threshold)
+        return keep
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """Candidates that are not nearly alike to anything a model will be tested on.
+
+    Args:
+        tests: For each test set its vectors (m, d), made as the pool's were.
+        pool: Whose vectors to compare.
+        threshold: Cosine from which on a candidate is taken for the test item.
+        name: For reports.
+
+    Raises:
+        ValueError: If widths differ.
+    """
+
+    tests: Mapping[str, Tensor]
+    pool: Pool
+    threshold: float = THRESHOLD
+    name: str = "near-duplicates of test items"
+
+    def __post_init__(self) -> None:
+        for name, vectors in self.tests.items():
+            if vectors.shape[1] != self.pool.width:
+                raise ValueError(
+                    f"the test set {name} is {vectors.shape[1]} wide, the vectors of {self.pool.name} "
+                    f"{self.pool.width}; make both with one encoder."
+                )
+
+    @cached_property
+    def _units(self) -> Tensor:
+        return torch.cat([unit(vectors) for vectors in self.tests.values()])
+
+    def request(self) -> dict[str, Any]:
+        """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
+        digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
+        sizes = {name: len(vectors) for name, vectors in self.tests.items()}
+        return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint()}
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which candidates are not nearly like a test item."""
+        parts = [np.zeros(0, bool)]
+        for start in range(0, len(rows), TILE):
+            near = torch.full((len(rows[start : start + TILE]),), -1.0)
+            vectors = _units(self.pool, rows[start : start + TILE])
+            for tests in self._units.split(TILE):
+                near = torch.maximum(near, (vectors @ tests.T).amax(1))
+            parts.append((near < self.threshold).numpy())
+        return np.concatenate(parts)
+
+
+def first_of_kind(vectors: Tensor, threshold: float) -> np.ndarray:
+    """Return (n,) bool: which unit vectors (n, d) have a cosine below ``threshold`` with all kept ones before them."""
+    keep = torch.ones(len(vectors), dtype=torch.bool)
+    for start in range(0, len(vectors), TILE):
+        tile, mine = vectors[start : start + TILE], keep[start : start + TILE]
+        for begin in range(0, start, TILE):
+            before = vectors[begin : begin + TILE][keep[begin : begin + TILE]]
+            mine &= ~((tile @ before.T) >= threshold).any(1)
+        alike = torch.tril(tile @ tile.T >= threshold, diagonal=-1)
+        for row in torch.nonzero(alike.any(1)).flatten().tolist():  # in order: only kept ones count
+            mine[row] &= not bool((alike[row] & mine).any())
+    return keep.numpy()
+
+
+def _units(pool: Pool, rows: np.ndarray) -> Tensor:
+    """Return unit vectors of some rows, which are read in ascending order."""
+    order = np.argsort(rows)
+    vectors = unit(pool.vectors.take(rows[order]))
+    return vectors[torch.from_numpy(np.argsort(order))]
