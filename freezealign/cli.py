@@ -28,6 +28,8 @@ Engine = Literal["local", "ray"]
 Loss = Literal["infonce", "sigmoid"]
 Precision = Literal["no", "bf16", "fp16"]
 Layers = Literal["last", "all"]
+Modality = Literal["image", "text"]
+CurationEngine = Literal["local", "ray", "faiss"]
 
 ImageEncoder = Annotated[str, typer.Option(help="A name from 'freezealign encoders', a hub id or a folder.")]
 TextEncoder = Annotated[str, typer.Option(help="Likewise.")]
@@ -260,6 +262,121 @@ def _captioned(data: str, stamps: Path | None) -> Any:
 
     samples = load_data(data, stamps).samples
     return [{"image": sample.image, "text": sample.captions["en"], "id": sample.key} for sample in samples]
+
+
+@app.command()
+def curate(
+    pools: Annotated[
+        list[str],
+        typer.Argument(
+            help="The pool: a feature store, a folder of .npy files as clip-retrieval writes them, or Parquet files. "
+            "Several: the same pairs seen by several encoders."
+        ),
+    ],
+    concepts: Annotated[
+        Path,
+        typer.Option(
+            help="A folder with a sub-folder of pictures for each concept, a .txt file with a name a line (with "
+            "--modality text), or saved prototypes (.safetensors)."
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for ids.txt, selection.parquet, card.md and its figures.")],
+    modality: Annotated[Modality, typer.Option(help="The features to compare with the concepts.")] = "image",
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="What made the features of each pool, where the pool does not tell.")
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Pictures a concept; all by default.")] = None,
+    template: Annotated[
+        list[str] | None, typer.Option(help="Prompt for names, with {}; repeat it for several.")
+    ] = None,
+    per_concept: Annotated[int, typer.Option(min=1, help="The most pairs a concept takes.")] = 2000,
+    candidates: Annotated[
+        int | None, typer.Option(min=1, help="Pairs looked at for each concept; 4 times as many by default.")
+    ] = None,
+    min_words: Annotated[int | None, typer.Option(min=1, help="Words a caption has at least.")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="Words a caption has at most.")] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="Leave out captions clearly not in this language (en, de, …); repeatable.")
+    ] = None,
+    min_similarity: Annotated[
+        float | None, typer.Option(help="Least image–text cosine, as the pool states it.")
+    ] = None,
+    equal_captions: Annotated[bool, typer.Option("--one-of-equal-captions", help="Keep one pair a caption.")] = False,
+    near_duplicates: Annotated[
+        float | None, typer.Option(help="Cosine from which on two candidates count as one, such as 0.95.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A test set, in any form of a pool: what is like it is left out.")
+    ] = None,
+    exclude_threshold: Annotated[float, typer.Option(help="Cosine from which on that is so.")] = 0.95,
+    engine: Annotated[
+        CurationEngine, typer.Option(help="ray divides the pool among machines; faiss searches approximately.")
+    ] = "local",
+    device: Annotated[str, typer.Option(help="Where matrix products run: cpu, cuda, …")] = "cpu",
+    pictures: Annotated[
+        str | None, typer.Option(help="Where the pool's pictures are, as for 'freezealign extract': for a sheet.")
+    ] = None,
+    shards: Annotated[
+        str | None, typer.Option(help="Webdataset shards of the pool; the selected samples are copied to subset/.")
+    ] = None,
+    mix_with: Annotated[
+        list[str] | None, typer.Option(help="Another pool to train on beside the selection; prints --weight.")
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=1, help="Of that mixture: 1 keeps the sizes, large draws equally.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of the draw of shots and the card's sample of the pool.")] = 0,
+) -> None:
+    """Select a balanced, deduplicated training set for your concepts out of a large pool of pairs.
+
+    Each concept, the rarest first, takes the pairs most like its examples; each pair is taken once. Run it again after
+    an interruption, and it goes on. The data card in `card.md` says what was selected, removed, and covered.
+    """
+    with _plain_errors():
+        from freezealign import curation
+        from freezealign.curation.concepts import read_concepts
+
+        opened = [curation.open_pool(pool, modality) for pool in pools]
+        names = encoder or [None] * len(opened)
+        if len(names) != len(opened):
+            raise ValueError(f"{len(opened)} pools need as many --encoder, got {len(names)}.")
+        prototypes = [
+            read_concepts(concepts, pool, modality, name, shots, template or ["{}"], seed)
+            for pool, name in zip(opened, names)
+        ]
+        filters: list[Any] = []
+        if min_words is not None or max_words is not None:
+            filters.append(curation.CaptionLength(min_words or 1, max_words))
+        if language:
+            filters.append(curation.Language(tuple(language)))
+        if min_similarity is not None:
+            filters.append(curation.Similarity(min_similarity))
+        if exclude:
+            tests = {name: curation.open_pool(name, modality) for name in exclude}
+            filters.append(curation.Leaks(tests, opened[0], exclude_threshold))
+        if equal_captions:
+            filters.append(curation.EqualCaptions())
+        if near_duplicates is not None:
+            filters.append(curation.NearDuplicates(opened[0], near_duplicates))
+        found = curation.curate(
+            opened,
+            prototypes,
+            output,
+            per_concept=per_concept,
+            candidates=candidates,
+            filters=filters,
+            engine=engine,
+            device=device,
+            pictures=pictures,
+            seed=seed,
+        )
+        if shards:
+            curation.write_subset(shards, found.ids, output / "subset")
+        if mix_with:
+            sizes = {str(output): len(found.selection)} | {name: len(curation.open_pool(name)) for name in mix_with}
+            for name, weight in curation.mixing_weights(sizes, temperature).items():
+                typer.echo(f"--weight {weight:.4g}  for {name}")
+    typer.echo(f"{len(found.selection):,} of {len(opened[0]):,} pairs. Saved {output}: card.md, selection.parquet, …")
 
 
 @app.command("eval")

@@ -58,36 +58,38 @@ class Leaks:
     """Candidates that are not nearly alike to anything a model will be tested on.
 
     Args:
-        tests: For each test set its vectors (m, d), made as the pool's were.
+        tests: The test sets by name, with vectors that were made as the pool's were.
         pool: Whose vectors to compare.
         threshold: Cosine from which on a candidate is taken for the test item.
         name: For reports.
 
     Raises:
-        ValueError: If widths differ.
+        ValueError: If widths differ, or both encoders are known and are not the same.
     """
 
-    tests: Mapping[str, Tensor]
+    tests: Mapping[str, Pool]
     pool: Pool
     threshold: float = THRESHOLD
     name: str = "near-duplicates of test items"
 
     def __post_init__(self) -> None:
-        for name, vectors in self.tests.items():
-            if vectors.shape[1] != self.pool.width:
+        for name, test in self.tests.items():
+            if test.width != self.pool.width:
                 raise ValueError(
-                    f"the test set {name} is {vectors.shape[1]} wide, the vectors of {self.pool.name} "
+                    f"the test set {name} is {test.width} wide, the vectors of {self.pool.name} "
                     f"{self.pool.width}; make both with one encoder."
                 )
+            if test.origin is not None and self.pool.origin is not None:
+                test.origin.check("test", self.pool.origin)
 
     @cached_property
     def _units(self) -> Tensor:
-        return torch.cat([unit(vectors) for vectors in self.tests.values()])
+        return torch.cat([unit(test.vectors.take(np.arange(len(test)))) for test in self.tests.values()])
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
         digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
-        sizes = {name: len(vectors) for name, vectors in self.tests.items()}
+        sizes = {name: len(test) for name, test in self.tests.items()}
         return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint()}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from safetensors.numpy import load_file, save
@@ -191,10 +192,14 @@ def apply_filters(
         if left is None:
             left = rows[one.keep(pool, rows, keys)]
             content = save({"rows": left}, {"request": json.dumps(request)})
-            write_atomically(path, lambda file, content=content: file.write(content))
+            write_atomically(path, partial(_put, content))
         report.append({"filter": one.name, **one.request(), "candidates": len(rows), "removed": len(rows) - len(left)})
         rows = left
     return rows, report
+
+
+def _put(content: bytes, file: BinaryIO) -> None:
+    file.write(content)
 
 
 def _done(path: Path, request: dict[str, Any]) -> np.ndarray | None:

@@ -70,6 +70,7 @@ class Pool:
         width: d.
         known: Ids, captions and so on; pairs without ids are called by their row.
         origin: The encoder that made the vectors, where that is known.
+        store: The feature store it is, if it is one.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Pool:
     width: int
     known: Known | None = None
     origin: Origin | None = None
+    store: FeatureStore | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -169,7 +171,7 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
     if features.tokens is not None:
         raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
     width = features.columns["sentence_embedding"].parts[0].shape[1]
-    return Pool(name, _StoreRows(store, modality), width, _StoreKnown(store), features.origin)
+    return Pool(name, _StoreRows(store, modality), width, _StoreKnown(store), features.origin, store)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ TILE = 1024
 """Rows scored together. Ranges of a pool are divided at multiples of it, so that each score is computed alike."""
 READ_TILES = 16
 SAVE_SECONDS = 60.0
-Engine = Literal["local", "ray"]
+Engine = Literal["local", "ray", "faiss"]
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,13 @@ class Scores:
         keys: (C, K) uint64, best first; see :mod:`freezealign.curation.top_k`.
         rows: How many rows of the pool were looked at.
         unusable: How many of them have a vector that is zero or not finite; they are never candidates.
+        recall: The share of the exact result that an approximate search found; ``None`` where it is exact.
     """
 
     keys: np.ndarray
     rows: int
     unusable: int
+    recall: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,8 @@ class Scoring:
         """Return the prototypes (C, Σd), of unit length and divided by the number of encoders."""
         return torch.cat([prototypes.vectors for prototypes in self.prototypes], 1) / len(self.pools)
 
-    def vectors(self, start: int, stop: int) -> Tensor:
+    def rows(self, rows: np.ndarray) -> Tensor:
         """Return rows (n, Σd) float32, each encoder's of unit length; NaN where a vector is zero or not finite."""
-        rows = np.arange(start, stop)
         parts = [torch.as_tensor(pool.vectors.take(rows)).float() for pool in self.pools]
         parts = [part.div_(part.norm(dim=1, keepdim=True)) for part in parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
@@ -108,6 +109,7 @@ def score_pool(
     *,
     engine: Engine = "local",
     device: str | torch.device = "cpu",
+    seed: int = 0,
     show_progress_bar: bool = True,
 ) -> Scores:
     """Score all rows and keep ``folder/scores.safetensors``; run again after a kill, it goes on.
@@ -115,15 +117,25 @@ def score_pool(
     Args:
         scoring: What to compare.
         folder: For the result, and the state of a pass that is under way.
-        engine: ``ray`` divides the pool among the machines of a cluster, which all see ``folder`` and the pool.
+        engine: ``ray`` divides the pool among the machines of a cluster, which all see ``folder`` and the pool;
+            ``faiss`` searches approximately.
         device: Where the matrix products run, with engine ``local``.
+        seed: Of the approximate index.
         show_progress_bar: Show progress if it takes longer than a second.
 
     Raises:
         ValueError: If the folder holds scores of something else, or a damaged or short file.
     """
-    result, request = folder / "scores.safetensors", scoring.request()
+    if engine not in get_args(Engine):
+        raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
+    result, request = folder / "scores.safetensors", {**scoring.request(), "exact": engine != "faiss"}
     if result.is_file():
+        return _finished(result, request, scoring)
+    if engine == "faiss":
+        from freezealign.curation.approximate import search_with_faiss
+
+        keys, unusable, recall = search_with_faiss(scoring, folder, seed, show_progress_bar)
+        _State(keys, 0, len(scoring.pools[0]), len(scoring.pools[0]), unusable, recall).write(result, request)
         return _finished(result, request, scoring)
     if engine == "ray":
         from freezealign.curation.cluster import score_with_ray
@@ -134,7 +146,7 @@ def score_pool(
         score_range(scoring, 0, len(scoring.pools[0]), states[0], device, show_progress_bar)
     top, unusable = TopK(len(scoring.concepts), scoring.k), 0
     for state in states:
-        found = _State.read(state, request)
+        found = _State.read(state, scoring.request())
         top.merge(found.keys)
         unusable += found.unusable
     final = _State(top.sorted(), 0, len(scoring.pools[0]), len(scoring.pools[0]), unusable)
@@ -170,7 +182,7 @@ def score_range(
         disable=not show_progress_bar,
     )  # fmt: skip
     with bar:
-        for tile in prefetch(_tiles(scoring, position, stop)):
+        for tile in prefetch(tiles(scoring, position, stop)):
             found = torch.mm(matrix, tile.to(device).T, out=scores[:, : len(tile)])
             top.update(found, position)
             unusable += int(found[0].isnan().sum())
@@ -182,16 +194,17 @@ def score_range(
     _State(top.sorted(), start, stop, position, unusable).write(state, request)
 
 
-def _tiles(scoring: Scoring, start: int, stop: int) -> Iterator[Tensor]:
+def tiles(scoring: Scoring, start: int, stop: int) -> Iterator[Tensor]:
+    """Yield rows ``start`` … ``stop - 1`` in tiles."""
     for begin in range(start, stop, READ_TILES * TILE):
-        yield from scoring.vectors(begin, min(begin + READ_TILES * TILE, stop)).split(TILE)
+        yield from scoring.rows(np.arange(begin, min(begin + READ_TILES * TILE, stop))).split(TILE)
 
 
 def _finished(path: Path, request: dict[str, Any], scoring: Scoring) -> Scores:
     state, rows = _State.read(path, request), len(scoring.pools[0])
     if state.position != rows or state.keys.shape != (len(scoring.concepts), scoring.k):
         raise ValueError(f"{path} is short: {state.position:,} of {rows:,} rows; delete it and run again.")
-    return Scores(state.keys, rows, state.unusable)
+    return Scores(state.keys, rows, state.unusable, state.recall)
 
 
 @dataclass(frozen=True)
@@ -203,9 +216,10 @@ class _State:
     stop: int
     position: int
     unusable: int
+    recall: float | None = None
 
     def write(self, path: Path, request: dict[str, Any]) -> None:
-        about = {key: getattr(self, key) for key in ("start", "stop", "position", "unusable")}
+        about = {key: getattr(self, key) for key in ("start", "stop", "position", "unusable", "recall")}
         content = save({"keys": self.keys}, {"about": json.dumps(about), "request": json.dumps(request)})
         write_atomically(path, lambda file: file.write(content))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -76,7 +78,7 @@ def test_best_are_those_of_sorting_everything(shape, k, tile):
 def test_parts_may_be_merged_in_any_order(shape, k, order):
     scores, keys = make_scores(shape), []
     bounds = np.linspace(0, shape[1], 6).astype(int)
-    for start, stop in zip(bounds, bounds[1:]):
+    for start, stop in pairwise(bounds):
         part = TopK(shape[0], k)
         part.update(torch.from_numpy(scores[:, start:stop]), int(start))
         keys.append(part.sorted())

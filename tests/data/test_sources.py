@@ -662,7 +662,7 @@ def test_without_webdataset_the_command_that_installs_it_is_given(form, tmp_path
 def test_without_pyarrow_the_command_that_installs_it_is_given(tmp_path, monkeypatch):
     make_source("parquets", tmp_path)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install pyarrow"):
+    with pytest.raises(ModuleNotFoundError, match="freezealign\\[web\\]"):
         open_pairs(tmp_path)
 
 
