@@ -286,9 +286,7 @@ def curate(
         list[str] | None, typer.Option(help="What made the features of each pool, where the pool does not tell.")
     ] = None,
     shots: Annotated[int | None, typer.Option(min=1, help="Pictures a concept; all by default.")] = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help="Prompt for names, with {}; repeat it for several.")
-    ] = None,
+    template: Annotated[list[str] | None, typer.Option(help="Prompt for names, with {}; repeatable.")] = None,
     per_concept: Annotated[int, typer.Option(min=1, help="The most pairs a concept takes.")] = 2000,
     candidates: Annotated[
         int | None, typer.Option(min=1, help="Pairs looked at for each concept; 4 times as many by default.")
@@ -299,7 +297,7 @@ def curate(
         list[str] | None, typer.Option(help="Leave out captions clearly not in this language (en, de, …); repeatable.")
     ] = None,
     min_similarity: Annotated[
-        float | None, typer.Option(help="Least image–text cosine, as the pool states it.")
+        float | None, typer.Option(help="Least image–text cosine, if the pool states it.")
     ] = None,
     equal_captions: Annotated[bool, typer.Option("--one-of-equal-captions", help="Keep one pair a caption.")] = False,
     near_duplicates: Annotated[
@@ -337,7 +335,7 @@ def curate(
         from freezealign.curation.concepts import read_concepts
 
         opened = [curation.open_pool(pool, modality) for pool in pools]
-        names = encoder or [None] * len(opened)
+        names: list[str | None] = [*encoder] if encoder else [None] * len(opened)
         if len(names) != len(opened):
             raise ValueError(f"{len(opened)} pools need as many --encoder, got {len(names)}.")
         prototypes = [

@@ -145,8 +145,8 @@ def _markdown(card: Mapping[str, Any], sheet: bool) -> str:
     parts += [
         "## Coverage",
         f"Each pair of a random sample of {coverage['sample']:,} of the pool counts for the concept it is most like; "
-        "each selected pair counts for the concept that took it. The effective number of concepts, the exponential of the "
-        f"entropy of their shares, is **{coverage['effective_before']:,.1f} before and "
+        "each selected pair counts for the concept that took it. The effective number of concepts, the exponential of "
+        f"the entropy of their shares, is **{coverage['effective_before']:,.1f} before and "
         f"{coverage['effective_after']:,.1f} after**, of {card['concepts']:,}.",
         "![Share of pairs of each concept](coverage.png)\n\n![Scores](scores.png)",
     ]

@@ -14,7 +14,10 @@ from freezealign.files import write_atomically
 
 
 def write_subset(
-    shards: Sequence[Path], ids: Collection[str], folder: Path, show_progress_bar: bool = True
+    shards: str | PathLike[str] | Sequence[Path],
+    ids: Collection[str],
+    folder: Path,
+    show_progress_bar: bool = True,
 ) -> list[str]:
     """Write of each shard the samples whose key is among ``ids`` as ``folder/SHARD``, byte for byte.
 
