@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test test-all lint bench stamps clean
+.PHONY: help demo test test-all lint bench stamps clip-art clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,6 +35,11 @@ stamps: ## Fetch the Tux Paint stamps into stamps/, without root, where apt exis
 	@command -v apt-get >/dev/null || { echo "make stamps needs apt-get; elsewhere unpack Debian's tuxpaint-stamps-default"; exit 1; }
 	mkdir -p stamps
 	cd stamps && apt-get download tuxpaint-stamps-default && dpkg -x tuxpaint-stamps-default_*.deb . && rm tuxpaint-stamps-default_*.deb
+
+clip-art: ## Fetch Debian's Open Clip Art into clip-art/, without root, where apt exists
+	@command -v apt-get >/dev/null || { echo "make clip-art needs apt-get; elsewhere unpack Debian's openclipart-png and -svg"; exit 1; }
+	mkdir -p clip-art
+	cd clip-art && apt-get download openclipart-png openclipart-svg && for package in *.deb; do dpkg -x $$package .; done && rm *.deb
 
 clean: ## Remove the environment and everything that was made
 	rm -rf .venv build dist *.egg-info demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -109,4 +109,4 @@ class ParquetVectors:
                 f"{self.table.paths[0]}: column '{self.column}' is not {self.width} numbers in every row of "
                 f"{index.min()} to {index.max()}."
             )
-        return numbers.reshape(len(index), self.width)
+        return np.array(numbers).reshape(len(index), self.width)  # a copy: what Arrow holds must not be written to

@@ -76,7 +76,7 @@ class TopK:
 
     def sorted(self) -> np.ndarray:
         """Return the keys (C, K), best first; where there are fewer than K, the rest is ``NOTHING``."""
-        self._cut(np.arange(len(self.keys)))
+        self._cut(np.flatnonzero(self.counts > self.k))
         return np.sort(self.keys[:, : self.k], axis=1)[:, ::-1].copy()
 
     def _append(self, concepts: np.ndarray, keys: np.ndarray) -> None:
@@ -88,14 +88,12 @@ class TopK:
         self.counts += new
 
     def _cut(self, concepts: np.ndarray) -> None:
-        """Keep the K best of some concepts and raise the score that is worth a look."""
+        """Keep the K best of concepts that have more, and raise the score that is worth a look."""
         for some in np.array_split(concepts, -(-len(concepts) // CUT_AT_ONCE) or 1):
             best = np.partition(self.keys[some], -self.k, axis=1)[:, -self.k :]
             self.keys[some, : self.k], self.keys[some, self.k :] = best, NOTHING
-            self.counts[some] = np.minimum(self.counts[some], self.k)
-            worst = best.min(1, keepdims=True)
-            floor = np.where(worst == NOTHING, -np.inf, scores_of(worst)).astype(np.float32)
-            self.floor[some] = torch.from_numpy(floor)
+            self.counts[some] = self.k
+            self.floor[some] = torch.from_numpy(scores_of(best.min(1, keepdims=True)))
 
 
 def _at_least(scores: Tensor, floor: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

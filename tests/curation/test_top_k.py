@@ -88,12 +88,12 @@ def test_parts_may_be_merged_in_any_order(shape, k, order):
     assert found(whole.sorted()) == brute_force(scores, k)
 
 
-def test_sorting_in_the_middle_changes_nothing():
-    scores, top = torch.from_numpy(make_scores((3, 60, 7, 0.3))), TopK(3, 5)
-    for start in range(0, 60, 10):
-        top.update(scores[:, start : start + 10], start)
-        top.sorted()
-    assert found(top.sorted()) == brute_force(scores.numpy(), 5)
+@given(SCORES, st.integers(1, 8), st.integers(1, 20))
+def test_looking_in_the_middle_changes_nothing(shape, k, tile):
+    scores, top = make_scores(shape), TopK(shape[0], k)
+    for start in range(0, shape[1], tile):
+        top.update(torch.from_numpy(scores[:, start : start + tile]), start)
+        assert found(top.sorted()) == brute_force(scores[:, : start + tile], k)
 
 
 def test_rows_beyond_the_key_are_refused():
