@@ -24,6 +24,7 @@ from freezealign.prefetch import prefetch
 TILE = 1024
 """Rows scored together. Ranges of a pool are divided at multiples of it, so that each score is computed alike."""
 READ_TILES = 16
+FILE_KEY = "freezealign_scores"
 SAVE_SECONDS = 60.0
 Engine = Literal["local", "ray", "faiss"]
 
@@ -220,15 +221,15 @@ class _State:
 
     def write(self, path: Path, request: dict[str, Any]) -> None:
         about = {key: getattr(self, key) for key in ("start", "stop", "position", "unusable", "recall")}
-        content = save({"keys": self.keys}, {"about": json.dumps(about), "request": json.dumps(request)})
+        content = save({"keys": self.keys}, {FILE_KEY: json.dumps({"about": about, "request": request})})
         write_atomically(path, lambda file: file.write(content))
 
     @classmethod
     def read(cls, path: Path, request: dict[str, Any]) -> _State:
         try:
             with safe_open(str(path), "np") as file:
-                about, begun = (json.loads(file.metadata()[key]) for key in ("about", "request"))
-                state = cls(file.get_tensor("keys"), **about)
+                content = json.loads(file.metadata()[FILE_KEY])
+                state, begun = cls(file.get_tensor("keys"), **content["about"]), content["request"]
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
         for key, value in request.items():
