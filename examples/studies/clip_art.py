@@ -3,9 +3,10 @@
 python examples/studies/clip_art.py --stamps stamps --clip-art clip-art --output clip-art-output
 
 ``make stamps clip-art`` fetches both. The pool is Debian's Open Clip Art, with the titles and keywords of its files,
-and OpenMoji. Prototypes are the pictures of fold 0 of Tux Paint by category; the test set is the pictures of the other
-four folds, and what is nearly like one of them is taken out of the pool first. Models are trained on (a) the whole
-pool, (b) random subsets, (c) the curated subset of equal size, (d) the whole pool and the curated subset.
+and OpenMoji. Examples of the concepts are the pictures of fold 0 of Tux Paint by category, to compare with pictures,
+and the names of the categories, to compare with captions. The test set is the pictures of the other four folds; what is
+nearly like one of them is taken out of the pool first. Models are trained on (a) the whole pool, (b) random subsets,
+(c) the curated subset of equal size, (d) the whole pool and the curated subset.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,11 @@ import torch
 
 from freezealign import FeatureStore, FreezeAlign
 from freezealign.curation import CaptionLength, Leaks, NearDuplicates, Prototypes, curate, open_pool
+from freezealign.curation.prototypes import all_vectors
 from freezealign.data.openmoji import load_openmoji
-from freezealign.data.samples import Sample, hash_fold, pairs
+from freezealign.data.samples import hash_fold
 from freezealign.data.tuxpaint import load_tuxpaint
 from freezealign.evaluation.metrics import bootstrap_interval, positive_ranks
-from freezealign.files import write_json_atomically
 from freezealign.tables import markdown_table
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
@@ -69,11 +71,6 @@ def plain(text: str) -> str:
     return " ".join(html.unescape(text).replace("_", " ").split())
 
 
-def category(sample: Sample) -> str:
-    """Return the folder of a stamp."""
-    return sample.key.split("/")[0]
-
-
 def features(model: FreezeAlign, data: Sequence[dict[str, Any]], path: Path) -> FeatureStore:
     """Return pooled features, computed once."""
     return model.extract_features(data, path, level="pooled", reuse=True, batch_size=BATCH_SIZE)
@@ -111,71 +108,82 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():.3f} [{low:.3f}–{high:.3f}]"
 
 
+def prototypes_of(base: FreezeAlign, shots: FeatureStore, labels: Sequence[str]) -> dict[str, Prototypes]:
+    """Return the categories as pictures of fold 0, and as their names."""
+    vectors = all_vectors(shots, "image")
+    shown = Prototypes.from_vectors(vectors, labels, shots.origins["image"], modality="image", fold=0)
+    named = Prototypes.from_texts(base, [NAMES.get(name, name) for name in shown.names], show_progress_bar=False)
+    return {"image": shown, "text": replace(named, names=shown.names)}
+
+
+def curated(clean: FeatureStore, prototypes: dict[str, Prototypes], size: int, output: Path) -> dict[str, FeatureStore]:
+    """Return what is selected by pictures, by captions, and by both."""
+    pools = {"image": open_pool(clean, "image"), "text": open_pool(clean, "text")}
+    filters = [CaptionLength(1, 30), NearDuplicates(pools["image"], DUPLICATE)]
+    chosen = {}
+    for name, by in {"picture": ["image"], "caption": ["text"], "both": ["image", "text"]}.items():
+        found = curate(
+            [pools[modality] for modality in by],
+            [prototypes[modality] for modality in by],
+            output / f"by-{name}-{size}",
+            per_concept=size,
+            filters=filters,
+        )
+        chosen[f"by {name}"] = clean.select(np.sort(found.selection.rows))
+    return chosen
+
+
 def compare(
-    clean: FeatureStore, chosen: FeatureStore, test: FeatureStore, labels: Sequence[str], recipe: str
+    clean: FeatureStore, sets: dict[str, FeatureStore], recipe: str, score: Callable[[FreezeAlign], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the hits (metrics, n) of each training set; those of the random ones are averaged over subsets."""
-    rng = np.random.default_rng(0)
-    subsets = [clean.select(rng.choice(len(clean), len(chosen), replace=False)) for _ in range(RANDOM_SUBSETS)]
-    random = [hits(train([subset], recipe), test, labels) for subset in subsets]
-    return {
-        "(a) whole pool": hits(train([clean], recipe), test, labels),
-        f"(b) random, mean of {RANDOM_SUBSETS}": np.mean(random, 0),
-        "(c) curated": hits(train([chosen], recipe), test, labels),
-        "(d) whole and curated": hits(train([clean, chosen], recipe), test, labels),
-    }
+    rng, size = np.random.default_rng(0), max(map(len, sets.values()))
+    subsets = [clean.select(rng.choice(len(clean), size, replace=False)) for _ in range(RANDOM_SUBSETS)]
+    whole = score(train([clean], recipe))
+    random = np.mean([score(train([subset], recipe)) for subset in subsets], 0)
+    found = {"(a) whole pool": whole, f"(b) random, {size}": random}
+    for name, chosen in sets.items():
+        found[f"(c) curated {name}, {len(chosen)}"] = own = score(train([chosen], recipe))
+        found[f"(c) - (b) {name}"] = own - random
+        found[f"(d) whole and curated {name}"] = both = score(train([clean, chosen], recipe))
+        found[f"(d) - (a) {name}"] = both - whole
+    return found
 
 
 def main() -> None:
-    """Run the study and write ``report.md`` and ``report.json``."""
+    """Run the study and write ``report.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stamps", type=Path, required=True, help="folder of the Tux Paint stamps")
     parser.add_argument("--clip-art", type=Path, required=True, help="folder of Open Clip Art")
     parser.add_argument("--output", type=Path, default=Path("clip-art-output"))
     arguments = parser.parse_args()
     base = FreezeAlign(list(ENCODERS), recipe="linear", dim=512, seed=0)
-    drawings = [{**pair, "id": s.key} for s, pair in zip(load_openmoji().samples, pairs(load_openmoji().samples))]
+    emoji = load_openmoji().samples
+    drawings = [{"image": s.image, "text": s.captions["en"], "id": s.key} for s in emoji]
     pool = features(base, [*clip_art(arguments.clip_art), *drawings], arguments.output / "pool")
     stamps = load_tuxpaint(arguments.stamps).samples
     data = [{"image": s.image, "text": s.captions["en"], "id": s.key} for s in stamps]
     stored = features(base, data, arguments.output / "stamps")
-    owners = {sample.key: category(sample) for sample in stamps}
-    labels = [owners[key] for key in stored.ids]
+    labels = np.array([key.split("/")[0] for key in stored.ids])
     few = np.array([hash_fold(key) == 0 for key in stored.ids])
-    test, truth = stored.select(~few), [label for label, one in zip(labels, few) if not one]
-    shots = stored.select(few)["image"].load(np.arange(few.sum()))["sentence_embedding"]
-    shown = [label for label, one in zip(labels, few) if one]
-    prototypes = Prototypes.from_vectors(shots, shown, stored.origins["image"], modality="image", fold=0)
+    test, truth = stored.select(~few), labels[~few].tolist()
+    prototypes = prototypes_of(base, stored.select(few), labels[few].tolist())
     clean, leaks = without_leaks(pool, test)
-    rows, record = [], {"pool": len(pool), "skipped": len(pool.skipped), "leaks": leaks, "test": len(test)}
+    rows = []
     for size in SIZES:
-        opened = open_pool(clean)
-        filters = [CaptionLength(1, 30), NearDuplicates(opened, DUPLICATE)]
-        found = curate(
-            opened,
-            prototypes,
-            arguments.output / f"curated-{size}",
-            per_concept=size,
-            filters=filters,
-            pictures=[*clip_art(arguments.clip_art), *drawings],
-        )
-        chosen = clean.select(np.sort(found.selection.rows))
+        sets = curated(clean, prototypes, size, arguments.output)
         for recipe in RECIPES:
-            sets = compare(clean, chosen, test, truth, recipe)
-            sets["(c) - (b)"] = sets["(c) curated"] - sets[f"(b) random, mean of {RANDOM_SUBSETS}"]
-            sets["(d) - (a)"] = sets["(d) whole and curated"] - sets["(a) whole pool"]
-            for name, values in sets.items():
-                scores = [interval(row) for row in values]
-                rows.append([recipe, str(len(chosen)), name, *scores])
+            for name, values in compare(clean, sets, recipe, lambda model: hits(model, test, truth)).items():
+                rows.append([str(size), recipe, name, *map(interval, values)])
                 print(*rows[-1], sep=" | ", flush=True)
-    table = markdown_table(["recipe", "curated pairs", "trained on", *METRICS], rows)
-    chance = f"Chance: {1 / len(set(truth)):.3f}, {1 / len(test):.3f}, {10 / len(test):.3f}."
     summary = (
         f"{len(pool):,} pairs in the pool ({len(pool.skipped):,} more could not be read), {leaks} of them nearly like "
-        f"a test picture and taken out; {len(test)} test pictures. {chance}"
+        f"a test picture and taken out; {int(few.sum())} pictures as examples, {len(test)} to test. Chance: "
+        f"{1 / len(set(truth)):.3f}, {1 / len(test):.3f}, {10 / len(test):.3f}."
     )
+    table = markdown_table(["quota", "recipe", "trained on", *METRICS], rows)
     (arguments.output / "report.md").write_text(f"{summary}\n\n{table}\n", encoding="utf-8")
-    write_json_atomically(arguments.output / "report.json", {**record, "rows": rows})
+    print(summary)
 
 
 if __name__ == "__main__":
