@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import FeatureStore, Origin
 from freezealign.files import write_atomically
 from freezealign.inputs import IMAGE_SUFFIXES
@@ -122,8 +123,14 @@ class Prototypes:
             names: The concepts.
             templates: Each with ``{}`` where the name goes.
             **options: Of :meth:`FreezeAlign.extract_features`.
+
+        Raises:
+            ValueError: If there is no name, or a template has no place for it.
         """
-        prompts = [(name, template.format(name)) for name in names for template in templates]
+        asked = ClassPrompts(list(names), templates)
+        prompts = [
+            (str(name), prompt) for name, some in zip(asked.class_names[""], asked.prompts("")) for prompt in some
+        ]
         return cls._from_items(model, "text", prompts, templates=list(templates), **options)
 
     @classmethod

@@ -36,13 +36,15 @@ class ClassPrompts:
         self,
         class_names: ClassNames | Mapping[str, ClassNames],
         templates: str | Templates | Mapping[str, Templates] = ("{}",),
-        descriptions: Mapping[str, Sequence[str]] | None = None,
+        descriptions: Mapping[str, str | Sequence[str]] | None = None,
         renormalize: bool = True,
     ) -> None:
         self.class_names: dict[str, ClassNames] = by_language(class_names)
         templates = [templates] if isinstance(templates, str) else templates
         self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
-        self.descriptions, self.renormalize = descriptions or {}, renormalize
+        described = (descriptions or {}).items()
+        self.descriptions = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in described}
+        self.renormalize = renormalize
         self._check()
 
     @property
@@ -90,8 +92,7 @@ class ClassPrompts:
         return normalize(means, dim=-1) if self.renormalize else means
 
     def _asked(self, name: str, language: str) -> list[str]:
-        described = self.descriptions.get(name)
-        return list(described or [template.format(name, c=name) for template in self.templates[language]])
+        return self.descriptions.get(name) or [template.format(name, c=name) for template in self.templates[language]]
 
     def _described(self) -> set[str | None]:
         return {name for names in self.class_names.values() for name in names if self.descriptions.get(str(name))}
@@ -110,9 +111,19 @@ class ClassPrompts:
                     f"there are names in '{language}', but no templates; there are {list(self.templates)}."
                 )
         for template in (template for some in self.templates.values() for template in some):
-            if "{" not in template:
-                raise ValueError(f"the template {template!r} has no {{}} where the class name goes.")
+            if not _has_place(template):
+                raise ValueError(
+                    f"the template {template!r} needs {{}} or {{c}} where the class name goes, and no other."
+                )
         if self.descriptions and not self._described():
             raise ValueError(
                 f"none of the {self.count} classes has a description; they are for {list(self.descriptions)[:3]}…"
             )
+
+
+def _has_place(template: str) -> bool:
+    """Whether a template puts in the class name, and nothing else."""
+    try:
+        return "\0" in template.format("\0", c="\0")
+    except (KeyError, IndexError, ValueError):
+        return False

@@ -556,3 +556,5 @@ def test_more_classes_than_a_mask_can_tell_apart_are_refused():
     assert len(MaskedImages([b""], [lambda: VALUES], ["x"] * 254).class_names) == 254
     with pytest.raises(ValueError, match="255 class names, but 255 in a mask"):
         MaskedImages([b""], [lambda: VALUES], ["x"] * 255)
+    with pytest.raises(ValueError, match="255 class names, but 255 in a mask"):
+        MaskedImages([b""], [lambda: VALUES], {"en": ["x"] * 255})

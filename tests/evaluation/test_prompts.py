@@ -150,8 +150,18 @@ def test_all_prompts_are_encoded_together():
 
 @pytest.mark.parametrize("templates", [["a photo"], "a photo", {"": ["a {}", "a photo"]}])
 def test_template_without_a_place_is_refused(templates):
-    with pytest.raises(ValueError, match=r"'a photo' has no \{\} where the class name goes"):
+    with pytest.raises(ValueError, match=r"'a photo' needs \{\} or \{c\} where the class name goes"):
         ClassPrompts(["cat"], templates)
+
+
+@pytest.mark.parametrize("template", ["a {name}", "{} and {}", "a {c} or {name}", "a {"])
+def test_template_with_another_place_is_refused(template):
+    with pytest.raises(ValueError, match="and no other"):
+        ClassPrompts(["cat"], template)
+
+
+def test_description_of_one_sentence_is_one_prompt():
+    assert ClassPrompts(["cat"], descriptions={"cat": "It purrs."}).prompts("") == [["It purrs."]]
 
 
 def test_language_without_any_name_is_called_by_its_code():

@@ -81,9 +81,11 @@ class MaskedImages:
 
     def __post_init__(self) -> None:
         _check_counts(self.images, self.masks, "masks")
-        if len(self.class_names) >= IGNORED:
+        names = self.class_names
+        classes = max(map(len, names.values())) if isinstance(names, dict) else len(names)
+        if classes >= IGNORED:
             raise ValueError(
-                f"there are {len(self.class_names)} class names, but {IGNORED} in a mask means that a pixel does not "
+                f"there are {classes} class names, but {IGNORED} in a mask means that a pixel does not "
                 f"count; leave at most {IGNORED - 1} classes."
             )
 
