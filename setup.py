@@ -18,6 +18,7 @@ CORE = [
     "pillow>=10.3",
     "psutil>=5.9",
     "pyyaml>=6",
+    "regex>=2023.8",
     "rich>=13",
     "safetensors>=0.4",
     "scipy>=1.15",

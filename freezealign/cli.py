@@ -306,7 +306,9 @@ def curate(
     exclude: Annotated[
         list[str] | None, typer.Option(help="A test set, in any form of a pool: what is like it is left out.")
     ] = None,
-    exclude_threshold: Annotated[float, typer.Option(help="Cosine from which on that is so.")] = 0.95,
+    exclude_threshold: Annotated[
+        float | None, typer.Option(help="Cosine from which on that is so; 0.95 by default.")
+    ] = None,
     engine: Annotated[
         CurationEngine, typer.Option(help="ray divides the pool among machines; faiss searches approximately.")
     ] = "local",
@@ -321,8 +323,8 @@ def curate(
         list[str] | None, typer.Option(help="Another pool to train on beside the selection; prints --weight.")
     ] = None,
     temperature: Annotated[
-        float, typer.Option(min=1, help="Of that mixture: 1 keeps the sizes, large draws equally.")
-    ] = 1,
+        float | None, typer.Option(min=1, help="Of that mixture: 1 keeps the sizes, large draws equally.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the draw of shots and the card's sample of the pool.")] = 0,
 ) -> None:
     """Select a balanced, deduplicated training set for your concepts out of a large pool of pairs.
@@ -334,45 +336,49 @@ def curate(
         from freezealign import curation
         from freezealign.curation.concepts import read_concepts
 
+        for option, value, other, needed in (
+            ("--exclude-threshold", exclude_threshold, "--exclude", exclude),
+            ("--temperature", temperature, "--mix-with", mix_with),
+        ):
+            if value is not None and not needed:
+                raise ValueError(f"{option} goes with {other}.")
         opened = [curation.open_pool(pool, modality) for pool in pools]
+        tar_files = curation.find_shards(shards) if shards else []
+        sizes = {name: len(curation.open_pool(name, modality)) for name in mix_with or ()}
         names: list[str | None] = [*encoder] if encoder else [None] * len(opened)
         if len(names) != len(opened):
             raise ValueError(f"{len(opened)} pools need as many --encoder, got {len(names)}.")
         prototypes = [
-            read_concepts(concepts, pool, modality, name, shots, template or ["{}"], seed)
+            read_concepts(concepts, pool, modality, name, shots, template or ("{}",), seed)
             for pool, name in zip(opened, names)
         ]
-        filters: list[Any] = []
-        if min_words is not None or max_words is not None:
-            filters.append(curation.CaptionLength(min_words or 1, max_words))
-        if language:
-            filters.append(curation.Language(tuple(language)))
-        if min_similarity is not None:
-            filters.append(curation.Similarity(min_similarity))
-        if exclude:
-            tests = {name: curation.open_pool(name, modality) for name in exclude}
-            filters.append(curation.Leaks(tests, opened[0], exclude_threshold))
-        if equal_captions:
-            filters.append(curation.EqualCaptions())
-        if near_duplicates is not None:
-            filters.append(curation.NearDuplicates(opened[0], near_duplicates))
+        tests = {name: curation.open_pool(name, modality) for name in exclude or ()}
+        filters = (
+            curation.CaptionLength(min_words or 1, max_words) if min_words or max_words else None,
+            curation.Language(tuple(language)) if language else None,
+            curation.StatedSimilarity(min_similarity) if min_similarity is not None else None,
+            curation.Leaks(tests, opened[0], exclude_threshold or curation.THRESHOLD) if tests else None,
+            curation.EqualCaptions() if equal_captions else None,
+            curation.NearDuplicates(opened[0], near_duplicates) if near_duplicates is not None else None,
+        )
         found = curation.curate(
             opened,
             prototypes,
             output,
             per_concept=per_concept,
             candidates=candidates,
-            filters=filters,
+            filters=[one for one in filters if one is not None],
             engine=engine,
             device=device,
             pictures=pictures,
             seed=seed,
         )
-        if shards:
-            curation.write_subset(shards, found.ids, output / "subset")
+        if tar_files:
+            for name, damage in curation.write_subset(tar_files, found.ids, output / "subset").items():
+                typer.secho(f"{name}: {' '.join(damage)}", fg="yellow", err=True)
         if mix_with:
-            sizes = {str(output): len(found.selection)} | {name: len(curation.open_pool(name)) for name in mix_with}
-            for name, weight in curation.mixing_weights(sizes, temperature).items():
+            sizes = {str(output / "features"): len(found.selection), **sizes}
+            for name, weight in curation.mixing_weights(sizes, temperature or 1).items():
                 typer.echo(f"--weight {weight:.4g}  for {name}")
     typer.echo(f"{len(found.selection):,} of {len(opened[0]):,} pairs. Saved {output}: card.md, selection.parquet, …")
 

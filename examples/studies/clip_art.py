@@ -137,12 +137,16 @@ def compare(
     clean: FeatureStore, sets: dict[str, FeatureStore], recipe: str, score: Callable[[FreezeAlign], np.ndarray]
 ) -> dict[str, np.ndarray]:
     """Return the hits (metrics, n) of each training set; those of the random ones are averaged over subsets."""
-    rng, size = np.random.default_rng(0), max(map(len, sets.values()))
-    subsets = [clean.select(rng.choice(len(clean), size, replace=False)) for _ in range(RANDOM_SUBSETS)]
-    whole = score(train([clean], recipe))
-    random = np.mean([score(train([subset], recipe)) for subset in subsets], 0)
-    found = {"(a) whole pool": whole, f"(b) random, {size}": random}
+    whole, randoms = score(train([clean], recipe)), {}
+    found = {"(a) whole pool": whole}
     for name, chosen in sets.items():
+        if (size := len(chosen)) not in randoms:
+            draws = [
+                np.random.default_rng(seed).choice(len(clean), size, replace=False) for seed in range(RANDOM_SUBSETS)
+            ]
+            randoms[size] = np.mean([score(train([clean.select(draw)], recipe)) for draw in draws], 0)
+            found[f"(b) random, {size}"] = randoms[size]
+        random = randoms[size]
         found[f"(c) curated {name}, {len(chosen)}"] = own = score(train([chosen], recipe))
         found[f"(c) - (b) {name}"] = own - random
         found[f"(d) whole and curated {name}"] = both = score(train([clean, chosen], recipe))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from freezealign.curation.top_k import TopK, as_keys, rows_of
-from freezealign.files import write_json_atomically
+from freezealign.files import read_json, write_json_atomically
 from freezealign.prefetch import prefetch
 
 if TYPE_CHECKING:
@@ -18,45 +18,58 @@ if TYPE_CHECKING:
 
 TRAINING_ROWS = 64
 """Rows that are drawn for each list of the index to train it."""
+MOST_TRAINING_ROWS = 500_000
+FEWEST_ROWS = 256
+"""As many centroids has a part of a quantised vector."""
 RECALL_CONCEPTS = 32
 
 
 def search_with_faiss(
-    scoring: Scoring, folder: Path, seed: int, show_progress_bar: bool
+    scoring: Scoring, request: dict[str, Any], folder: Path, seed: int, show_progress_bar: bool
 ) -> tuple[np.ndarray, int, float]:
     """Return keys (C, K) of rows found in an inverted file of product-quantised vectors, unusable rows, and recall.
 
     The index has 4·√n lists, an eighth of which are searched, and a byte for 8 numbers of a vector. Rows that it finds
     get their exact scores. Recall is the share of the exact K best that is found, over ``RECALL_CONCEPTS`` concepts.
 
+    Indexing goes on after a kill; measuring recall, a pass of ``RECALL_CONCEPTS`` products a row, begins anew.
+
     Raises:
         ModuleNotFoundError: If faiss is not installed.
-        ValueError: If the folder holds the index of something else.
+        ValueError: If the pool is too small, or the folder holds the index of something else or a damaged one.
     """
     try:
         import faiss
     except ModuleNotFoundError:
         raise ModuleNotFoundError("engine='faiss' needs: pip install 'freezealign[scale]'") from None
-    index = _build(faiss, scoring, folder, show_progress_bar, seed)
+    if len(scoring.pools[0]) < FEWEST_ROWS:
+        raise ValueError(f"an approximate index needs {FEWEST_ROWS} rows; use the exact engine for this pool.")
+    index = _build(faiss, scoring, {**request, "seed": seed}, folder, show_progress_bar)
     index.nprobe = max(1, index.nlist // 8)
     found = index.search(scoring.matrix().numpy(), scoring.k)[1]
     keys = _rescored(scoring, found)
-    return keys, *_recall(scoring, keys, seed, show_progress_bar)
+    unusable, recall = _recall(scoring, keys, seed, show_progress_bar)
+    for file in (folder / "index.faiss", folder / "index.json"):
+        file.unlink()
+    return keys, unusable, recall
 
 
-def _build(faiss: Any, scoring: Scoring, folder: Path, show_progress_bar: bool, seed: int) -> Any:
+def _build(faiss: Any, scoring: Scoring, request: dict[str, Any], folder: Path, show_progress_bar: bool) -> Any:
     """Return the index of all rows; a kill costs a minute of adding them at most."""
     from tqdm.auto import tqdm
 
     from freezealign.curation import scoring as exact
 
-    path, request = folder / "index.faiss", {**scoring.request(), "seed": seed}
+    path = folder / "index.faiss"
     if path.is_file():
-        if json.loads((folder / "index.json").read_text(encoding="utf-8")) != json.loads(json.dumps(request)):
+        if read_json(folder / "index.json") != json.loads(json.dumps(request)):
             raise ValueError(f"{path} is the index of another pool, prototypes or seed; choose another folder.")
-        index = faiss.read_index(str(path))
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from None
     else:
-        index = _train(faiss, scoring, seed)
+        index = _train(faiss, scoring, request["seed"])
         write_json_atomically(folder / "index.json", request)
     rows, saved = len(scoring.pools[0]), time.monotonic()
     with tqdm(desc="Indexing", unit="row", unit_scale=True, total=rows, initial=index.ntotal, delay=1,
@@ -75,7 +88,8 @@ def _train(faiss: Any, scoring: Scoring, seed: int) -> Any:
     rows = len(scoring.pools[0])
     width = scoring.matrix().shape[1]
     lists = max(1, int(4 * np.sqrt(rows)))
-    sample = np.sort(np.random.default_rng(seed).choice(rows, min(rows, TRAINING_ROWS * lists), replace=False))
+    wanted = min(rows, TRAINING_ROWS * lists, MOST_TRAINING_ROWS)
+    sample = np.sort(np.random.default_rng(seed).choice(rows, wanted, replace=False))
     parts = next(size for size in range(max(1, width // 8), 0, -1) if width % size == 0)
     lists = max(1, min(lists, len(sample) // 39))  # FAISS warns below 39 vectors a centroid
     index = faiss.index_factory(width, f"IVF{lists},PQ{parts}x8", faiss.METRIC_INNER_PRODUCT)
@@ -111,7 +125,7 @@ def _recall(scoring: Scoring, keys: np.ndarray, seed: int, show_progress_bar: bo
         for tile in prefetch(exact.tiles(scoring, 0, rows)):
             top.update(matrix @ tile.T, position)
             position += len(tile)
-            unusable += int(tile[:, 0].isnan().sum())
+            unusable += int(tile.isnan().any(1).sum())
             bar.update(len(tile))
     best = [rows_of(own[own > 0]) for own in top.sorted()]
     hits = [np.isin(right, rows_of(keys[concept])).sum() for concept, right in zip(some, best)]

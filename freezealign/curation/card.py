@@ -42,7 +42,7 @@ def describe(curation: Curation) -> dict[str, Any]:
         "pool": {"names": curation.pools, "rows": curation.scores.rows, "unusable": curation.scores.unusable},
         "prototypes": curation.provenance,
         "concepts": len(curation.concepts),
-        "candidates_per_concept": curation.scores.keys.shape[1],
+        "candidates_per_concept": min(curation.scores.keys.shape[1], curation.scores.rows),
         "search": "exact" if curation.scores.recall is None else "approximate, FAISS IVF-PQ",
         "recall": curation.scores.recall,
         "per_concept": curation.per_concept,
@@ -101,12 +101,12 @@ def draw_sheet(path: Path, curation: Curation, pictures: Mapping[str, Any]) -> N
     figure = new_figure(1.3 * SHEET_COLUMNS + 1.6, 1.4 * len(rows))
     axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
     for line, (concept, own) in zip(axes, rows.items()):
-        line[0].set_ylabel(curation.concepts[concept][:24], rotation=0, ha="right", va="center")
+        line[0].set_ylabel(curation.concepts[concept][:24], rotation=0, ha="right", va="center", parse_math=False)
         for axis in line:
             axis.set(xticks=[], yticks=[], frame_on=False)
         for axis, key in zip(line, curation.pool.take(own, "id")):
             try:
-                axis.imshow(read_image(pictures[key]))
+                axis.imshow(read_image(pictures[str(key)]))
             except (KeyError, InputError):
                 axis.set_title("no picture", fontsize=7)
     figure.savefig(path, dpi=DPI)

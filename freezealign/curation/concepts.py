@@ -34,12 +34,15 @@ def read_concepts(
 
     Raises:
         FileNotFoundError: If there is no such path.
-        ValueError: If pictures meet a pool of texts or names one of images, or the encoder is unknown.
+        ValueError: If pictures meet a pool of texts or names one of images, the encoder is unknown, or an option does
+            not apply.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
+        if encoder or shots or tuple(templates) != TEMPLATES:
+            raise ValueError(f"{path} holds finished prototypes; encoder, shots and templates do not apply to it.")
         return Prototypes.load(path)
-    if not (is_folder(path) or is_file(path)):
+    if not (is_folder(path) or (is_file(path) and path.suffix == ".txt")):
         raise FileNotFoundError(f"there are no concepts in {path}: no folder of pictures, .txt or .safetensors file.")
     needed = "image" if is_folder(path) else "text"
     if needed != modality:
@@ -55,5 +58,5 @@ def read_concepts(
     model = FreezeAlign({modality: name})
     if needed == "image":
         return Prototypes.from_images(model, path, shots, seed)
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
     return Prototypes.from_texts(model, dict.fromkeys(line.strip() for line in lines if line.strip()), templates)

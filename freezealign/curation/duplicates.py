@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freezealign.curation.filters import Filter, same_pairs
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
 from freezealign.vectors import unit
 
 TILE = 2048
 THRESHOLD = 0.95
+NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
-class NearDuplicates:
+class NearDuplicates(Filter):
     """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
 
     Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
@@ -30,12 +32,21 @@ class NearDuplicates:
     Args:
         pool: Whose vectors to compare: those of the images, or with a pool of ``text`` those of the captions.
         threshold: Cosine from which on two are taken for one; what it should be depends on the encoder.
-        name: For reports.
+
+    Raises:
+        ValueError: If the threshold is no cosine.
     """
 
     pool: Pool
     threshold: float = THRESHOLD
-    name: str = "near-duplicates"
+    name = "near-duplicates"
+
+    def __post_init__(self) -> None:
+        _check_cosine(self.threshold)
+
+    def check(self, pool: Pool) -> None:
+        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
+        same_pairs(pool, self.pool)
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, and which features it applies to."""
@@ -54,25 +65,28 @@ class NearDuplicates:
 
 
 @dataclass(frozen=True)
-class Leaks:
+class Leaks(Filter):
     """Candidates that are not nearly alike to anything a model will be tested on.
 
     Args:
         tests: The test sets by name, with vectors that were made as the pool's were.
         pool: Whose vectors to compare.
         threshold: Cosine from which on a candidate is taken for the test item.
-        name: For reports.
 
     Raises:
-        ValueError: If widths differ, or both encoders are known and are not the same.
+        ValueError: If there is no test set, its vectors are zero, not finite or of another width, both encoders are
+            known and are not the same, or the threshold is no cosine.
     """
 
     tests: Mapping[str, Pool]
     pool: Pool
     threshold: float = THRESHOLD
-    name: str = "near-duplicates of test items"
+    name = "near-duplicates of test items"
 
     def __post_init__(self) -> None:
+        _check_cosine(self.threshold)
+        if not self.tests:
+            raise ValueError("there are no test sets to keep out of the selection.")
         for name, test in self.tests.items():
             if test.width != self.pool.width:
                 raise ValueError(
@@ -84,7 +98,15 @@ class Leaks:
 
     @cached_property
     def _units(self) -> Tensor:
-        return torch.cat([unit(test.vectors.take(np.arange(len(test)))) for test in self.tests.values()])
+        units = torch.cat([unit(test.all_vectors()) for test in self.tests.values()])
+        if bad := int(((units.norm(dim=1) - 1).abs() > NEARLY).logical_or(units.isnan().any(1)).sum()):
+            raise ValueError(f"{bad} vectors of the test sets {list(self.tests)} are zero or not finite.")
+        return units
+
+    def check(self, pool: Pool) -> None:
+        """Raise a ``ValueError`` if the vectors are not of this pool's pairs, or those of the tests are unusable."""
+        same_pairs(pool, self.pool)
+        self._units  # noqa: B018
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
@@ -102,6 +124,11 @@ class Leaks:
                 near = torch.maximum(near, (vectors @ tests.T).amax(1))
             parts.append((near < self.threshold).numpy())
         return np.concatenate(parts)
+
+
+def _check_cosine(threshold: float) -> None:
+    if not -1 < threshold <= 1:
+        raise ValueError(f"a threshold is a cosine, above -1 and at most 1, got {threshold}.")
 
 
 def first_of_kind(vectors: Tensor, threshold: float) -> np.ndarray:

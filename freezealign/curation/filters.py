@@ -4,35 +4,44 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
 from freezealign.files import write_atomically
-from freezealign.words import word_ends
+from freezealign.vectors import unit
+from freezealign.words import count_words, plain
 
 CHUNK_ROWS = 50_000
 
 
-class Filter(Protocol):
+class Filter(ABC):
     """Decides which candidates stay."""
 
-    @property
-    def name(self) -> str:
-        """What it is called in reports."""
+    name: ClassVar[str]
+    """What it is called in reports."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What the pool must tell of its pairs."""
 
+    def check(self, pool: Pool) -> None:
+        """Raise a ``ValueError`` if this filter cannot judge the pairs of a pool."""
+        for field in self.needs:
+            pool.require(field)
+
+    @abstractmethod
     def request(self) -> dict[str, Any]:
         """Return its settings, as JSON."""
 
+    @abstractmethod
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return (n,) bool: which candidates stay.
 
@@ -44,25 +53,34 @@ class Filter(Protocol):
 
 
 @dataclass(frozen=True)
-class CaptionLength:
-    """Captions of so many words; those of scripts without spaces count by the character."""
+class CaptionLength(Filter):
+    """Captions of so many words; those of scripts without spaces count by the character.
+
+    Raises:
+        ValueError: If no caption can be so long.
+    """
 
     fewest: int = 1
     most: int | None = None
-    name: str = "caption length"
+    name = "caption length"
+    needs = ("caption",)
+
+    def __post_init__(self) -> None:
+        if self.fewest < 0 or (self.most is not None and self.most < max(1, self.fewest)):
+            raise ValueError(f"no caption has at least {self.fewest} and at most {self.most} words.")
 
     def request(self) -> dict[str, Any]:
         """Return the settings."""
-        return {"fewest": self.fewest, "most": self.most}
+        return asdict(self)
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which captions are long and short enough; where there is none, it has no word."""
-        counts = np.array([len(word_ends(caption or "")) for caption in _each(pool, rows, "caption")], np.int64)
-        return (counts >= self.fewest) & (counts <= (self.most or np.inf))
+        counts = np.array([count_words(caption or "") for caption in _each(pool, rows, "caption")], np.int64)
+        return (counts >= self.fewest) & (counts <= (np.inf if self.most is None else self.most))
 
 
 @dataclass(frozen=True)
-class Language:
+class Language(Filter):
     """Captions that are not clearly in another language; short ones rarely are clearly in any.
 
     Args:
@@ -76,7 +94,8 @@ class Language:
 
     languages: tuple[str, ...]
     certainty: float = 0.8
-    name: str = "language"
+    name = "language"
+    needs = ("caption",)
 
     def __post_init__(self) -> None:
         known = self._identifier().labels
@@ -85,7 +104,7 @@ class Language:
 
     def request(self) -> dict[str, Any]:
         """Return the settings."""
-        return {"languages": list(self.languages), "certainty": self.certainty}
+        return asdict(self)
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which captions are in a wanted language, or not clearly in another."""
@@ -103,50 +122,72 @@ class Language:
 
 
 @dataclass(frozen=True)
-class Similarity:
-    """Pairs whose image and caption are alike: by the similarity the pool states, or by their cosine.
-
-    Args:
-        lowest: The least cosine.
-        image: A pool of the images in one space with ``text``; by default what the pool itself states counts.
-        text: A pool of the captions.
-
-    Raises:
-        ValueError: If only one of the pools is given, or they are no pair.
-    """
+class StatedSimilarity(Filter):
+    """Pairs whose image and caption are alike, by the ``similarity`` that the pool states; unknown is too little."""
 
     lowest: float
-    image: Pool | None = None
-    text: Pool | None = None
-    name: str = "image–text similarity"
-
-    def __post_init__(self) -> None:
-        shapes = [(len(pool), pool.width) for pool in (self.image, self.text) if pool is not None]
-        if len(shapes) == 1 or len(set(shapes)) > 1:
-            raise ValueError(f"images and captions need features of the same pairs in one space, got {shapes}.")
+    name = "stated image–text similarity"
+    needs = ("similarity",)
 
     def request(self) -> dict[str, Any]:
-        """Return the settings, and which features they apply to."""
-        pools = [pool and pool.fingerprint() for pool in (self.image, self.text)]
-        return {"lowest": self.lowest, "pools": pools}
+        """Return the settings."""
+        return asdict(self)
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return which pairs are alike enough; one whose similarity is unknown is not."""
-        if self.image is None or self.text is None:
-            stated = (np.nan if value is None else float(value) for value in _each(pool, rows, "similarity"))
-            return np.fromiter(stated, np.float64, len(rows)) >= self.lowest
-        parts = [_cosines(self.image, self.text, some) for some in _chunks(rows)]
-        return np.concatenate([np.zeros(0), *parts]) >= self.lowest
+        """Return which pairs are alike enough."""
+        stated = (np.nan if value is None else float(value) for value in _each(pool, rows, "similarity"))
+        return np.fromiter(stated, np.float64, len(rows)) >= self.lowest
 
 
 @dataclass(frozen=True)
-class EqualCaptions:
-    """One pair of each caption, the best scored; case, width of letters, signs and spaces make no difference.
+class Similarity(Filter):
+    """Pairs whose image and caption are alike, by the cosine of their vectors.
+
+    Args:
+        lowest: The least cosine.
+        image: The pool's images in one space with ``text``, as CLIP gives them.
+        text: The pool's captions.
+
+    Raises:
+        ValueError: If the two are not of the same pairs, or of unequal width.
+    """
+
+    lowest: float
+    image: Pool
+    text: Pool
+    name = "image–text similarity"
+
+    def __post_init__(self) -> None:
+        shapes = [(len(pool), pool.width) for pool in (self.image, self.text)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"images and captions need vectors of the same pairs in one space, got {shapes}.")
+
+    def check(self, pool: Pool) -> None:
+        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
+        same_pairs(pool, self.image)
+
+    def request(self) -> dict[str, Any]:
+        """Return the settings, and which vectors they apply to."""
+        return {"lowest": self.lowest, "pools": [self.image.fingerprint(), self.text.fingerprint()]}
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which pairs are alike enough."""
+        parts = [np.zeros(0)]
+        for some in _chunks(rows):
+            images, texts = (unit(one.vectors.take(some)) for one in (self.image, self.text))
+            parts.append((images * texts).sum(1).numpy())
+        return np.concatenate(parts) >= self.lowest
+
+
+@dataclass(frozen=True)
+class EqualCaptions(Filter):
+    """One pair of each caption, the best scored; case, width of letters, punctuation and spaces make no difference.
 
     Pairs without a caption stay.
     """
 
-    name: str = "equal captions"
+    name = "equal captions"
+    needs = ("caption",)
 
     def request(self) -> dict[str, Any]:
         """Return that there is nothing to set."""
@@ -159,18 +200,31 @@ class EqualCaptions:
 
 
 @dataclass(frozen=True)
-class EqualIds:
+class EqualIds(Filter):
     """One pair of each id, the best scored."""
 
-    name: str = "equal ids"
+    name = "equal ids"
 
     def request(self) -> dict[str, Any]:
         """Return that there is nothing to set."""
         return {}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return which pairs are the best scored of their id."""
-        return _first_of_each([str(name) for name in _each(pool, rows, "id")], best_keys(rows, keys))
+        """Return which pairs are the best scored of their id.
+
+        Raises:
+            ValueError: If a pair has none.
+        """
+        ids = list(_each(pool, rows, "id"))
+        if missing := [row for row, name in zip(rows.tolist(), ids) if name in (None, "")]:
+            raise ValueError(f"{len(missing):,} pairs of {pool.name} have no id, the first is row {missing[0]}.")
+        return _first_of_each(ids, best_keys(rows, keys))
+
+
+def same_pairs(pool: Pool, other: Pool) -> None:
+    """Raise a ``ValueError`` unless two pools have equally many pairs."""
+    if len(pool) != len(other):
+        raise ValueError(f"{other.name} has {len(other):,} pairs, not the {len(pool):,} of {pool.name}.")
 
 
 def apply_filters(
@@ -181,19 +235,15 @@ def apply_filters(
     What a filter has left is kept in ``folder``: run again after a kill, those that were done are not done again.
     """
     report = []
+    lists = hashlib.sha256(keys.tobytes() + json.dumps(pool.fingerprint()).encode()).hexdigest()
     for number, one in enumerate(filters):
-        path = folder / f"{number}.safetensors"
-        request = {
-            "filter": one.name,
-            **one.request(),
-            "of": hashlib.sha256(rows.tobytes() + keys.tobytes()).hexdigest(),
-        }
+        path, settings = folder / f"{number}.safetensors", {"filter": one.name, **one.request()}
+        request = json.dumps({**settings, "lists": lists, "rows": hashlib.sha256(rows.tobytes()).hexdigest()})
         left = _done(path, request)
         if left is None:
             left = rows[one.keep(pool, rows, keys)]
-            content = save({"rows": left}, {"request": json.dumps(request)})
-            write_atomically(path, partial(_put, content))
-        report.append({"filter": one.name, **one.request(), "candidates": len(rows), "removed": len(rows) - len(left)})
+            write_atomically(path, partial(_put, save({"rows": left}, {"request": request})))
+        report.append({**settings, "candidates": len(rows), "removed": len(rows) - len(left)})
         rows = left
     return rows, report
 
@@ -202,15 +252,14 @@ def _put(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def _done(path: Path, request: dict[str, Any]) -> np.ndarray | None:
-    """Return what a filter of the same settings left of the same candidates."""
-    from safetensors import safe_open
-
-    if not path.is_file():
+def _done(path: Path, request: str) -> np.ndarray | None:
+    """Return what a filter of the same settings left of the same candidates, if that was kept."""
+    try:
+        with safe_open(str(path), "np") as file:
+            rows: np.ndarray | None = file.get_tensor("rows") if file.metadata()["request"] == request else None
+    except (OSError, SafetensorError):
         return None
-    with safe_open(str(path), "np") as file:
-        same = json.loads((file.metadata() or {}).get("request", "null")) == json.loads(json.dumps(request))
-    return load_file(path)["rows"] if same else None
+    return rows
 
 
 def best_keys(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -222,12 +271,7 @@ def best_keys(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return best
 
 
-def plain(caption: str) -> str:
-    """Return a caption's words in lower case and plain width, one space between them."""
-    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", caption).casefold()))
-
-
-def _first_of_each(names: Sequence[str], best: np.ndarray) -> np.ndarray:
+def _first_of_each(names: Sequence[Any], best: np.ndarray) -> np.ndarray:
     """Return which of several with one name has the largest key; those without a name all stay."""
     keep, seen = np.zeros(len(names), bool), set()
     for index in np.argsort(best)[::-1].tolist():
@@ -245,10 +289,3 @@ def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def _each(pool: Pool, rows: np.ndarray, field: str) -> Iterator[Any]:
     for some in _chunks(rows):
         yield from pool.take(some, field)
-
-
-def _cosines(first: Pool, second: Pool, rows: np.ndarray) -> np.ndarray:
-    from freezealign.vectors import unit
-
-    cosines: np.ndarray = (unit(first.vectors.take(rows)) * unit(second.vectors.take(rows))).sum(1).numpy()
-    return cosines

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from freezealign.curation.tables import ParquetRows
+from freezealign.curation.tables import ParquetRows, ParquetVectors
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import Column, NpyFile
 from freezealign.files import is_file, is_folder
@@ -71,6 +71,7 @@ class Pool:
         known: Ids, captions and so on; pairs without ids are called by their row.
         origin: The encoder that made the vectors, where that is known.
         store: The feature store it is, if it is one.
+        files: What it is read from.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Pool:
     known: Known | None = None
     origin: Origin | None = None
     store: FeatureStore | None = None
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -86,6 +88,12 @@ class Pool:
     def has(self, field: str) -> bool:
         """Whether ``field``, one of ``FIELDS``, is known."""
         return self.known is not None and field in self.known.fields
+
+    def require(self, field: str) -> None:
+        """Raise a ``ValueError`` unless ``field``, one of ``FIELDS``, is known."""
+        if not self.has(field):
+            known = list(self.known.fields) if self.known else "nothing"
+            raise ValueError(f"the pool {self.name} does not tell the {field} of its pairs; it tells {known}.")
 
     def take(self, rows: np.ndarray, field: str) -> list[Any]:
         """Return one field of some pairs.
@@ -95,20 +103,28 @@ class Pool:
         """
         if field == "id" and not self.has("id"):
             return [str(row) for row in rows]
-        if self.known is None or not self.has(field):
-            known = list(self.known.fields) if self.known else "nothing"
-            raise ValueError(f"the pool {self.name} does not tell the {field} of its pairs; it tells {known}.")
-        return self.known.take(rows, field)
+        self.require(field)
+        return self.known.take(rows, field) if self.known else []
+
+    def all_vectors(self) -> np.ndarray:
+        """Return all vectors (m, d); of a feature store every view and caption of each item."""
+        if isinstance(self.vectors, _StoreRows):
+            features = self.vectors.store[self.vectors.modality]
+            vectors: np.ndarray = features.load(np.arange(len(features)))["sentence_embedding"].numpy()
+            return vectors
+        return self.vectors.take(np.arange(len(self)))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what tells this pool from another: its size, and the SHA-256 of some of its vectors."""
+        """Return what tells this pool from another: its size, some of its vectors, and size and time of its files."""
         rows = np.unique(np.linspace(0, len(self) - 1, SAMPLED_ROWS).astype(np.int64))
-        digest = hashlib.sha256(np.ascontiguousarray(self.vectors.take(rows)).tobytes()).hexdigest()
-        return {"rows": len(self), "width": self.width, "vectors": digest}
+        digest = hashlib.sha256(np.ascontiguousarray(self.vectors.take(rows)).tobytes())
+        for file in self.files:
+            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns};".encode())
+        return {"rows": len(self), "width": self.width, "content": digest.hexdigest()}
 
 
 def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "image", column: str = "") -> Pool:
-    """Open a pool; nothing but sizes is read.
+    """Open a pool; no more is read than tells its size.
 
     Args:
         source: A feature store or its folder, a folder of ``.npy`` files, a Parquet file or a folder of them.
@@ -121,12 +137,12 @@ def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "
     """
     if isinstance(source, FeatureStore):
         return _from_store(source, modality, repr(source))
-    path = Path(source)
+    path = Path(source).resolve()  # other machines may work elsewhere
     if is_folder(path) and (path / "manifest.json").is_file():
         return _from_store(FeatureStore.open(path), modality, str(path))
     if is_file(path):
         return _from_tables([path], modality, column)
-    if (files := sorted(path.glob("*.parquet"), key=_number)) and not any(path.glob("*.npy")):
+    if (files := sorted(path.glob("*.parquet"), key=_natural)) and not any(path.glob("*.npy")):
         return _from_tables(files, modality, column)
     return _from_arrays(path, modality)
 
@@ -171,7 +187,9 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
     if features.tokens is not None:
         raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
     width = features.columns["sentence_embedding"].parts[0].shape[1]
-    return Pool(name, _StoreRows(store, modality), width, _StoreKnown(store), features.origin, store)
+    parts = [part.path for column in store.columns.values() for part in column.parts if isinstance(part, NpyFile)]
+    known = _StoreKnown(store)
+    return Pool(name, _StoreRows(store, modality), width, known, features.origin, store, tuple(parts))
 
 
 @dataclass(frozen=True)
@@ -184,7 +202,7 @@ class _TableKnown:
         return list(self.names)
 
     def take(self, index: np.ndarray, field: str) -> list[Any]:
-        return self.table.take(index, self.names[field]).to_pylist()
+        return self.table.values(index, self.names[field])
 
 
 def _known(table: ParquetRows) -> _TableKnown:
@@ -198,42 +216,59 @@ def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool
     name = next((name for name in names if name in table.columns), None)
     if name is None:
         raise ValueError(f"{paths[0]}: none of {names} is a column; choose the vectors' among {table.columns}.")
-    vectors = table.vectors(name)
-    return Pool(str(paths[0] if len(paths) == 1 else paths[0].parent), vectors, vectors.width, _known(table))
+    vectors, place = ParquetVectors.of(table, name), paths[0] if len(paths) == 1 else paths[0].parent
+    return Pool(str(place), vectors, vectors.width, _known(table), files=tuple(paths))
 
 
 def _from_arrays(path: Path, modality: Modality) -> Pool:
     folder = next((path / name for name in FOLDERS[modality] if (path / name).is_dir()), path)
-    files = sorted(folder.glob("*.npy"), key=_number)
+    files = sorted(folder.glob("*.npy"), key=_natural)
     if not files:
         raise FileNotFoundError(
             f"there is no pool of {modality} features in {path}: no manifest.json of a feature store, no .npy files in "
             f"it or in one of {FOLDERS[modality]}, no .parquet files."
         )
     arrays = [NpyFile(file) for file in files]
-    widths = {array.shape[1:] for array in arrays}
-    if len(widths) != 1 or len(arrays[0].shape) != 2:
-        raise ValueError(f"{folder}: vectors of one width are needed, found the shapes {sorted(widths)} of a row.")
-    tables = sorted((path / "metadata").glob("*.parquet"), key=_number)
+    for array in arrays:
+        _check_array(array, arrays[0])
+    column, width = Column(arrays), arrays[0].shape[1]
+    tables = sorted((path / "metadata").glob("*.parquet"), key=_natural)
     if not tables:
-        return Pool(str(path), Column(arrays), arrays[0].shape[1])
+        return Pool(str(path), column, width, files=tuple(files))
     table = ParquetRows(tables)
     _check_lengths(files, arrays, tables, table.sizes)
-    return Pool(str(path), Column(arrays), arrays[0].shape[1], _known(table))
+    return Pool(str(path), column, width, _known(table), files=(*files, *tables))
+
+
+def _check_array(array: NpyFile, first: NpyFile) -> None:
+    """Raise a ``ValueError`` unless a file can be read row by row together with the first."""
+    if len(array.shape) != 2 or array.shape[1] != first.shape[1]:
+        raise ValueError(f"{array.path} has the shape {array.shape}; vectors of one width are needed: {first.path}.")
+    if array.dtype != first.dtype or array.dtype.kind != "f" or not array.dtype.isnative:
+        raise ValueError(
+            f"{array.path} is {array.dtype}, and {first.path} is {first.dtype}; all files of a pool need one float "
+            "dtype in this machine's order of bytes."
+        )
+    if not array.map().flags.c_contiguous:
+        raise ValueError(f"{array.path} is stored column by column; write it again with numpy.ascontiguousarray.")
 
 
 def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: Sequence[Path], sizes: list[int]) -> None:
     """Raise a ``ValueError`` unless each array has a table of the same number and length."""
-    numbers, others = [_number(file) for file in files], [_number(file) for file in tables]
-    if numbers != others:
-        odd = sorted(set(numbers) ^ set(others)) or "the same number twice"
-        raise ValueError(f"{files[0].parent}: vectors and metadata do not go together; one of them lacks {odd}.")
+    numbers, others = [_numbers(file) for file in files], [_numbers(file) for file in tables]
+    if numbers != others or len(set(numbers)) < len(numbers):
+        odd = sorted({*numbers} ^ {*others})[:5] or "each number once"
+        raise ValueError(f"{files[0].parent}: vectors and metadata go together by number; one of them lacks {odd}.")
     for file, array, table, size in zip(files, arrays, tables, sizes):
         if len(array) != size:
             raise ValueError(f"{file} has {len(array):,} rows and {table} has {size:,}; fetch the shorter one again.")
 
 
-def _number(path: Path) -> tuple[int, str]:
-    """Return the last number in a file's name, so that 2 comes before 10."""
-    found = re.findall(r"\d+", path.stem)
-    return (int(found[-1]), "") if found else (-1, path.stem)
+def _numbers(path: Path) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", path.stem)))
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts 2 before 10, and otherwise by name."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FILE_KEY = "freezealign_prototypes"
 TEMPLATES = ("{}",)
+NEARLY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Prototypes:
         provenance: What they were made from: examples of each concept, shots, seed, what was skipped.
 
     Raises:
-        ValueError: If names repeat, or their number is not that of the vectors.
+        ValueError: If names repeat, their number is not that of the vectors, or these are not of unit length.
     """
 
     names: tuple[str, ...]
@@ -50,6 +51,15 @@ class Prototypes:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if (
+            self.vectors.ndim != 2
+            or self.vectors.dtype != torch.float32
+            or not bool(((self.vectors.norm(dim=1) - 1).abs() < NEARLY).all())
+        ):
+            raise ValueError(
+                f"prototypes are float32 vectors (C, d) of unit length, got {self.vectors.dtype} of the shape "
+                f"{tuple(self.vectors.shape)}; Prototypes.from_vectors makes them so."
+            )
         if len(self.names) != len(self.vectors) or not self.names:
             raise ValueError(f"{len(self.names)} concepts have {len(self.vectors)} vectors; each needs one.")
         if len(set(self.names)) < len(self.names):
@@ -94,7 +104,8 @@ class Prototypes:
         images: Mapping[str, Sequence[Any]] | str | PathLike[str],
         shots: int | None = None,
         seed: int = 0,
-        **options: Any,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
     ) -> Prototypes:
         """Return prototypes of labelled images, as the model's frozen image encoder sees them.
 
@@ -103,18 +114,25 @@ class Prototypes:
             images: From concept to images, or a folder with one sub-folder of pictures a concept.
             shots: Images a concept, drawn at random where there are more; all by default.
             seed: Of that draw.
-            **options: Of :meth:`FreezeAlign.extract_features`.
+            batch_size: Images a forward pass.
+            show_progress_bar: Show progress if it takes longer than a second.
 
         Raises:
             ValueError: If no image of a concept can be read.
         """
         labelled = images if isinstance(images, Mapping) else labelled_pictures(images)
         chosen = [(name, item) for name, items in labelled.items() for item in _draw(items, shots, seed)]
-        return cls._from_items(model, "image", chosen, shots=shots, seed=seed, **options)
+        about = {"shots": shots, "seed": seed}
+        return cls._from_items(model, "image", chosen, about, batch_size, show_progress_bar)
 
     @classmethod
     def from_texts(
-        cls, model: FreezeAlign, names: Iterable[str], templates: Sequence[str] = TEMPLATES, **options: Any
+        cls,
+        model: FreezeAlign,
+        names: Iterable[str],
+        templates: Sequence[str] = TEMPLATES,
+        batch_size: int = 32,
+        show_progress_bar: bool = True,
     ) -> Prototypes:
         """Return prototypes of class names in prompt templates, as the model's frozen text encoder reads them.
 
@@ -122,7 +140,8 @@ class Prototypes:
             model: Its frozen encoder and pooling are those of a pool extracted at level ``pooled``.
             names: The concepts.
             templates: Each with ``{}`` where the name goes.
-            **options: Of :meth:`FreezeAlign.extract_features`.
+            batch_size: Prompts a forward pass.
+            show_progress_bar: Show progress if it takes longer than a second.
 
         Raises:
             ValueError: If there is no name, or a template has no place for it.
@@ -131,7 +150,8 @@ class Prototypes:
         prompts = [
             (str(name), prompt) for name, some in zip(asked.class_names[""], asked.prompts("")) for prompt in some
         ]
-        return cls._from_items(model, "text", prompts, templates=list(templates), **options)
+        about = {"templates": list(templates)}
+        return cls._from_items(model, "text", prompts, about, batch_size, show_progress_bar)
 
     @classmethod
     def _from_items(
@@ -139,9 +159,9 @@ class Prototypes:
         model: FreezeAlign,
         modality: str,
         items: Sequence[tuple[str, Any]],
-        show_progress_bar: bool = True,
-        batch_size: int = 32,
-        **provenance: Any,
+        about: Mapping[str, Any],
+        batch_size: int,
+        show_progress_bar: bool,
     ) -> Prototypes:
         if not items:
             raise ValueError("there are no examples to make prototypes of.")
@@ -156,8 +176,8 @@ class Prototypes:
         if lost := sorted({name for name, _ in items} - set(labels)):
             raise ValueError(f"no example of {lost[:5]} can be read; the first: {store.skipped[0].reason}")
         skipped = [{"concept": items[entry.index][0], "reason": entry.reason} for entry in store.skipped]
-        provenance = {"modality": modality, **provenance, "skipped": skipped}
-        return cls.from_vectors(all_vectors(store, modality), labels, store.origins[modality], **provenance)
+        about = {"modality": modality, **about, "skipped": skipped}
+        return cls.from_vectors(all_vectors(store, modality), labels, store.origins[modality], **about)
 
     def check(self, pool: Pool) -> None:
         """Make sure that these can be compared with the vectors of a pool.
@@ -225,7 +245,7 @@ def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -
     """Return the images of a ``datasets`` data set, not decoded yet, under the names of their labels.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, or a row has no label.
     """
     from datasets import Image
 
@@ -235,7 +255,11 @@ def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -
         dataset = dataset.cast_column(image, Image(decode=False))
     names = getattr(dataset.features[label], "names", None)
     found: dict[str, list[Any]] = {}
-    for row in dataset:
+    for number, row in enumerate(dataset):
+        if names is not None and row[label] not in range(len(names)):
+            raise ValueError(
+                f"row {number} of the data set has the label {row[label]}, which has no name; leave it out."
+            )
         found.setdefault(str(row[label]) if names is None else names[row[label]], []).append(row[image])
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.scoring import Engine, Scores, Scoring, score_pool
 from freezealign.curation.selection import Selection, candidate_rows, select_balanced
 from freezealign.features import FeatureStore
-from freezealign.features.folder import StoreFolder
-from freezealign.files import write_atomically
+from freezealign.files import read_json, write_atomically, write_json_atomically
+from freezealign.inputs import shorten
 
 SAMPLED_ROWS = 20_000
 CANDIDATES = 4
@@ -79,7 +80,7 @@ def curate(
 
     Writes to ``output``: ``ids.txt``, ``selection.parquet`` (id, row, concept, score, and what the pool knows),
     ``card.md`` and ``card.json`` with figures; for a pool that is a feature store also ``features/``, the store of the
-    selected pairs. Run it again after a kill, and it goes on.
+    selected pairs. ``output`` is new, or holds the same curation: after a kill, run it again and it goes on.
 
     Args:
         pools: The pool, or one for each encoder, all of the same pairs.
@@ -103,14 +104,17 @@ def curate(
     """
     pools = [pools] if isinstance(pools, Pool) else list(pools)
     prototypes = [prototypes] if isinstance(prototypes, Prototypes) else list(prototypes)
-    scoring = Scoring(pools, prototypes, candidates or CANDIDATES * per_concept)
-    folder = Path(output)
+    candidates, filters = CANDIDATES * per_concept if candidates is None else candidates, [EqualIds(), *filters]
+    if not 1 <= per_concept <= candidates:
+        raise ValueError(f"a concept takes 1 pair or more of its candidates, got {per_concept} of {candidates}.")
+    scoring, folder = Scoring(pools, prototypes, candidates), Path(output)
+    for one in filters:
+        one.check(pools[0])
+    _begin(folder, scoring, per_concept, filters, engine, seed)
     scores = score_pool(
         scoring, folder / "scores", engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar
     )
-    rows, report = apply_filters(
-        [EqualIds(), *filters], pools[0], candidate_rows(scores.keys), scores.keys, folder / "filters"
-    )
+    rows, report = apply_filters(filters, pools[0], candidate_rows(scores.keys), scores.keys, folder / "filters")
     selection = select_balanced(scores.keys, per_concept, rows)
     if not len(selection):
         raise ValueError(f"no pair is left after the filters: {[(f['filter'], f['removed']) for f in report]}.")
@@ -130,6 +134,35 @@ def curate(
     return curation
 
 
+def _begin(
+    folder: Path, scoring: Scoring, per_concept: int, filters: Sequence[Filter], engine: Engine, seed: int
+) -> None:
+    """Begin a curation, or go on with the same one; keep its prototypes.
+
+    Raises:
+        ValueError: If the folder holds another, or something else.
+    """
+    request = {
+        **scoring.request(),
+        "per_concept": per_concept,
+        "filters": [{"filter": one.name, **one.request()} for one in filters],
+        "approximate": engine == "faiss",
+        "seed": seed,
+    }
+    path = folder / "request.json"
+    if not path.is_file():
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no curation; choose another folder.")
+        for number, prototypes in enumerate(scoring.prototypes):
+            prototypes.save(folder / f"prototypes-{number}.safetensors")
+        write_json_atomically(path, request)
+    begun = read_json(path)
+    if other := [key for key, value in json.loads(json.dumps(request)).items() if begun.get(key) != value]:
+        raise ValueError(
+            f"{folder} holds a curation with other {', '.join(other)}; choose another folder, or delete that one."
+        )
+
+
 def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the best concept and score of each row of a random sample whose vector is usable."""
     rows = len(scoring.pools[0])
@@ -143,30 +176,35 @@ def _write(curation: Curation, folder: Path) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    ids, selection = curation.ids, curation.selection
+    selection = curation.selection
     columns: dict[str, Any] = {
-        "id": ids,
+        "id": [_encodable(name) for name in curation.ids],
         "row": selection.rows,
         "concept": [curation.concepts[concept] for concept in selection.concepts],
         "score": selection.scores,
     }
-    known = [field for field in ("caption", "url", "licence", "similarity") if curation.pool.has(field)]
-    columns |= {field: curation.pool.take(selection.rows, field) for field in known}
+    for field in ("caption", "url", "licence", "similarity"):
+        if curation.pool.has(field):
+            columns[field] = [_encodable(value) for value in curation.pool.take(selection.rows, field)]
     table = pyarrow.table(columns)
     write_atomically(folder / "selection.parquet", lambda file: parquet.write_table(table, file))
-    write_atomically(folder / "ids.txt", lambda file: file.write("".join(f"{name}\n" for name in ids).encode()))
-    if curation.pool.store is not None:
+    lines = "".join(f"{name}\n" for name in columns["id"])
+    write_atomically(folder / "ids.txt", lambda file: file.write(lines.encode()))
+    if curation.pool.store is not None and not (folder / "features").exists():
         _save_store(curation.pool.store.select(np.sort(selection.rows)), folder / "features")
 
 
+def _encodable(value: Any) -> Any:
+    """Return a string without lone surrogates, which file names may hold and UTF-8 may not."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
 def _save_store(store: FeatureStore, path: Path) -> None:
-    """Write the features of the selection, unless they are there; what a kill left half written is written again."""
-    if path.exists() and StoreFolder(path).exists and StoreFolder(path).complete:
-        if FeatureStore.open(path).ids == store.ids:
-            return
-        raise ValueError(f"{path} holds another selection; choose another folder.")
-    shutil.rmtree(path, ignore_errors=True)
-    store.save(path)
+    """Write the features of the selection whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    store.save(partial)
+    partial.rename(path)
 
 
 def _pictures(curation: Curation, source: Any) -> Mapping[str, Any]:
@@ -174,7 +212,10 @@ def _pictures(curation: Curation, source: Any) -> Mapping[str, Any]:
     if source is None:
         return {}
     wanted = {str(key) for own in sheet_rows(curation).values() for key in curation.pool.take(own, "id")}
-    return find_pictures(source, wanted)
+    found = find_pictures(source, wanted)
+    if not found:
+        raise ValueError(f"none of the {len(wanted)} pictures of the sheet is in {shorten(source)}; their ids differ.")
+    return found
 
 
 def find_pictures(source: Any, ids: Collection[str]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ TILE = 1024
 """Rows scored together. Ranges of a pool are divided at multiples of it, so that each score is computed alike."""
 READ_TILES = 16
 FILE_KEY = "freezealign_scores"
+SHORTEST = 1e-15
 SAVE_SECONDS = 60.0
 Engine = Literal["local", "ray", "faiss"]
 
@@ -99,9 +100,15 @@ class Scoring:
 
     def rows(self, rows: np.ndarray) -> Tensor:
         """Return rows (n, Σd) float32, each encoder's of unit length; NaN where a vector is zero or not finite."""
-        parts = [torch.as_tensor(pool.vectors.take(rows)).float() for pool in self.pools]
-        parts = [part.div_(part.norm(dim=1, keepdim=True)) for part in parts]
+        parts = [_units(torch.as_tensor(pool.vectors.take(rows)).float()) for pool in self.pools]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def _units(vectors: Tensor) -> Tensor:
+    """Return vectors (n, d) of unit length; NaN where one is zero or not finite, or its square leaves float32."""
+    lengths = vectors.norm(dim=1, keepdim=True)
+    usable = (lengths > SHORTEST) & (lengths < 1 / SHORTEST)
+    return vectors.div_(torch.where(usable, lengths, torch.nan))
 
 
 def score_pool(
@@ -125,36 +132,51 @@ def score_pool(
         show_progress_bar: Show progress if it takes longer than a second.
 
     Raises:
+        ModuleNotFoundError: If the engine is not installed.
         ValueError: If the folder holds scores of something else, or a damaged or short file.
     """
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
-    result, request = folder / "scores.safetensors", {**scoring.request(), "exact": engine != "faiss"}
-    if result.is_file():
-        return _finished(result, request, scoring)
+    if engine != "local" and torch.device(device).type != "cpu":
+        raise ValueError(f"a device goes with engine 'local'; {engine} chooses its own.")
+    result, base = folder / "scores.safetensors", scoring.request()
+    request = {**base, "approximate": {"seed": seed} if engine == "faiss" else None}
+    if not result.is_file():
+        _score(scoring, base, engine, torch.device(device), seed, show_progress_bar, folder).write(result, request)
+    for leftover in folder.glob("state*.safetensors"):
+        leftover.unlink()
+    return _finished(result, request, scoring)
+
+
+def _score(
+    scoring: Scoring,
+    request: dict[str, Any],
+    engine: Engine,
+    device: torch.device,
+    seed: int,
+    show_progress_bar: bool,
+    folder: Path,
+) -> _State:
+    """Return the state after all rows."""
+    rows = len(scoring.pools[0])
     if engine == "faiss":
         from freezealign.curation.approximate import search_with_faiss
 
-        keys, unusable, recall = search_with_faiss(scoring, folder, seed, show_progress_bar)
-        _State(keys, 0, len(scoring.pools[0]), len(scoring.pools[0]), unusable, recall).write(result, request)
-        return _finished(result, request, scoring)
+        keys, unusable, recall = search_with_faiss(scoring, request, folder, seed, show_progress_bar)
+        return _State(keys, 0, rows, rows, unusable, recall)
     if engine == "ray":
         from freezealign.curation.cluster import score_with_ray
 
         states = score_with_ray(scoring, folder, show_progress_bar)
     else:
         states = [folder / "state.safetensors"]
-        score_range(scoring, 0, len(scoring.pools[0]), states[0], device, show_progress_bar)
+        score_range(scoring, 0, rows, states[0], device, show_progress_bar)
     top, unusable = TopK(len(scoring.concepts), scoring.k), 0
     for state in states:
-        found = _State.read(state, scoring.request())
+        found = _State.read(state, request)
         top.merge(found.keys)
         unusable += found.unusable
-    final = _State(top.sorted(), 0, len(scoring.pools[0]), len(scoring.pools[0]), unusable)
-    final.write(result, request)
-    for state in states:
-        state.unlink()
-    return _finished(result, request, scoring)
+    return _State(top.sorted(), 0, rows, rows, unusable)
 
 
 def score_range(
@@ -169,7 +191,7 @@ def score_range(
     from tqdm.auto import tqdm
 
     request, matrix = scoring.request(), scoring.matrix().to(device)
-    top, position, unusable = TopK(len(matrix), scoring.k), start, 0
+    top, position, unusable = TopK(len(matrix), min(scoring.k, stop - start)), start, 0
     if state.is_file():
         begun = _State.read(state, request)
         if (begun.start, begun.stop) != (start, stop):

@@ -31,14 +31,19 @@ class Selection:
         return np.bincount(self.concepts, minlength=concepts)
 
 
-def rarest_first(keys: np.ndarray) -> np.ndarray:
-    """Return the concepts by the score of their K-th row, lowest first; a concept with fewer rows is rarer still.
+def rarest_first(keys: np.ndarray, rank: int) -> np.ndarray:
+    """Return the concepts by the score of their row at ``rank``, lowest first; equal ones in their own order.
+
+    That is the score of the worst row that a concept would take if it chose first. The paper's code takes the last row
+    that it kept, of tens of thousands; where nearly the whole pool is kept, that row tells nothing of the concept.
 
     Args:
         keys: (C, K), best first, before any filter.
+        rank: Counted from 1; where lists are shorter, their last row counts.
     """
-    last, found = keys[:, -1] >> np.uint64(32), np.count_nonzero(keys, axis=1)
-    return np.lexsort((found, last))
+    found = np.count_nonzero(keys, axis=1)
+    worst = keys[np.arange(len(keys)), np.clip(found, 1, min(rank, keys.shape[1])) - 1]
+    return np.argsort(scores_of(worst), kind="stable")
 
 
 def candidate_rows(keys: np.ndarray) -> np.ndarray:
@@ -62,7 +67,7 @@ def select_balanced(keys: np.ndarray, per_concept: int, allowed: np.ndarray | No
     free = candidate_rows(keys) if allowed is None else allowed.copy()
     chosen = []
     taken = np.zeros(len(free), bool)
-    for concept in rarest_first(keys):
+    for concept in rarest_first(keys, per_concept):
         own = keys[concept][keys[concept] != NOTHING]
         places, found = find(free, rows_of(own))
         found[found] = ~taken[places[found]]

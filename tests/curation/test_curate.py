@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from freezealign import FeatureStore, FreezeAlign
 from freezealign.cli import app
-from freezealign.curation import CaptionLength, NearDuplicates, Prototypes, curate, open_pool, write_subset
+from freezealign.curation import CaptionLength, NearDuplicates, Prototypes, curate, find_shards, open_pool, write_subset
 from freezealign.curation import run as module
 from freezealign.curation.subset import keys_of
 
@@ -101,18 +101,60 @@ def test_interrupted_curation_goes_on_to_the_same(step, pool, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             curate(pool, make_prototypes(), tmp_path / "halted", **options)
     if step == "_save_store":  # killed in the middle of it
-        (tmp_path / "halted" / "features").mkdir()
-        (tmp_path / "halted" / "features" / "manifest.json").write_text(
-            '{"format_version": 2, "complete": false, "level": "pooled", "modalities": {"image": {}}}'
-        )
+        (tmp_path / "halted" / "features.partial").mkdir()
+        (tmp_path / "halted" / "features.partial" / "manifest.json").write_text("{")
     curate(pool, make_prototypes(), tmp_path / "halted", **options)
     assert files_of(tmp_path / "halted") == files_of(tmp_path / "whole")
 
 
-def test_another_selection_in_the_same_folder_is_refused(pool, tmp_path):
-    curate(pool, make_prototypes(), tmp_path / "out", per_concept=10, candidates=40, **QUIET)
-    with pytest.raises(ValueError, match="holds another selection"):
-        curate(pool, make_prototypes(), tmp_path / "out", per_concept=11, candidates=40, **QUIET)
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"per_concept": 11}, "per_concept"),
+        ({"filters": [CaptionLength()]}, "filters"),
+        ({"candidates": 41}, "k"),
+        ({"seed": 1}, "seed"),
+    ],
+)
+def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(change, names, pool, tmp_path):
+    options = {"per_concept": 10, "candidates": 40, **QUIET}
+    curate(pool, make_prototypes(), tmp_path / "out", **options)
+    before = files_of(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"holds a curation with other {names};"):
+        curate(pool, make_prototypes(), tmp_path / "out", **{**options, **change})
+    assert files_of(tmp_path / "out") == before
+
+
+def test_folder_of_something_else_is_left_alone(pool, tmp_path):
+    with pytest.raises(ValueError, match="is not empty and holds no curation"):
+        curate(pool, make_prototypes(), tmp_path, per_concept=10, **QUIET)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
+
+
+def test_pool_that_changed_is_another_curation(tmp_path):
+    folder = write_arrays(tmp_path / "pool", make_vectors())
+    curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
+    write_arrays(folder, make_vectors(), caption=["another caption"] * 40)
+    with pytest.raises(ValueError, match="holds a curation with other pools;"):
+        curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
+
+
+@pytest.mark.parametrize(("per_concept", "candidates"), [(0, None), (5, 4), (5, 0)])
+def test_quota_beyond_the_candidates_is_refused(per_concept, candidates, pool, tmp_path):
+    with pytest.raises(ValueError, match="a concept takes 1 pair or more of its candidates"):
+        curate(pool, make_prototypes(), tmp_path / "out", per_concept=per_concept, candidates=candidates, **QUIET)
+
+
+def test_what_a_filter_needs_is_known_before_the_pass(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", make_vectors())
+    monkeypatch.setattr(module, "score_pool", lambda *_, **__: pytest.fail("the pool was scored"))
+    with pytest.raises(ValueError, match="does not tell the caption"):
+        curate(open_pool(tmp_path), make_prototypes(), tmp_path / "out", filters=[CaptionLength()], **QUIET)
+
+
+def test_pictures_of_another_pool_are_an_error(pool, tmp_path):
+    with pytest.raises(ValueError, match=r"none of the .* pictures of the sheet"):
+        curate(pool, make_prototypes(), tmp_path / "out", pictures=[{"id": "x", "image": b"", "text": "a"}], **QUIET)
 
 
 def test_nothing_left_is_an_error(pool, tmp_path):
@@ -137,7 +179,7 @@ def write_shards(folder: Path, n: int = 12) -> Path:
 
 def test_samples_are_copied_as_they_are(tmp_path):
     shards = write_shards(tmp_path / "shards")
-    assert write_subset(shards, ["pair-1", "pair-2", "pair-11"], tmp_path / "subset", **QUIET) == []
+    assert write_subset(find_shards(shards), ["pair-1", "pair-2", "pair-11"], tmp_path / "subset", **QUIET) == {}
     copies = sorted((tmp_path / "subset").glob("*.tar"))
     assert [keys_of(shard) for shard in copies] == [["pair-1", "pair-2"], [], ["pair-11"]]
     for shard in copies:
@@ -148,11 +190,11 @@ def test_samples_are_copied_as_they_are(tmp_path):
 
 def test_subset_goes_on_after_a_kill(tmp_path):
     shards, ids = write_shards(tmp_path / "shards"), ["pair-1", "pair-11"]
-    write_subset(shards, ids, tmp_path / "subset", **QUIET)
+    write_subset(find_shards(shards), ids, tmp_path / "subset", **QUIET)
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "subset").iterdir()}
     (tmp_path / "subset" / "00002.tar").unlink()
     (tmp_path / "subset" / ".00002.tar.tmp").write_bytes(b"half")
-    write_subset(shards, ids, tmp_path / "subset", **QUIET)
+    write_subset(find_shards(shards), ids, tmp_path / "subset", **QUIET)
     after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "subset").iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"00002.tar"}
     assert keys_of(tmp_path / "subset" / "00002.tar") == ["pair-11"]
@@ -160,7 +202,37 @@ def test_subset_goes_on_after_a_kill(tmp_path):
 
 def test_sample_that_is_in_no_shard_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 2 selected samples .* 'pair-99'"):
-        write_subset(write_shards(tmp_path / "shards"), ["pair-1", "pair-99"], tmp_path / "subset", **QUIET)
+        write_subset(
+            find_shards(write_shards(tmp_path / "shards")), ["pair-1", "pair-99"], tmp_path / "subset", **QUIET
+        )
+
+
+def test_subset_of_other_samples_is_refused(tmp_path):
+    """What a second run leaves out, a test image perhaps, must not stay from the first."""
+    shards = find_shards(write_shards(tmp_path / "shards"))
+    write_subset(shards, ["pair-1", "pair-11"], tmp_path / "subset", **QUIET)
+    with pytest.raises(ValueError, match="holds a subset of other samples"):
+        write_subset(shards, ["pair-1"], tmp_path / "subset", **QUIET)
+    with pytest.raises(ValueError, match="is not empty and holds no subset"):
+        write_subset(shards, ["pair-1"], tmp_path / "shards", **QUIET)
+
+
+def test_cut_sample_is_left_out_and_told(tmp_path):
+    shards = find_shards(write_shards(tmp_path / "shards"))
+    shards[1].write_bytes(shards[1].read_bytes()[:-11_000])
+    for _ in range(2):
+        damage = write_subset(shards, ["pair-1", "pair-4", "pair-7", "pair-11"], tmp_path / "subset", **QUIET)
+        assert list(damage) == ["00001.tar"]
+        assert "may be incomplete and is left out" in damage["00001.tar"][-1]
+    kept = [key for shard in shards for key in keys_of(tmp_path / "subset" / shard.name)]
+    assert kept == ["pair-1", "pair-4", "pair-11"]
+
+
+def test_sample_in_two_shards_is_an_error(tmp_path):
+    shards = find_shards(write_shards(tmp_path / "shards"))
+    shards[2].write_bytes(shards[0].read_bytes())
+    with pytest.raises(ValueError, match="are in more than one shard"):
+        write_subset(shards, ["pair-1"], tmp_path / "subset", **QUIET)
 
 
 def run(*arguments) -> str:

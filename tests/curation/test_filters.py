@@ -17,15 +17,17 @@ from freezealign.curation import (
     NearDuplicates,
     Scoring,
     Similarity,
+    StatedSimilarity,
     duplicates,
     open_pool,
     score_pool,
 )
 from freezealign.curation.duplicates import first_of_kind
-from freezealign.curation.filters import EqualIds, apply_filters, best_keys, plain
+from freezealign.curation.filters import EqualIds, Filter, apply_filters, best_keys
 from freezealign.curation.selection import candidate_rows
 from freezealign.curation.top_k import as_keys
 from freezealign.vectors import unit
+from freezealign.words import count_words, plain
 
 NO_KEYS = np.zeros((1, 0), np.uint64)
 
@@ -57,9 +59,9 @@ def test_caption_clearly_in_another_language_is_left_out():
 
 def test_stated_similarity_counts_and_unknown_is_too_little(tmp_path):
     pool = open_pool(write_arrays(tmp_path, make_vectors(3), 1, similarity=[0.31, None, 0.1]))
-    assert kept(Similarity(0.3), pool) == [0]
+    assert kept(StatedSimilarity(0.3), pool) == [0]
     with pytest.raises(ValueError, match="does not tell the similarity"):
-        kept(Similarity(0.3), pool_of(["a"]))
+        StatedSimilarity(0.3).check(pool_of(["a"]))
 
 
 def test_similarity_is_the_cosine_of_two_pools():
@@ -68,7 +70,7 @@ def test_similarity_is_the_cosine_of_two_pools():
     expected = (unit(images) * unit(texts)).sum(1) >= 0.2
     assert kept(one, one.image) == torch.nonzero(expected).flatten().tolist()
     with pytest.raises(ValueError, match="of the same pairs in one space"):
-        Similarity(0.2, one.image)
+        Similarity(0.2, one.image, open_pool(make_store(make_vectors(29))))
 
 
 def test_best_of_equal_captions_stays():
@@ -81,6 +83,68 @@ def test_best_of_equal_captions_stays():
 def test_best_of_equal_ids_stays():
     pool = pool_of("abc", ids=["x", "y", "x"])
     assert kept(EqualIds(), pool, keys=as_keys(np.array([[0.1, 0.3, 0.2]]), np.arange(3)[None])) == [1, 2]
+
+
+def test_pair_without_an_id_is_an_error(tmp_path):
+    pool = open_pool(write_arrays(tmp_path, make_vectors(3), 1, image_path=["a", None, "b"]))
+    with pytest.raises(ValueError, match=r"1 pairs of .* have no id, the first is row 1"):
+        kept(EqualIds(), pool)
+
+
+def test_vowel_signs_tell_words_apart():
+    assert plain("लड़का") != plain("लड़की")
+    assert plain("กิน") != plain("กัน")
+    assert plain("C++") != plain("C")
+    assert count_words("नमस्ते दुनिया!") == 2
+    assert count_words("!!! --- …") == 0
+
+
+@pytest.mark.parametrize("bounds", [(3, 2), (1, 0), (-1, None)])
+def test_length_that_no_caption_has_is_refused(bounds):
+    with pytest.raises(ValueError, match="no caption has at least"):
+        CaptionLength(*bounds)
+
+
+def test_threshold_is_a_cosine():
+    pool = pool_of("ab")
+    for make in (lambda: NearDuplicates(pool, 95), lambda: Leaks({"t": pool}, pool, 1.5)):
+        with pytest.raises(ValueError, match="a threshold is a cosine"):
+            make()
+
+
+def test_vectors_of_other_pairs_are_refused():
+    pool, other = pool_of("abc"), pool_of("ab")
+    for one in (NearDuplicates(other), Leaks({"t": pool}, other), Similarity(0, other, other)):
+        with pytest.raises(ValueError, match="2 pairs"):
+            one.check(pool)
+
+
+def test_test_set_without_usable_vectors_is_an_error():
+    pool, vectors = pool_of("abc"), make_vectors(3)
+    vectors[1, 2] = np.nan
+    with pytest.raises(ValueError, match="1 vectors of the test sets"):
+        Leaks({"t": open_pool(make_store(vectors))}, pool).check(pool)
+    with pytest.raises(ValueError, match="no test sets"):
+        Leaks({}, pool)
+
+
+def test_every_caption_of_a_test_item_counts():
+    from freezealign.features.columns import Column
+
+    vectors = make_vectors(4, width=32)
+    store = make_store(vectors)
+    columns = store.columns | {f"items/{m}": Column([np.array([2, 2], np.int32)]) for m in ("image", "text")}
+    columns["items/ids.lengths"] = Column([store.columns["items/ids.lengths"].all()[:2]])
+    tests = open_pool(type(store)(store.origins, columns), "text")
+    pool = open_pool(make_store(vectors), "text")
+    assert kept(Leaks({"two captions": tests}, pool), pool) == []
+
+
+def test_damaged_file_of_a_filter_is_made_again(tmp_path):
+    pool = pool_of("abcdefgh")
+    first = apply_filters([Counted()], pool, np.arange(8), NO_KEYS, tmp_path)[0]
+    (tmp_path / "0.safetensors").write_bytes((tmp_path / "0.safetensors").read_bytes()[:-9])
+    np.testing.assert_array_equal(apply_filters([Counted()], pool, np.arange(8), NO_KEYS, tmp_path)[0], first)
 
 
 def test_best_key_of_a_candidate_is_over_all_lists():
@@ -138,7 +202,7 @@ def test_planted_test_images_are_removed():
         Leaks({"narrow": open_pool(make_store(make_vectors()))}, pool)
 
 
-class Counted:
+class Counted(Filter):
     """Keeps the lower half, and counts how often it is asked."""
 
     name = "half"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made import FORMS, make_pool, make_store, make_vectors, write_arrays, write_tables
@@ -59,9 +62,12 @@ def test_selected_items_are_a_pool():
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "metadata/metadata_2.parquet").unlink(), "do not go together"),
-        (lambda f: (f / "img_emb/img_emb_10.npy").unlink(), "do not go together"),
-        (lambda f: np.save(f / "img_emb/img_emb_2.npy", make_vectors(5)), "fetch the shorter one again"),
+        (lambda f: (f / "metadata/metadata_2.parquet").unlink(), "go together by number"),
+        (lambda f: (f / "img_emb/img_emb_10.npy").unlink(), "go together by number"),
+        (
+            lambda f: np.save(f / "img_emb/img_emb_2.npy", make_vectors(5).astype(np.float16)),
+            "fetch the shorter one again",
+        ),
         (lambda f: np.save(f / "img_emb/img_emb_2.npy", make_vectors(13, width=5)), "one width"),
         (lambda f: (f / "img_emb/img_emb_2.npy").write_bytes(b"half"), "cannot be read"),
         (lambda f: (f / "metadata/metadata_2.parquet").write_bytes(b"half"), "not a readable Parquet file"),
@@ -81,14 +87,85 @@ def test_cut_file_is_refused(tmp_path):
         open_pool(tmp_path)
 
 
-def test_ragged_vectors_are_refused(tmp_path):
+@pytest.mark.parametrize("rest", [[[1.0], None], [[3.0], [4.0, 5.0, 6.0]], [[1.0, None], [1.0, 2.0]]])
+def test_ragged_vectors_are_refused(rest, tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    parquet.write_table(pyarrow.table({"embedding": [[1.0, 2.0], [1.0], None]}), tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.table({"embedding": [[1.0, 2.0], *rest]}), tmp_path / "a.parquet")
     pool = open_pool(tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="not 2 numbers in every row"):
+    with pytest.raises(ValueError, match="is not 2 numbers in each of the rows 0 to 2"):
         pool.vectors.take(np.arange(3))
+
+
+@pytest.mark.parametrize("column", [["a", "b"], [1.0, 2.0], [["a"], ["b"]], [None, [1.0]]])
+def test_column_without_vectors_is_refused(column, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({"embedding": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="'embedding' holds no vectors"):
+        open_pool(tmp_path / "a.parquet")
+
+
+def test_files_of_a_pool_may_differ_in_type(tmp_path):
+    """A column of nothing has another type than one of strings, and doubles than floats."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for number, (kind, caption) in enumerate([(pyarrow.float64(), None), (pyarrow.float32(), "b")]):
+        vectors = pyarrow.array([[1.0, number]], pyarrow.list_(kind))
+        parquet.write_table(pyarrow.table({"embedding": vectors, "caption": [caption]}), tmp_path / f"{number}.parquet")
+    pool = open_pool(tmp_path)
+    assert pool.take(np.array([1, 0]), "caption") == ["b", None]
+    assert pool.vectors.take(np.array([1, 0])).tolist() == [[1, 1], [1, 0]]
+
+
+def test_files_are_read_in_the_order_of_their_numbers(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    names = [f"part-{number}-2fc1-c000.snappy.parquet" for number in (0, 2, 10)]
+    for number, name in reversed(list(enumerate(names))):
+        parquet.write_table(pyarrow.table({"embedding": [[float(number)]], "key": [name]}), tmp_path / name)
+    assert open_pool(tmp_path).take(np.arange(3), "id") == names
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (make_vectors(5).astype(np.float32), "need one float dtype"),
+        (make_vectors(5).astype(">f2"), "need one float dtype"),
+        (np.asfortranarray(make_vectors(5).astype(np.float16)), "column by column"),
+        (make_vectors(5).astype(np.int16), "need one float dtype"),
+    ],
+    ids=["float32", "byte order", "Fortran order", "integers"],
+)
+def test_files_that_cannot_be_read_together_are_refused(other, message, tmp_path):
+    np.save(tmp_path / "a_0.npy", make_vectors(5).astype(np.float16))
+    np.save(tmp_path / "a_1.npy", other)
+    with pytest.raises(ValueError, match=rf"a_1\.npy .*{message}"):
+        open_pool(tmp_path)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pool_travels_to_other_processes(form, tmp_path):
+    vectors = make_vectors()
+    pool = pickle.loads(pickle.dumps(make_pool(form, tmp_path, vectors)))
+    np.testing.assert_allclose(pool.vectors.take(np.array([30])), vectors[[30]], rtol=1e-3)
+    assert pool.take(np.array([30]), "id") == ["pair-30"]
+
+
+def test_more_files_than_may_be_open_are_read(tmp_path, monkeypatch):
+    import resource
+
+    folder = write_tables(tmp_path, make_vectors(240), parts=80)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 20, limits[1]))
+    try:
+        assert open_pool(folder).take(np.arange(240), "id")[-1] == "pair-239"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_pool_of_nothing_is_refused(tmp_path):

@@ -49,11 +49,11 @@ def test_several_encoders_count_by_their_mean(tmp_path):
 
 def test_unusable_vectors_are_counted_and_never_chosen(tmp_path):
     vectors = make_vectors()
-    vectors[3], vectors[17, 2], vectors[38, 0] = 0, np.nan, np.inf
+    vectors[3], vectors[17, 2], vectors[38, 0], vectors[5], vectors[6] = 0, np.nan, np.inf, 1e-30, 1e30
     found = score(open_pool(make_store(vectors)), tmp_path, k=40)
-    assert found.unusable == 3
+    assert found.unusable == 5
     for own in found.keys:
-        assert set(rows_of(own[own != NOTHING]).tolist()) == set(range(40)) - {3, 17, 38}
+        assert set(rows_of(own[own != NOTHING]).tolist()) == set(range(40)) - {3, 5, 6, 17, 38}
 
 
 class Interrupted(Exception):
@@ -93,6 +93,7 @@ def test_finished_pass_is_not_made_again(tmp_path, monkeypatch):
     ("change", "key"),
     [
         ({"k": 6}, "k"),
+        ({"engine": "faiss"}, "approximate"),
         ({"prototypes": make_prototypes(seed=3)}, "prototypes"),
         ({"pool": open_pool(make_store(make_vectors(seed=4)))}, "pools"),
     ],
@@ -182,8 +183,54 @@ def test_approximate_search_states_its_recall(tmp_path):
     for concept, own in enumerate(found.keys):
         own = own[own != NOTHING]
         np.testing.assert_allclose(scores_of(own), known[concept][rows_of(own)], atol=1e-5)
-    with pytest.raises(ValueError, match="another exact"):
-        score(pool, tmp_path / "near", k=50, prototypes=prototypes)
+    with pytest.raises(ValueError, match="another approximate"):
+        score(pool, tmp_path / "near", k=50, prototypes=prototypes, engine="faiss", seed=1)
+    assert [path.name for path in (tmp_path / "near").iterdir()] == ["scores.safetensors"]
+
+
+def test_interrupted_index_goes_on_and_finds_the_same(tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
+    vectors = make_vectors(600, width=16)
+    vectors[7, 3] = np.inf
+    pool, options = (
+        open_pool(make_store(vectors)),
+        {"k": 50, "prototypes": make_prototypes(width=16), "engine": "faiss"},
+    )
+    whole = score(pool, tmp_path / "whole", **options)
+    monkeypatch.setattr(module, "SAVE_SECONDS", -1)
+    original, written = faiss.write_index, []
+
+    def write(index, path):
+        original(index, path)
+        written.append(index.ntotal)
+        if len(written) == 3:
+            raise Interrupted
+
+    monkeypatch.setattr(faiss, "write_index", write)
+    with pytest.raises(Interrupted):
+        score(pool, tmp_path / "halted", **options)
+    resumed = score(pool, tmp_path / "halted", **options)
+    assert written[:4] == [4, 8, 12, 12]
+    np.testing.assert_array_equal(resumed.keys, whole.keys)
+    assert (resumed.recall, resumed.unusable) == (whole.recall, 1)
+
+
+def test_damaged_index_or_too_small_a_pool_is_an_error(tmp_path):
+    pytest.importorskip("faiss")
+    with pytest.raises(ValueError, match="needs 256 rows; use the exact engine"):
+        score(open_pool(make_store(make_vectors())), tmp_path, engine="faiss")
+    (tmp_path / "index.faiss").write_bytes(b"half")
+    pool = open_pool(make_store(make_vectors(300)))
+    with pytest.raises(ValueError, match=r"'index\.json' is missing"):
+        score(pool, tmp_path, engine="faiss")
+
+
+def test_leftover_states_of_a_kill_are_removed(tmp_path):
+    pool = open_pool(make_store(make_vectors()))
+    score(pool, tmp_path)
+    (tmp_path / "state-003.safetensors").write_bytes(b"")
+    score(pool, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.safetensors"]
 
 
 @pytest.mark.gpu

@@ -26,7 +26,7 @@ def make_keys(concepts: int, rows: int, k: int, seed: int = 0, levels: int = 4) 
 def reference(scores: np.ndarray, k: int, quota: int, allowed: set[int]) -> list[tuple[int, int]]:
     """(concept, row) of the selection, by sorting everything."""
     lists = [sorted(range(scores.shape[1]), key=lambda row, own=own: (-own[row], row))[:k] for own in scores]
-    order = sorted(range(len(scores)), key=lambda c: scores[c][lists[c][k - 1]] if len(lists[c]) == k else -math.inf)
+    order = sorted(range(len(scores)), key=lambda c: scores[c][lists[c][:quota][-1]])
     taken, chosen = set(), []
     for concept in order:
         own = [row for row in lists[concept] if row in allowed and row not in taken][:quota]
@@ -61,16 +61,22 @@ def test_rarest_concept_takes_what_a_common_one_wants_too():
     top = TopK(2, 3)
     top.update(scores, 0)
     keys = top.sorted()
-    assert rarest_first(keys).tolist() == [1, 0]
-    found = select_balanced(keys, 1)
-    assert list(zip(found.concepts.tolist(), found.rows.tolist())) == [(1, 0), (0, 1)]
+    assert rarest_first(keys, 2).tolist() == [1, 0]
+    found = select_balanced(keys, 2)
+    assert list(zip(found.concepts.tolist(), found.rows.tolist())) == [(1, 0), (1, 1), (0, 2)]
 
 
-def test_concept_with_fewer_candidates_than_k_is_the_rarest():
-    top = TopK(3, 2)
-    nothing = float("nan")
-    top.update(torch.tensor([[0.1, 0.2, 0.3], [nothing, 0.9, nothing], [nothing] * 3]), 0)
-    assert rarest_first(top.sorted()).tolist() == [2, 1, 0]
+@pytest.mark.parametrize("k", [2, 3, 100])
+def test_rarity_does_not_depend_on_how_many_candidates_are_kept(k):
+    top = TopK(3, k)
+    top.update(torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.3, 0.1], [0.5, 0.4, 0.2]]), 0)
+    assert rarest_first(top.sorted(), 2).tolist() == [1, 2, 0]
+
+
+def test_concept_with_fewer_candidates_counts_by_its_last():
+    top = TopK(2, 4)
+    top.update(torch.tensor([[0.1, float("nan")], [0.3, 0.05]]), 0)
+    assert rarest_first(top.sorted(), 3).tolist() == [1, 0]
 
 
 def test_candidates_are_all_rows_of_all_lists():
