@@ -313,6 +313,9 @@ def curate(
         CurationEngine, typer.Option(help="ray divides the pool among machines; faiss searches approximately.")
     ] = "local",
     device: Annotated[str, typer.Option(help="Where matrix products run: cpu, cuda, …")] = "cpu",
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder of the pass over the pool, for runs with other filters to share.")
+    ] = None,
     pictures: Annotated[
         str | None, typer.Option(help="Where the pool's pictures are, as for 'freezealign extract': for a sheet.")
     ] = None,
@@ -370,6 +373,7 @@ def curate(
             filters=[one for one in filters if one is not None],
             engine=engine,
             device=device,
+            scores=scores,
             pictures=pictures,
             seed=seed,
         )

@@ -72,6 +72,7 @@ def curate(
     filters: Sequence[Filter] = (),
     engine: Engine = "local",
     device: str | torch.device = "cpu",
+    scores: str | PathLike[str] | None = None,
     pictures: Any = None,
     seed: int = 0,
     show_progress_bar: bool = True,
@@ -91,6 +92,8 @@ def curate(
         filters: What candidates must pass, in this order; equal ids are always filtered, first.
         engine: ``ray`` divides the pool among machines; ``faiss`` searches approximately.
         device: Where matrix products run, with engine ``local``.
+        scores: Folder for the result of the pass over the pool, so that curations with other quotas or filters share
+            it; by default below ``output``.
         pictures: Where the pool's pictures are, for a sheet of examples: what ``open_pairs`` reads, or pairs.
         seed: Of the sample of the pool that the card describes, and of the approximate index.
         show_progress_bar: Show progress of what takes longer than a second.
@@ -111,11 +114,10 @@ def curate(
     for one in filters:
         one.check(pools[0])
     _begin(folder, scoring, per_concept, filters, engine, seed)
-    scores = score_pool(
-        scoring, folder / "scores", engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar
-    )
-    rows, report = apply_filters(filters, pools[0], candidate_rows(scores.keys), scores.keys, folder / "filters")
-    selection = select_balanced(scores.keys, per_concept, rows)
+    place = folder / "scores" if scores is None else Path(scores)
+    best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
+    rows, report = apply_filters(filters, pools[0], candidate_rows(best.keys), best.keys, folder / "filters")
+    selection = select_balanced(best.keys, per_concept, rows)
     if not len(selection):
         raise ValueError(f"no pair is left after the filters: {[(f['filter'], f['removed']) for f in report]}.")
     curation = Curation(
@@ -124,7 +126,7 @@ def curate(
         scoring.concepts,
         [{"encoder": p.origin and p.origin.name, **p.provenance} for p in prototypes],
         per_concept,
-        scores,
+        best,
         report,
         selection,
         *_sample(scoring, seed),

@@ -137,12 +137,16 @@ def score_pool(
     """
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
-    if engine != "local" and torch.device(device).type != "cpu":
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: {error}") from None
+    if engine != "local" and device.type != "cpu":
         raise ValueError(f"a device goes with engine 'local'; {engine} chooses its own.")
     result, base = folder / "scores.safetensors", scoring.request()
     request = {**base, "approximate": {"seed": seed} if engine == "faiss" else None}
     if not result.is_file():
-        _score(scoring, base, engine, torch.device(device), seed, show_progress_bar, folder).write(result, request)
+        _score(scoring, base, engine, device, seed, show_progress_bar, folder).write(result, request)
     for leftover in folder.glob("state*.safetensors"):
         leftover.unlink()
     return _finished(result, request, scoring)

@@ -125,6 +125,14 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
     assert files_of(tmp_path / "out") == before
 
 
+def test_curations_with_other_filters_share_the_pass(pool, tmp_path, monkeypatch):
+    options = {"per_concept": 10, "candidates": 40, "scores": tmp_path / "scores", **QUIET}
+    curate(pool, make_prototypes(), tmp_path / "first", **options)
+    monkeypatch.setattr("freezealign.curation.scoring.score_range", lambda *_: pytest.fail("the pool was scored again"))
+    found = curate(pool, make_prototypes(), tmp_path / "second", filters=[NearDuplicates(pool, 0.9)], **options)
+    assert len(found.filters) == 2
+
+
 def test_folder_of_something_else_is_left_alone(pool, tmp_path):
     with pytest.raises(ValueError, match="is not empty and holds no curation"):
         curate(pool, make_prototypes(), tmp_path, per_concept=10, **QUIET)

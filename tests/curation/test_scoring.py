@@ -157,8 +157,13 @@ def test_what_does_not_go_together_is_refused():
         Scoring([pool, pool], [prototypes, make_prototypes(2)], 1)
     with pytest.raises(ValueError, match="hold the same pairs"):
         Scoring([pool, open_pool(make_store(make_vectors(7)))], [prototypes, prototypes], 1)
-    with pytest.raises(ValueError, match="unknown engine 'spark'"):
-        score_pool(Scoring([pool], [prototypes], 1), Path(), engine="spark")
+    for options, message in (
+        ({"engine": "spark"}, "unknown engine 'spark'"),
+        ({"device": "nonsense"}, "there is no device 'nonsense'"),
+        ({"engine": "ray", "device": "cuda"}, "ray chooses its own"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            score_pool(Scoring([pool], [prototypes], 1), Path(), **options)
 
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 4 * 64, 4 * 64 + 1, 12345])
