@@ -74,7 +74,8 @@ def sort_everything(folder: Path) -> Any:
     vectors = normalize(torch.from_numpy(pool.vectors.take(np.arange(len(pool)))).float())
 
     def sort() -> list[list[int]]:
-        best = [np.argsort(-(some @ vectors.T).numpy(), axis=1)[:, :K] for some in prototypes.split(SORTED_AT_ONCE)]
+        parts = prototypes.split(SORTED_AT_ONCE)
+        best = [np.argsort(-(some @ vectors.T).numpy(), axis=1)[:, :K].copy() for some in parts]
         return [sorted(rows) for rows in np.concatenate(best)[:3].tolist()]
 
     return sort
