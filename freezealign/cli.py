@@ -338,6 +338,7 @@ def curate(
     with _plain_errors():
         from freezealign import curation
         from freezealign.curation.concepts import read_concepts
+        from freezealign.files import write_json_atomically
 
         for option, value, other, needed in (
             ("--exclude-threshold", exclude_threshold, "--exclude", exclude),
@@ -382,7 +383,9 @@ def curate(
                 typer.secho(f"{name}: {' '.join(damage)}", fg="yellow", err=True)
         if mix_with:
             sizes = {str(output / "features"): len(found.selection), **sizes}
-            for name, weight in curation.mixing_weights(sizes, temperature or 1).items():
+            weights = curation.mixing_weights(sizes, temperature or 1)
+            write_json_atomically(output / "weights.json", weights)
+            for name, weight in weights.items():
                 typer.echo(f"--weight {weight:.4g}  for {name}")
     typer.echo(f"{len(found.selection):,} of {len(opened[0]):,} pairs. Saved {output}: card.md, selection.parquet, …")
 

@@ -273,6 +273,8 @@ def test_command_curates_shards_that_were_extracted(dinov2_folder, bert_folder, 
     assert [(f["filter"], f["removed"] > 0) for f in card["filters"]][-1] == ("near-duplicates of test items", True)
     assert sorted(key for shard in (out / "subset").glob("*.tar") for key in keys_of(shard)) == sorted(table["id"])
     assert (out / "sheet.jpg").stat().st_size
+    weights = json.loads((out / "weights.json").read_text())
+    assert weights == {str(out / "features"): 1, str(tmp_path / "pool"): pytest.approx(1 / 3)}
     assert "--weight 1  for" in output
     assert "--weight 0.3333  for" in output
     assert "4 of 12 pairs" in output
