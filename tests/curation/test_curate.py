@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from freezealign import FeatureStore, FreezeAlign
 from freezealign.cli import app
 from freezealign.curation import CaptionLength, NearDuplicates, Prototypes, curate, find_shards, open_pool, write_subset
+from freezealign.curation import card as card_module
 from freezealign.curation import run as module
 from freezealign.curation.subset import keys_of
 
@@ -34,6 +35,13 @@ def files_of(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".png"
     }
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Leave out what takes most of a small curation's time."""
+    for name in ("_draw_coverage", "_draw_scores"):
+        monkeypatch.setattr(card_module, name, lambda *_: None)
 
 
 @pytest.fixture
@@ -57,6 +65,7 @@ def test_selection_is_written_in_every_form(pool, tmp_path):
         assert (tmp_path / "out" / name).stat().st_size
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_card_says_what_was_done(tmp_path):
     pool = open_pool(write_tables(tmp_path / "pool", make_vectors()))
     filters = [NearDuplicates(pool, 0.9)]
@@ -76,6 +85,7 @@ def test_card_says_what_was_done(tmp_path):
     assert "| CC0 |" in text
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_balanced_selection_covers_concepts_more_evenly(tmp_path):
     """Nine tenths of the pool belong to one of four concepts."""
     prototypes = Prototypes.from_vectors(np.eye(4, 8), list("abcd"))
@@ -88,6 +98,7 @@ def test_balanced_selection_covers_concepts_more_evenly(tmp_path):
     assert (owners[found.selection.rows] == found.selection.concepts).mean() > 0.9
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize("step", ["select_balanced", "_write", "write_card", "_save_store"])
 def test_interrupted_curation_goes_on_to_the_same(step, pool, tmp_path, monkeypatch):
     options = {"per_concept": 10, "filters": [NearDuplicates(pool, 0.9)], **QUIET}
@@ -107,6 +118,7 @@ def test_interrupted_curation_goes_on_to_the_same(step, pool, tmp_path, monkeypa
     assert files_of(tmp_path / "halted") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -125,6 +137,7 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
     assert files_of(tmp_path / "out") == before
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_curations_with_other_filters_share_the_pass(pool, tmp_path, monkeypatch):
     options = {"per_concept": 10, "candidates": 40, "scores": tmp_path / "scores", **QUIET}
     curate(pool, make_prototypes(), tmp_path / "first", **options)
@@ -133,12 +146,14 @@ def test_curations_with_other_filters_share_the_pass(pool, tmp_path, monkeypatch
     assert len(found.filters) == 2
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_folder_of_something_else_is_left_alone(pool, tmp_path):
     with pytest.raises(ValueError, match="is not empty and holds no curation"):
         curate(pool, make_prototypes(), tmp_path, per_concept=10, **QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_pool_that_changed_is_another_curation(tmp_path):
     folder = write_arrays(tmp_path / "pool", make_vectors())
     curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
@@ -280,6 +295,7 @@ def test_command_curates_shards_that_were_extracted(dinov2_folder, bert_folder, 
     assert "4 of 12 pairs" in output
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_command_reads_names_and_saved_prototypes(dinov2_folder, bert_folder, tmp_path):
     model = FreezeAlign({"image": dinov2_folder, "text": bert_folder}, recipe="pooled", dim=8, device="cpu")
     data = [{"image": Image.new("RGB", (8, 8)), "text": f"a {word} {i}"} for word in ("car", "dog") for i in range(9)]

@@ -193,6 +193,7 @@ def test_approximate_search_states_its_recall(tmp_path):
     assert [path.name for path in (tmp_path / "near").iterdir()] == ["scores.safetensors"]
 
 
+@pytest.mark.slow
 def test_interrupted_index_goes_on_and_finds_the_same(tmp_path, monkeypatch):
     faiss = pytest.importorskip("faiss")
     vectors = make_vectors(600, width=16)
