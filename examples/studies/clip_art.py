@@ -116,7 +116,9 @@ def prototypes_of(base: FreezeAlign, shots: FeatureStore, labels: Sequence[str])
     return {"image": shown, "text": replace(named, names=shown.names)}
 
 
-def curated(clean: FeatureStore, prototypes: dict[str, Prototypes], size: int, output: Path) -> dict[str, FeatureStore]:
+def curated(
+    clean: FeatureStore, prototypes: dict[str, Prototypes], size: int, output: Path, data: Sequence[dict[str, Any]]
+) -> dict[str, FeatureStore]:
     """Return what is selected by pictures, by captions, and by both."""
     pools = {"image": open_pool(clean, "image"), "text": open_pool(clean, "text")}
     filters = [CaptionLength(1, 30), NearDuplicates(pools["image"], DUPLICATE)]
@@ -128,6 +130,7 @@ def curated(clean: FeatureStore, prototypes: dict[str, Prototypes], size: int, o
             output / f"by-{name}-{size}",
             per_concept=size,
             filters=filters,
+            pictures=data,
         )
         chosen[f"by {name}"] = clean.select(np.sort(found.selection.rows))
     return chosen
@@ -164,7 +167,8 @@ def main() -> None:
     base = FreezeAlign(list(ENCODERS), recipe="linear", dim=512, seed=0)
     emoji = load_openmoji().samples
     drawings = [{"image": s.image, "text": s.captions["en"], "id": s.key} for s in emoji]
-    pool = features(base, [*clip_art(arguments.clip_art), *drawings], arguments.output / "pool")
+    offered = [*clip_art(arguments.clip_art), *drawings]
+    pool = features(base, offered, arguments.output / "pool")
     stamps = load_tuxpaint(arguments.stamps).samples
     data = [{"image": s.image, "text": s.captions["en"], "id": s.key} for s in stamps]
     stored = features(base, data, arguments.output / "stamps")
@@ -175,7 +179,7 @@ def main() -> None:
     clean, leaks = without_leaks(pool, test)
     rows = []
     for size in SIZES:
-        sets = curated(clean, prototypes, size, arguments.output)
+        sets = curated(clean, prototypes, size, arguments.output, offered)
         for recipe in RECIPES:
             for name, values in compare(clean, sets, recipe, lambda model: hits(model, test, truth)).items():
                 rows.append([str(size), recipe, name, *map(interval, values)])
