@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.numpy import save
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -101,6 +103,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_arrays_atomically(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Write arrays as safetensors with ``metadata``, of one entry if files are to be compared: their order varies."""
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
+    write_atomically(path, lambda file: file.write(content))
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

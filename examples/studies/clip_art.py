@@ -24,7 +24,6 @@ import torch
 
 from freezealign import FeatureStore, FreezeAlign
 from freezealign.curation import CaptionLength, Leaks, NearDuplicates, Prototypes, curate, open_pool
-from freezealign.curation.prototypes import all_vectors
 from freezealign.data.openmoji import load_openmoji
 from freezealign.data.samples import hash_fold
 from freezealign.data.tuxpaint import load_tuxpaint
@@ -110,7 +109,7 @@ def interval(values: np.ndarray) -> str:
 
 def prototypes_of(base: FreezeAlign, shots: FeatureStore, labels: Sequence[str]) -> dict[str, Prototypes]:
     """Return the categories as pictures of fold 0, and as their names."""
-    vectors = all_vectors(shots, "image")
+    vectors = shots["image"].vectors()
     shown = Prototypes.from_vectors(vectors, labels, shots.origins["image"], modality="image", fold=0)
     named = Prototypes.from_texts(base, [NAMES.get(name, name) for name in shown.names], show_progress_bar=False)
     return {"image": shown, "text": replace(named, names=shown.names)}

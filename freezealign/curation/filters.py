@@ -7,17 +7,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
-from freezealign.files import write_atomically
+from freezealign.files import write_arrays_atomically
 from freezealign.vectors import unit
 from freezealign.words import count_words, plain
 
@@ -242,14 +240,10 @@ def apply_filters(
         left = _done(path, request)
         if left is None:
             left = rows[one.keep(pool, rows, keys)]
-            write_atomically(path, partial(_put, save({"rows": left}, {"request": request})))
+            write_arrays_atomically(path, {"rows": left}, {"request": request})
         report.append({**settings, "candidates": len(rows), "removed": len(rows) - len(left)})
         rows = left
     return rows, report
-
-
-def _put(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
 
 
 def _done(path: Path, request: str) -> np.ndarray | None:

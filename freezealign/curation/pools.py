@@ -109,8 +109,7 @@ class Pool:
     def all_vectors(self) -> np.ndarray:
         """Return all vectors (m, d); of a feature store every view and caption of each item."""
         if isinstance(self.vectors, _StoreRows):
-            features = self.vectors.store[self.vectors.modality]
-            vectors: np.ndarray = features.load(np.arange(len(features)))["sentence_embedding"].numpy()
+            vectors: np.ndarray = self.vectors.store[self.vectors.modality].vectors().numpy()
             return vectors
         return self.vectors.take(np.arange(len(self)))
 

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from freezealign.evaluation.prompts import ClassPrompts
-from freezealign.features import FeatureStore, Origin
-from freezealign.files import write_atomically
+from freezealign.features import Origin
+from freezealign.files import write_arrays_atomically
 from freezealign.inputs import IMAGE_SUFFIXES
 from freezealign.vectors import unit
 
@@ -177,7 +176,7 @@ class Prototypes:
             raise ValueError(f"no example of {lost[:5]} can be read; the first: {store.skipped[0].reason}")
         skipped = [{"concept": items[entry.index][0], "reason": entry.reason} for entry in store.skipped]
         about = {"modality": modality, **about, "skipped": skipped}
-        return cls.from_vectors(all_vectors(store, modality), labels, store.origins[modality], **about)
+        return cls.from_vectors(store[modality].vectors(), labels, store.origins[modality], **about)
 
     def check(self, pool: Pool) -> None:
         """Make sure that these can be compared with the vectors of a pool.
@@ -205,8 +204,7 @@ class Prototypes:
             "origin": None if self.origin is None else asdict(self.origin),
             "provenance": self.provenance,
         }
-        content = save({"vectors": self.vectors.contiguous()}, {FILE_KEY: json.dumps(about)})
-        write_atomically(Path(path), lambda file: file.write(content))
+        write_arrays_atomically(Path(path), {"vectors": self.vectors.numpy()}, {FILE_KEY: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Prototypes:
@@ -262,13 +260,6 @@ def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -
             )
         found.setdefault(str(row[label]) if names is None else names[row[label]], []).append(row[image])
     return found
-
-
-def all_vectors(store: FeatureStore, modality: str) -> Tensor:
-    """Return all rows (n, d) of one modality of a pooled store."""
-    features = store[modality]
-    vectors: Tensor = features.load(np.arange(len(features)))["sentence_embedding"]
-    return vectors
 
 
 def _draw(items: Sequence[Any], shots: int | None, seed: int) -> list[Any]:

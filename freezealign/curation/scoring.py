@@ -12,13 +12,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from torch import Tensor
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.top_k import TopK
-from freezealign.files import write_atomically
+from freezealign.files import write_arrays_atomically
 from freezealign.prefetch import prefetch
 
 TILE = 1024
@@ -247,8 +246,8 @@ class _State:
 
     def write(self, path: Path, request: dict[str, Any]) -> None:
         about = {key: getattr(self, key) for key in ("start", "stop", "position", "unusable", "recall")}
-        content = save({"keys": self.keys}, {FILE_KEY: json.dumps({"about": about, "request": request})})
-        write_atomically(path, lambda file: file.write(content))
+        content = json.dumps({"about": about, "request": request})
+        write_arrays_atomically(path, {"keys": self.keys}, {FILE_KEY: content})
 
     @classmethod
     def read(cls, path: Path, request: dict[str, Any]) -> _State:

@@ -50,8 +50,7 @@ class ParquetRows:
     def values(self, index: np.ndarray, column: str) -> list[Any]:
         """Return one column of some rows."""
         found: list[Any] = [None] * len(index)
-        for places, path, some in self.parts(index, column):
-            del path
+        for places, _, some in self.parts(index, column):
             for place, value in zip(places, some.to_pylist()):
                 found[place] = value
         return found

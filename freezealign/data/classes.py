@@ -38,17 +38,11 @@ def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     captions = model.extract_features([{"text": name} for name in names], modalities=["text"], level="pooled")
     dtype = str(store.columns["image/sentence_embedding"].dtype)
     builder, one_each = ShardBuilder(dtype), [1] * len(names)  # type: ignore[arg-type]
-    for modality, vectors in {"image": rows, "text": _all(captions, "text")}.items():
-        moved = _moved(vectors, _all(store, modality))
+    for modality, vectors in {"image": rows, "text": captions["text"].vectors()}.items():
+        moved = _moved(vectors, store[modality].vectors())
         builder.add_features(modality, {"sentence_embedding": moved}, np.arange(len(names)))
     builder.add_items(names, dict.fromkeys(("image", "text"), one_each), {"text": names})
     return FeatureStore.from_shards(store.origins, [builder.build().columns])
-
-
-def _all(store: FeatureStore, modality: str) -> Tensor:
-    features = store[modality]
-    vectors: Tensor = features.load(np.arange(len(features)))["sentence_embedding"]
-    return vectors
 
 
 def _classifier(model: FreezeAlign) -> tuple[Tensor, list[str]]:

@@ -76,6 +76,11 @@ class FrozenFeatures:
             batch["grid"] = tuple(grids[0].tolist())
         return batch
 
+    def vectors(self) -> torch.Tensor:
+        """Return the vectors (n, D) of all rows; there are none at level ``tokens``."""
+        vectors: torch.Tensor = self.load(np.arange(len(self)))["sentence_embedding"]
+        return vectors
+
     def lengths(self) -> np.ndarray:
         """Return the number of tokens of each row; 1 at level ``pooled``."""
         if self.tokens is None:
