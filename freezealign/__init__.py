@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FreezeAlign": "freezealign.model",
-    "FrozenEncoder": "freezealign.modules",
+    "FrozenEncoder": "freezealign.encoders",
     "TokenProjector": "freezealign.modules",
     "Pooling": "freezealign.modules",
     "ProjectionHead": "freezealign.modules",
@@ -20,8 +20,8 @@ _HOMES = {
     "RelativeHead": "freezealign.modules",
     "Normalize": "freezealign.modules",
     "LogitScale": "freezealign.modules",
-    "register_encoder": "freezealign.registry",
-    "list_encoders": "freezealign.registry",
+    "register_encoder": "freezealign.encoders.registry",
+    "list_encoders": "freezealign.encoders.registry",
     "FeatureStore": "freezealign.features",
     "ContrastiveLoss": "freezealign.training",
     "SigmoidLoss": "freezealign.training",
@@ -39,6 +39,8 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from freezealign.alignment import rank_encoders
+    from freezealign.encoders import FrozenEncoder
+    from freezealign.encoders.registry import list_encoders, register_encoder
     from freezealign.evaluation import (
         CKAEvaluator,
         LongContextEvaluator,
@@ -49,16 +51,7 @@ if TYPE_CHECKING:
     )
     from freezealign.features import FeatureStore
     from freezealign.model import FreezeAlign
-    from freezealign.modules import (
-        FrozenEncoder,
-        KernelHead,
-        LogitScale,
-        Normalize,
-        Pooling,
-        ProjectionHead,
-        TokenProjector,
-    )
-    from freezealign.registry import list_encoders, register_encoder
+    from freezealign.modules import KernelHead, LogitScale, Normalize, Pooling, ProjectionHead, TokenProjector
     from freezealign.training import ContrastiveLoss, FitArguments, SigmoidLoss
 
 

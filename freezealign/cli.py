@@ -455,7 +455,7 @@ def encoders(
     from rich.console import Console
     from rich.table import Table
 
-    from freezealign.registry import list_encoders
+    from freezealign.encoders.registry import list_encoders
 
     table = Table("name", "modality", "backend", "from")
     for reference in list_encoders(modality):

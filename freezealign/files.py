@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+LOCK = ".lock"
 
 
 def is_file(path: str | Path) -> bool:
@@ -105,6 +108,79 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
+def differences(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Return the keys of ``identity`` whose values in ``begun``, read from JSON, are others."""
+    return [key for key, value in json.loads(to_json(identity)).items() if begun.get(key) != value]
+
+
+def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> dict[str, Any]:
+    """Begin a run in the folder of ``path``, or go on with the one that was begun there.
+
+    Call it before anything else is written there: a kill at any moment leaves a folder that holds nothing, or one that
+    says whose it is. Keep other processes out with :func:`exclusive`.
+
+    Args:
+        path: The JSON file that holds the identity; the folder is the run's own.
+        identity: All that the run depends on, as JSON.
+        what: What such a run makes, for errors.
+        **more: What the file is to hold besides, when it is begun.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ValueError: If it was begun with another identity; the message names all that differs, and both values.
+    """
+    folder = path.parent
+    if not path.is_file():
+        if folder.exists() and (strangers := [entry.name for entry in folder.iterdir() if not is_leftover(entry)]):
+            raise FileExistsError(f"{folder} holds {strangers[0]!r} and no {what}; choose another folder.")
+        write_json_atomically(path, {**more, **identity})
+    begun = read_object(path)
+    if other := differences(begun, identity):
+        told = "; ".join(f"{key} = {_told(begun.get(key))}, this one has {_told(identity[key])}" for key in other)
+        raise ValueError(
+            f"the {what} in {folder} was begun with {told}. Run it as it was begun to go on with it, or choose another "
+            "folder."
+        )
+    return begun
+
+
+def _told(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed writer left: a lock, or the beginning of a file that was never put in place."""
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(".tmp"))
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Make a folder, and keep every other process out of it while the block runs.
+
+    Raises:
+        RuntimeError: If another process is writing there.
+        OSError: If the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(f"another process is writing to {folder}; wait for it, or stop it.") from None
+    try:
+        yield
+    finally:
+        # before the release: a file unlinked after it may already be the lock of the next writer
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
 def write_arrays_atomically(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
     """Write arrays as safetensors with ``metadata``, of one entry if files are to be compared: their order varies."""
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
@@ -150,42 +226,6 @@ def inside(root: Path, relative: str) -> Path:
     if not path.is_relative_to(root.resolve()):
         raise ValueError(f"{root}: '{relative}' points outside the model folder; refusing to read it.")
     return path
-
-
-def locate_folder(
-    name_or_path: str,
-    subfolder: str = "",
-    *,
-    token: bool | str | None = None,
-    cache_folder: str | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-) -> Path:
-    """Return a local folder for a path or a hub id, downloading only JSON, safetensors and Markdown files.
-
-    Raises:
-        ValueError: If ``subfolder`` climbs out of the model folder.
-        ConnectionError: If the model has to come from the hub and the hub cannot be reached.
-    """
-    folder = Path(name_or_path)
-    if not is_folder(folder):
-        from huggingface_hub import snapshot_download
-
-        from freezealign.encoders.hub import explain_hub_errors
-
-        prefix = f"{subfolder}/" if subfolder else ""
-        with explain_hub_errors(name_or_path):
-            folder = Path(
-                snapshot_download(
-                    name_or_path,
-                    revision=revision,
-                    token=token,
-                    cache_dir=cache_folder,
-                    local_files_only=local_files_only,
-                    allow_patterns=[f"{prefix}*{suffix}" for suffix in (".json", ".safetensors", ".md")],
-                )
-            )
-    return inside(folder, subfolder)
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:

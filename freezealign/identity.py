@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+from freezealign.encoders import FrozenEncoder
 from freezealign.files import tensor_digest, to_json
-from freezealign.modules import FrozenEncoder, Module
+from freezealign.modules import Module
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign

@@ -11,22 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from freezealign.batch import Features, default_device
 from freezealign.card import CardData
-from freezealign.encoding import run_towers
-from freezealign.features import FeatureStore, Origin, StoreDtype
-from freezealign.inputs import is_single
-from freezealign.modules import Features, FrozenEncoder, LogitScale, Module, Normalize, Pooling
-from freezealign.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality, default_pooling
-from freezealign.tower import (
-    SHARD_SIZES,
-    Level,
-    TokenEmbeddings,
-    Tower,
-    check_widths,
-    default_device,
-    find_tower,
-    least_level,
-)
+from freezealign.encoders import FrozenEncoder
+from freezealign.features import SHARD_SIZES, FeatureStore, Level, Origin, StoreDtype
+from freezealign.modality import is_single
+from freezealign.modules import LogitScale, Module, Normalize, Pooling
+from freezealign.space.encode import run_towers
+from freezealign.space.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality, default_pooling
+from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower, least_level
 from freezealign.training import FitArguments, History
 from freezealign.vectors import check_finite, quantize, unit
 
@@ -38,8 +31,8 @@ class FreezeAlign(nn.Module):
         encoders: Names of encoders, one a modality: ``["dinov2-large", "all-roberta-large-v1"]``; or for each modality
             a name, a :class:`FrozenEncoder`, or a whole tower as a list of blocks:
             ``{"image": [FrozenEncoder(…), TokenProjector(…), Pooling(…)], "text": "all-roberta-large-v1"}``.
-        recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.recipes`. ``auto`` is the
-            paper's wiring, ``token``, until :meth:`fit` knows the number of pairs and may choose others.
+        recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.space.recipes`. ``auto`` is
+            the paper's wiring, ``token``, until :meth:`fit` knows the number of pairs and may choose others.
         dim: Width of the shared space, for towers built by recipe.
         logit_scale: The temperature; a new one with the paper's bounds by default.
         device: Where the model lives; the machine's accelerator by default, else the CPU.

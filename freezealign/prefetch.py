@@ -9,20 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import torch
-
-from freezealign.modules import Features
-
 S = TypeVar("S")
 T = TypeVar("T")
-
-
-def to_device(batch: Features, device: torch.device) -> Features:
-    """Move the tensors of a batch to ``device``."""
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
 
 
 _END = object()

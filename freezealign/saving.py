@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import freezealign
-from freezealign import modules
 from freezealign.card import CardData, write_card
-from freezealign.files import check_version, inside, locate_folder, read_object, write_json
+from freezealign.encoders import FrozenEncoder
+from freezealign.files import check_version, inside, read_object, write_json
+from freezealign.hub import locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
-from freezealign.modules import FrozenEncoder, LogitScale, Module
-from freezealign.recipes import EncoderLike, as_encoder
+from freezealign.modules import (
+    KernelHead,
+    LogitScale,
+    Module,
+    Normalize,
+    Pooling,
+    ProjectionHead,
+    RelativeHead,
+    TokenProjector,
+)
+from freezealign.space.recipes import EncoderLike, as_encoder
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign
@@ -30,15 +40,23 @@ ROUTER_TYPE = "sentence_transformers.base.modules.router.Router"
 NORMALIZE_TYPE = "sentence_transformers.base.modules.normalize.Normalize"
 
 
-def class_path(module: type) -> str:
-    """Return the dotted name of a class, as model folders store it."""
-    return f"{module.__module__}.{module.__qualname__}"
+def class_name(block: type) -> str:
+    """Return the public name of a block's class, as model folders store it: ``freezealign.Pooling``."""
+    return f"freezealign.{block.__name__}"
 
 
 CLASSES: dict[str, type[Module]] = {
-    class_path(value): value
-    for value in vars(modules).values()
-    if isinstance(value, type) and issubclass(value, Module) and value is not Module
+    class_name(block): block
+    for block in (
+        FrozenEncoder,
+        KernelHead,
+        LogitScale,
+        Normalize,
+        Pooling,
+        ProjectionHead,
+        RelativeHead,
+        TokenProjector,
+    )
 }
 
 
@@ -55,7 +73,7 @@ def save(model: FreezeAlign, path: Path, model_id: str) -> None:
     for name in model.towers:
         for position, block in enumerate(model.tower(name)):
             folder = f"{name}_{position}_{type(block).__name__}"
-            types[folder] = class_path(type(block))
+            types[folder] = class_name(type(block))
             structure.setdefault(name, []).append(folder)
             block.save(str(path / folder))
     routes = {str(key): name for key, name in route_mappings(model).items()}
@@ -75,8 +93,8 @@ def save(model: FreezeAlign, path: Path, model_id: str) -> None:
 
 
 def _check_classes(model: FreezeAlign) -> None:
-    kinds = [class_path(type(block)) for name in model.towers for block in model.tower(name)]
-    unknown = sorted(set(kinds) - set(CLASSES))
+    kinds = {type(block) for name in model.towers for block in model.tower(name)}
+    unknown = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values()))
     if unknown:
         raise TypeError(
             f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from freezealign import FreezeAlign
-from freezealign.tower import default_device
+from freezealign.batch import default_device
 
 pytestmark = pytest.mark.gpu
 

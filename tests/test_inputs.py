@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from freezealign import FrozenEncoder, inputs
-from freezealign.inputs import InputError, as_items, infer_modality, is_single, read_image, read_text
+from freezealign.images import read_image
+from freezealign.inputs import InputError
+from freezealign.modality import as_items, infer_modality, is_single, read_text
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 TOWERS = {"image": "image", "text": "text"}

@@ -254,7 +254,7 @@ def test_temperature_of_another_shape_is_refused(saved):
         load(saved)
 
 
-@pytest.mark.parametrize("kind", ["os.system", "torch.nn.Linear", "freezealign.modules.base.Module", "FrozenEncoder"])
+@pytest.mark.parametrize("kind", ["os.system", "torch.nn.Linear", "freezealign.Module", "FrozenEncoder"])
 def test_class_that_is_not_ours_is_refused(saved, kind):
     router = json.loads((saved / "router_config.json").read_text())
     name = folder_of(saved, "text", "Pooling").name
@@ -282,7 +282,7 @@ def test_path_out_of_the_folder_is_refused(saved, path):
     edit(
         saved / "router_config.json",
         structure=structure,
-        types={**router["types"], path: "freezealign.modules.pooling.Pooling"},
+        types={**router["types"], path: "freezealign.Pooling"},
     )
     with pytest.raises(ValueError, match="points outside the model folder"):
         load(saved)

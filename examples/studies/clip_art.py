@@ -28,7 +28,7 @@ from freezealign.data.openmoji import load_openmoji
 from freezealign.data.samples import hash_fold
 from freezealign.data.tuxpaint import load_tuxpaint
 from freezealign.evaluation.metrics import bootstrap_interval, positive_ranks
-from freezealign.tables import markdown_table
+from freezealign.markdown import markdown_table
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
 BATCH_SIZE = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache

@@ -17,17 +17,16 @@ import torch
 from torch.utils.data import RandomSampler
 
 from freezealign.alignment.rows import StoreRows
+from freezealign.batch import default_device, to_device
 from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
+from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.layers import AllLayers
-from freezealign.features import FeatureStore
+from freezealign.features import SHARD_SIZES, FeatureStore
 from freezealign.features.extract import Extraction, read_pair
 from freezealign.features.job import extract_features
 from freezealign.files import read_object, write_json
 from freezealign.inputs import InputError
-from freezealign.modules import FrozenEncoder
-from freezealign.prefetch import to_device
-from freezealign.recipes import as_encoder, default_pooling
-from freezealign.tower import SHARD_SIZES, default_device
+from freezealign.space.recipes import as_encoder, default_pooling
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from freezealign.alignment.ranking import PairRanking, RankedPair
 from freezealign.alignment.rows import Rows, check_space
 from freezealign.alignment.score import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
 from freezealign.data.sources import open_pairs
-from freezealign.modules import FrozenEncoder
+from freezealign.encoders import FrozenEncoder
 
 Encoders = Sequence[CandidateLike] | Mapping[str, CandidateLike]
 

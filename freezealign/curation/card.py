@@ -11,7 +11,7 @@ import numpy as np
 
 from freezealign.figures import new_figure
 from freezealign.files import write_json_atomically
-from freezealign.tables import markdown_table
+from freezealign.markdown import markdown_table
 
 if TYPE_CHECKING:
     from freezealign.curation.run import Curation
@@ -95,7 +95,8 @@ def draw_sheet(path: Path, curation: Curation, pictures: Mapping[str, Any]) -> N
         curation: What was selected.
         pictures: From id to picture; those that are missing stay empty.
     """
-    from freezealign.inputs import InputError, read_image
+    from freezealign.images import read_image
+    from freezealign.inputs import InputError
 
     rows = sheet_rows(curation)
     figure = new_figure(1.3 * SHEET_COLUMNS + 1.6, 1.4 * len(rows))

@@ -66,7 +66,7 @@ def divide(rows: int, ranges: int = RANGES) -> list[tuple[int, int]]:
 
 
 def _score(scoring: Scoring, start: int, stop: int, state: Path) -> None:
+    from freezealign.batch import default_device
     from freezealign.curation.scoring import score_range
-    from freezealign.tower import default_device
 
     score_range(scoring, start, stop, state, default_device())

@@ -18,7 +18,7 @@ from torch import Tensor
 from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import Origin
 from freezealign.files import write_arrays_atomically
-from freezealign.inputs import IMAGE_SUFFIXES
+from freezealign.images import IMAGE_SUFFIXES
 from freezealign.vectors import unit
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from freezealign.data.places import check_languages, describe
 from freezealign.data.samples import VISIBLE, Sample
-from freezealign.features import Skipped
-from freezealign.inputs import InputError
+from freezealign.inputs import InputError, Skipped
 
 LONG = 16
 """Objects of a scene with a long caption: 150 to 250 tokens of all-MiniLM-L6-v2 in English.

@@ -11,7 +11,8 @@ from pathlib import Path
 from PIL import Image
 
 from freezealign.data.samples import Sample, SampleSet, crop_to_object, hash_fold, render_svg
-from freezealign.inputs import InputError, read_image
+from freezealign.images import read_image
+from freezealign.inputs import InputError
 
 LICENCE = "Tux Paint stamps, GPL-2, Bill Kendrick and contributors (tuxpaint.org); Debian tuxpaint-stamps-default."
 BORDER = 1.14
@@ -98,7 +99,7 @@ def _cutout(path: Path) -> Image.Image:
 
 
 def _read_png(path: Path) -> Image.Image:
-    """Return a PNG as RGBA, where :func:`~freezealign.inputs.read_image` would lay it on white."""
+    """Return a PNG as RGBA, where :func:`~freezealign.images.read_image` would lay it on white."""
     try:
         with Image.open(path) as image:
             return image.convert("RGBA")

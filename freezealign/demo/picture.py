@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from freezealign.data.samples import Sample
 from freezealign.figures import new_figure
-from freezealign.inputs import read_image
+from freezealign.images import read_image
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign

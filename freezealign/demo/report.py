@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezealign.data.samples import SampleSet
-from freezealign.features import Skipped
 from freezealign.files import write_json
-from freezealign.tables import markdown_table, score_cell
+from freezealign.inputs import Skipped
+from freezealign.markdown import markdown_table, score_cell
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign

@@ -13,9 +13,9 @@ from freezealign.data.samples import Sample, SampleSet, pairs
 from freezealign.demo.picture import draw_queries
 from freezealign.demo.report import DemoReport
 from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
+from freezealign.features import Level
 from freezealign.features.folder import FORMAT_VERSION
 from freezealign.model import FreezeAlign
-from freezealign.tower import Level
 from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from freezealign.batch import Features
 from freezealign.files import tensor_digest
-
-if TYPE_CHECKING:
-    from freezealign.modules.base import Features
 
 
 @dataclass(frozen=True)

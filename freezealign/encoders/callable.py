@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from freezealign.batch import Features
 from freezealign.encoders.base import Encoder
-from freezealign.modules.base import Features
-
-PROBES: dict[str, Any] = {"text": "probe", "image": Image.new("RGB", (64, 64), "gray")}
+from freezealign.modality import modality_of
 
 
 class CallableEncoder(Encoder):
@@ -45,10 +43,11 @@ class CallableEncoder(Encoder):
         self.modality, self.function, self._fingerprint = modality, function, fingerprint
         self._parameter_count = parameters
         self.register_buffer("device_anchor", torch.empty(0), persistent=False)
-        if dim is None and modality not in PROBES:
+        probe = modality_of(modality).probe
+        if dim is None and probe is None:
             raise ValueError(f"state the width of the {modality!r} encoder: CallableEncoder(…, dim=…).")
         self.eval()
-        self.dim = dim if dim is not None else self._probe(PROBES[modality])
+        self.dim = dim if dim is not None else self._probe(probe)
 
     @torch.no_grad()
     def _probe(self, item: Any) -> int:

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
+from freezealign.batch import Features, to_device
 from freezealign.encoders.base import Encoder, with_tokens
-from freezealign.encoders.callable import PROBES
-from freezealign.modules.base import Features
+from freezealign.modality import modality_of
 from freezealign.modules.pooling import Pooling
-from freezealign.prefetch import to_device
 
 
 class LayerEncoder(Encoder):
@@ -54,7 +53,7 @@ class AllLayers(LayerEncoder):
 
     Args:
         encoder: The encoder.
-        pooling: What makes the features of a layer one vector, such as :func:`freezealign.recipes.default_pooling`.
+        pooling: What makes the features of a layer one vector, as :func:`freezealign.space.recipes.default_pooling`.
 
     Attributes:
         widths: The width of each layer's vector, first layer first; found by encoding one sample input.
@@ -123,10 +122,11 @@ def probe_layers(encoder: Encoder) -> list[Features]:
     Raises:
         ValueError: If there is no sample input of the encoder's modality.
     """
-    if encoder.modality not in PROBES:
-        raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted, only of {list(PROBES)}.")
+    probe = modality_of(encoder.modality).probe
+    if probe is None:
+        raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
     device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
-    batch = to_device(encoder.preprocess([PROBES[encoder.modality]]), device)
+    batch = to_device(encoder.preprocess([probe]), device)
     return [with_tokens(features) for features in encoder.forward_layers(batch)]
 
 

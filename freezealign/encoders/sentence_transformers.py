@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
+from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.hub import OFFLINE_REMEDY, explain_hub_errors
 from freezealign.encoders.packages import find_package
 from freezealign.encoders.split import SPLIT_PACKAGES
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
 from freezealign.encoders.transformers import inner_states
-from freezealign.modules.base import Features
+from freezealign.hub import OFFLINE_REMEDY, explain_hub_errors
 
 
 class SentenceTransformerEncoder(Encoder):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.modules.base import Features
+from freezealign.batch import Features
 
 
 def special_token_ids(tokenizer: Any) -> Tensor:

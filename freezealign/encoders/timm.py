@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.hub import explain_hub_errors
 from freezealign.encoders.packages import find_package
 from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.modules.base import Features
+from freezealign.hub import explain_hub_errors
 
 
 class TimmEncoder(Encoder):

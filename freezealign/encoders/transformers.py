@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
+from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.hub import explain_hub_errors
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
 from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.modules.base import Features
+from freezealign.hub import explain_hub_errors
 
 ROBERTA_LIKE = (
     "camembert",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from freezealign.modules.base import Features
+from freezealign.batch import Features
 
 
 def split_tokens(

@@ -16,7 +16,8 @@ from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
 from freezealign.evaluation.pictures import Overlay, draw_overlays
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
 from freezealign.evaluation.windows import SlidingWindows, cell_map, kept_share
-from freezealign.inputs import InputError, read_image
+from freezealign.images import read_image
+from freezealign.inputs import InputError
 
 Protocol = Literal["standard", "freeze-align"]
 Background = Literal["none", "ignore", "threshold"]
@@ -37,7 +38,7 @@ class SegmentationEvaluator(Evaluator):
     Beside each score stands that of random maps under the same rule, as ``_chance``.
 
     Args:
-        images: The pictures, in any form :func:`freezealign.inputs.read_image` takes.
+        images: The pictures, in any form :func:`freezealign.images.read_image` takes.
         masks: For each an integer array (H, W) of its picture's size, a PIL image of mode ``P``, ``L`` or ``I``, a path
             of one, or a function that returns one.
         class_names: The C names; or such a list for each language.

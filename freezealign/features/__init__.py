@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from freezealign.features.frozen import FrozenFeatures
 from freezealign.features.origin import Origin
-from freezealign.features.shard import Skipped, StoreDtype
+from freezealign.features.shard import SHARD_SIZES, Level, StoreDtype
 from freezealign.features.store import FeatureStore
 
-__all__ = ["FeatureStore", "FrozenFeatures", "Origin", "Skipped", "StoreDtype"]
+__all__ = ["SHARD_SIZES", "FeatureStore", "FrozenFeatures", "Level", "Origin", "StoreDtype"]

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from freezealign.batch import default_device
 from freezealign.data.pairs import count_pairs
 from freezealign.features.extract import Extraction, extract_shard
 from freezealign.features.folder import StoreFolder
-from freezealign.tower import default_device
 
 
 class ShardWorker:

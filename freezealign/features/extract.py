@@ -14,13 +14,15 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import torch
 
+from freezealign.batch import Features, to_device
 from freezealign.data.pairs import Pair, count_pairs, is_map_style, pairs_from
+from freezealign.encoders import FrozenEncoder
 from freezealign.features.origin import Origin
-from freezealign.features.shard import Shard, ShardBuilder, Skipped, StoreDtype
+from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
 from freezealign.features.views import augmented
-from freezealign.inputs import InputError
-from freezealign.modules import Features, FrozenEncoder, Pooling
-from freezealign.prefetch import ordered_map, prefetch, to_device
+from freezealign.inputs import InputError, Skipped
+from freezealign.modules import Pooling
+from freezealign.prefetch import ordered_map, prefetch
 
 READERS = min(8, os.cpu_count() or 1)
 _TOKENIZING = threading.Lock()

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from freezealign.features.columns import NpyFile
-from freezealign.features.shard import Shard, Skipped
+from freezealign.features.shard import Shard
 from freezealign.files import check_version, inside, read_object, write_atomically, write_json_atomically
+from freezealign.inputs import Skipped
 
 FORMAT_VERSION = 2
 LEFTOVERS = (".lock", ".manifest.json.tmp")

@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from freezealign.batch import Features
 from freezealign.features.columns import Column, Runs, Strings
 from freezealign.features.origin import Origin
-from freezealign.modules.base import Features
 
 PER_TOKEN = ("token_embeddings", "special_tokens_mask")
 EMBEDDINGS = ("token_embeddings", "cls_token_embeddings", "sentence_embedding")

@@ -14,8 +14,8 @@ from freezealign.data.pairs import count_pairs, undecoded
 from freezealign.data.sources import open_pairs
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
-from freezealign.features.shard import Skipped
 from freezealign.features.store import FeatureStore
+from freezealign.inputs import Skipped
 
 logger = logging.getLogger(__name__)
 

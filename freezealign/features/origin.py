@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from freezealign.modules import FrozenEncoder
+from freezealign.encoders import FrozenEncoder
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Origin:
     @classmethod
     def of(cls, encoder: FrozenEncoder, pooling: str | None = None) -> Origin:
         """Return the origin of what ``encoder`` gives."""
-        config = encoder.get_config_dict()
-        return cls(encoder.name, config["fingerprint"], config["preprocessing"], pooling)
+        return cls(encoder.name, **encoder.identity, pooling=pooling)
 
     def check(self, modality: str, wanted: Origin) -> None:
         """Make sure that features of this origin can be used where ``wanted`` ones are expected.

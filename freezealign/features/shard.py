@@ -10,19 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freezealign.batch import Features
 from freezealign.features.columns import as_bytes
 from freezealign.features.frozen import EMBEDDINGS, PER_TOKEN, SCALE
-from freezealign.modules.base import Features
+from freezealign.inputs import Skipped
 
 StoreDtype = Literal["float16", "float32", "int8"]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A pair that was left out: its position in the data, and why."""
-
-    index: int
-    reason: str
+Level = Literal["tokens", "pooled"]
+"""What of an item is stored: all that its encoder gives, or one vector."""
+SHARD_SIZES: dict[Level, int] = {"tokens": 1024, "pooled": 8192}
+"""Items a shard, which are lost together if a run is killed."""
 
 
 @dataclass

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freezealign.batch import Features
 from freezealign.features.columns import Column, NpyFile, Runs, Strings
 from freezealign.features.folder import StoreFolder, well_formed
 from freezealign.features.frozen import FrozenFeatures
 from freezealign.features.origin import Origin
-from freezealign.features.shard import Shard, Skipped
-from freezealign.modules.base import Features
+from freezealign.features.shard import Shard
+from freezealign.inputs import Skipped
 
 SAVED_SHARD_ITEMS = 8192
 

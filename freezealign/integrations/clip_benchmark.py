@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freezealign.encoders.callable import PROBES
 from freezealign.integrations import import_benchmark
+from freezealign.modality import MODALITIES
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from freezealign.encoders import FrozenEncoder
     from freezealign.model import FreezeAlign
-    from freezealign.modules import FrozenEncoder
 
 MODEL_TYPE = "freezealign"
 
@@ -93,7 +93,7 @@ def image_transform(encoder: FrozenEncoder) -> Callable[[Image.Image], Tensor]:
     Raises:
         ValueError: If it does not make one tensor of an image.
     """
-    given = sorted(encoder.preprocess([PROBES["image"]]))
+    given = sorted(encoder.preprocess([MODALITIES["image"].probe]))
     if given != ["pixel_values"]:
         raise ValueError(
             f"clip-benchmark makes one tensor of each image, but the encoder '{encoder.name}' takes {given}; use a "

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from freezealign.encoders.hub import explain_hub_errors
+from freezealign.hub import explain_hub_errors
 from freezealign.saving import save
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from freezealign.modules.base import Features, Module
-from freezealign.modules.frozen_encoder import FrozenEncoder
+from freezealign.modules.base import Module
 from freezealign.modules.kernel_head import KernelHead
 from freezealign.modules.logit_scale import LogitScale
 from freezealign.modules.normalize import Normalize
@@ -13,8 +12,6 @@ from freezealign.modules.relative_head import RelativeHead
 from freezealign.modules.token_projector import TokenProjector
 
 __all__ = [
-    "Features",
-    "FrozenEncoder",
     "KernelHead",
     "LogitScale",
     "Module",

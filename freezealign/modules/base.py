@@ -7,15 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from freezealign.files import load_tensors, locate_folder, read_object, save_tensors, write_json
-
-Features = dict[str, Any]
-"""What flows between blocks. Keys and shapes:
-
-``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, T), ``special_tokens_mask`` (B, T),
-``token_embeddings`` (B, T, D), ``cls_token_embeddings`` (B, D), ``grid`` (rows, columns of the patch tokens),
-``sentence_embedding`` (B, d).
-"""
+from freezealign.batch import Features
+from freezealign.files import load_tensors, read_object, save_tensors, write_json
+from freezealign.hub import locate_folder
 
 
 class Module(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, normalize
 
-from freezealign.modules.base import Features, Module, require
+from freezealign.batch import Features
+from freezealign.modules.base import Module, require
 from freezealign.modules.projection import fit_input
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch.nn import functional
 
-from freezealign.modules.base import Features, Module, require
+from freezealign.batch import Features
+from freezealign.modules.base import Module, require
 
 
 class Normalize(Module):

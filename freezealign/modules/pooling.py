@@ -7,7 +7,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from freezealign.modules.base import Features, Module, require
+from freezealign.batch import Features
+from freezealign.modules.base import Module, require
 
 PoolingMode = Literal["cls", "mean", "max", "patch_mean", "cls+patch_mean"]
 
@@ -26,7 +27,7 @@ def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
 class Pooling(Module):
     """Pool ``token_embeddings`` (B, T, D) into ``sentence_embedding`` (B, D).
 
-    An image's ``token_embeddings`` hold patches only: :class:`~freezealign.modules.FrozenEncoder` keeps CLS apart and
+    An image's ``token_embeddings`` hold patches only: :class:`~freezealign.encoders.FrozenEncoder` keeps CLS apart and
     drops registers, so neither can leak into a mean of patches. A text's ``token_embeddings`` hold all its tokens.
 
     Args:

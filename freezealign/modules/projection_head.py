@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from freezealign.modules.base import Features, Module, require
+from freezealign.batch import Features
+from freezealign.modules.base import Module, require
 from freezealign.modules.projection import ProjectionKind, fit_input, make_projection
 
 

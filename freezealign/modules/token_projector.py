@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from freezealign.modules.base import Features, Module, require
+from freezealign.batch import Features
+from freezealign.modules.base import Module, require
 from freezealign.modules.pooling import Pooling
 from freezealign.modules.projection import NormedBranches, ProjectionKind, fit_input, make_projection
 

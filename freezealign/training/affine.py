@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, KernelHead, Module, Pooling, ProjectionHead, TokenProjector
+from freezealign.batch import Features, to_device
+from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, TokenProjector
 from freezealign.modules.projection import AffineBranch, ResidualMLP
-from freezealign.prefetch import to_device
-from freezealign.tower import Tower
+from freezealign.space.tower import Tower
 
 
 class AffineMap(NamedTuple):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from freezealign.batch import Features
 from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, undecoded
-from freezealign.features import FeatureStore, Skipped
+from freezealign.encoders import FrozenEncoder
+from freezealign.features import FeatureStore
 from freezealign.features.extract import read_pair
-from freezealign.inputs import InputError
-from freezealign.modules import Features, FrozenEncoder
+from freezealign.inputs import InputError, Skipped
 from freezealign.prefetch import prefetch
 from freezealign.training.order import Draw, Order
 

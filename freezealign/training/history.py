@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from freezealign.features import Skipped
+from freezealign.inputs import Skipped
 
 
 @dataclass

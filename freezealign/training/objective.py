@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from freezealign.modules import Features
+from freezealign.batch import Features, is_frozen
 from freezealign.training.arguments import FitArguments
 from freezealign.training.losses import ContrastiveLoss, SigmoidLoss
 from freezealign.training.structure import structure_loss, summary
@@ -38,7 +38,7 @@ class Objective(nn.Module):
             owners: For each modality which pair of the data each of its rows belongs to.
         """
         frozen = {
-            name: features if self.model.tower(name).is_frozen(features) else self.model.tower(name).encoder(features)
+            name: features if is_frozen(features) else self.model.tower(name).encoder(features)
             for name, features in inputs.items()
         }
         embeddings = self.model(frozen)

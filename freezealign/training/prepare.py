@@ -13,8 +13,7 @@ from torch.utils.data import DataLoader
 
 from freezealign.data.pairs import count_pairs
 from freezealign.data.sources import open_pairs
-from freezealign.features import FeatureStore
-from freezealign.tower import Level
+from freezealign.features import FeatureStore, Level
 from freezealign.training.arguments import FitArguments
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.closed_form import initialize_closed_form

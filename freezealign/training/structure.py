@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, normalize
 
-from freezealign.modules import Features
+from freezealign.batch import Features
 from freezealign.modules.pooling import masked_mean
 
 TEMPERATURE = 0.05

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from freezealign.batch import to_device
 from freezealign.files import save_tensors
-from freezealign.prefetch import prefetch, to_device
+from freezealign.prefetch import prefetch
 from freezealign.training import checkpoints
 from freezealign.training.batches import Batch, Batches
 from freezealign.training.history import History

@@ -18,7 +18,7 @@ from freezealign.alignment import CKNNA, MutualKNN, PairRanking, linear_cka, mea
 from freezealign.alignment.rows import StoreRows
 from freezealign.encoders.base import Encoder, with_tokens
 from freezealign.encoders.callable import CallableEncoder
-from freezealign.recipes import default_pooling
+from freezealign.space.recipes import default_pooling
 
 N = 36
 QUICK = {"permutations": 39, "resamples": 20, "show_progress_bar": False}

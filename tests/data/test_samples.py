@@ -6,7 +6,8 @@ from PIL import Image
 
 from freezealign.data.samples import Sample, SampleSet, hash_fold, pairs, render_svg
 from freezealign.data.tuxpaint import load_tuxpaint, read_descriptions
-from freezealign.inputs import InputError, read_image
+from freezealign.images import read_image
+from freezealign.inputs import InputError
 
 CIRCLE = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"><circle cx="5" cy="5" r="4" fill="red"/></svg>'
 

@@ -25,7 +25,8 @@ from torch.utils.data import DataLoader
 from freezealign import FreezeAlign
 from freezealign.data.pairs import iterate_pairs
 from freezealign.data.sources import open_pairs
-from freezealign.inputs import InputError, read_image
+from freezealign.images import read_image
+from freezealign.inputs import InputError
 
 FORMS = r"a folder of pictures with captions, a \.csv"
 same_folder = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -29,7 +29,8 @@ from freezealign.data.testsets import (
     read_voc,
 )
 from freezealign.evaluation.prompts import ClassPrompts
-from freezealign.inputs import InputError, read_image
+from freezealign.images import read_image
+from freezealign.inputs import InputError
 
 CLASSES = ["tench", "gold fish"]
 TEMPLATES = ["a photo of a {c}.", "{c}"]

@@ -18,7 +18,7 @@ from freezealign.encoders.callable import CallableEncoder
 from freezealign.encoders.layers import AllLayers, OneLayer
 from freezealign.encoders.timm import TimmEncoder
 from freezealign.encoders.transformers import TransformersTextEncoder, TransformersVisionEncoder
-from freezealign.recipes import default_pooling
+from freezealign.space.recipes import default_pooling
 
 BODY = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
 VIT = {**BODY, "intermediate_size": 32, "image_size": 28, "patch_size": 7}

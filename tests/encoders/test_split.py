@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from freezealign import FrozenEncoder
+from freezealign.encoders.registry import resolve
 from freezealign.encoders.split import SPLIT_PACKAGES, SplitPackage, is_packaged
-from freezealign.registry import resolve
 
 FILES = {"config.json": b"{}", "1_Pooling/config.json": b'{"mean": true}', "model.safetensors": bytes(range(256)) * 9}
 OTHERS = {"tiny/model.bin": b"a pickle", "tiny/evil.py": b"run me", "../escaped.json": b"{}", "/absolute.json": b"{}"}

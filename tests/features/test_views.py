@@ -7,7 +7,7 @@ import pytest
 from jobs import extract, files_of, make_model, make_pairs
 from PIL import Image
 
-from freezealign.features.views import SMALLEST_CROP, random_view
+from freezealign.images import SMALLEST_CROP, random_view
 
 VIEWS = 4
 

@@ -87,7 +87,7 @@ def find_metadata(folder: Path) -> Path | None:
 
 def find_pictures(folder: Path) -> Iterator[str]:
     """Yield the pictures below a folder as relative paths with slashes."""
-    from freezealign.inputs import IMAGE_SUFFIXES
+    from freezealign.images import IMAGE_SUFFIXES
 
     for path in folder.rglob("*"):
         if path.suffix.lower() in IMAGE_SUFFIXES:

@@ -133,7 +133,7 @@ def iterate_samples(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[
 
 def find_image(sample: Mapping[str, Any]) -> Member | None:
     """Return the first file of a sample whose suffix is an image's."""
-    from freezealign.inputs import IMAGE_SUFFIXES
+    from freezealign.images import IMAGE_SUFFIXES
 
     return next((member for suffix, member in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
 

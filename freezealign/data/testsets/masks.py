@@ -34,7 +34,8 @@ class Mask:
         Raises:
             InputError: If the mask cannot be read, is not as large as its image, or holds anything else.
         """
-        from freezealign.inputs import InputError, read_image
+        from freezealign.images import read_image
+        from freezealign.inputs import InputError
 
         try:
             content = self.read()

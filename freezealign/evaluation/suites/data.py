@@ -122,7 +122,8 @@ def _sample_captions(samples: SampleSet, languages: Sequence[str] | None) -> Cap
 
 def _readable(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples whose picture can be read; some of the stamps' SVG files cannot."""
-    from freezealign.inputs import InputError, read_image
+    from freezealign.images import read_image
+    from freezealign.inputs import InputError
 
     def is_readable(sample: Sample) -> bool:
         try:

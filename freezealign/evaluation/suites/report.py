@@ -11,7 +11,7 @@ from typing import Any
 from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.suites.suite import Suite, Task
 from freezealign.files import read_object
-from freezealign.tables import markdown_table, score_cell
+from freezealign.markdown import markdown_table, score_cell
 
 RESULT = "result.json"
 Records = dict[str, dict[str, Any]]

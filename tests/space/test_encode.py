@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezealign import FreezeAlign, FrozenEncoder
-from freezealign.encoding import run_batches, to_device
 from freezealign.inputs import InputError
 from freezealign.prefetch import prefetch
+from freezealign.space.encode import run_batches, to_device
 
 CPU = torch.device("cpu")
 

@@ -12,14 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.encoders import Encoder, EncoderReference, load_encoder
-from freezealign.encoders.base import with_tokens
+from freezealign.batch import Features
+from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
+from freezealign.encoders.registry import load_encoder, resolve
 from freezealign.files import read_object
-from freezealign.inputs import InputError, read_image, read_text, unwrap
-from freezealign.modules.base import Features, Module
-from freezealign.registry import resolve
-
-READERS: dict[str, Callable[[Any], Any]] = {"image": read_image, "text": read_text}
+from freezealign.modality import read_item
+from freezealign.modules.base import Module
 
 
 class FrozenEncoder(Module):
@@ -85,6 +83,12 @@ class FrozenEncoder(Module):
         """SHA-256 over every tensor of the encoder; computed once, as it cannot change."""
         return self.encoder.fingerprint()
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What tells this encoder from any other: fingerprint and preprocessing, as JSON; computed once."""
+        preprocessing = json.loads(json.dumps(self.encoder.preprocessing))  # tuples become lists, as they do on disk
+        return {"fingerprint": self.fingerprint, "preprocessing": preprocessing}
+
     @property
     def max_seq_length(self) -> int | None:
         """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
@@ -108,17 +112,13 @@ class FrozenEncoder(Module):
         Raises:
             InputError: If the item cannot be read; the message names it.
         """
-        reader = READERS.get(self.modality)
-        item = unwrap(item, self.modality)
-        if item is None:
-            raise InputError(f"got None where {self.modality} was expected.")
-        return reader(item) if reader else item
+        return read_item(item, self.modality)
 
     def preprocess(self, inputs: list[Any], prompt: str | None = None, **kwargs: Any) -> Features:
         """Read inputs and make them one batch on the CPU.
 
         Args:
-            inputs: Items of this modality, in any of the forms :func:`freezealign.inputs.read_image` lists.
+            inputs: Items of this modality, in any of the forms :func:`freezealign.images.read_image` lists.
             prompt: Put in front of every text.
             **kwargs: What sentence-transformers hands to every input module; not used.
         """
@@ -145,9 +145,7 @@ class FrozenEncoder(Module):
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the reference with fingerprint and preprocessing, as JSON."""
-        preprocessing = json.loads(json.dumps(self.encoder.preprocessing))  # tuples become lists, as they do on disk
-        identity = {"fingerprint": self.fingerprint, "preprocessing": preprocessing}
-        return {**asdict(self.reference), **identity, "dim": self.encoder.dim}
+        return {**asdict(self.reference), **self.identity, "dim": self.encoder.dim}
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Return nothing: a frozen encoder is a reference, so no saved model carries its weights."""
@@ -173,11 +171,10 @@ class FrozenEncoder(Module):
         Raises:
             ValueError: If they differ; the message names both.
         """
-        now = self.get_config_dict()
-        for key in ("fingerprint", "preprocessing"):
-            if saved.get(key) != now[key]:
+        for key, now in self.identity.items():
+            if saved.get(key) != now:
                 raise ValueError(
-                    f"the encoder '{self.name}' is not the one this model was trained with: its {key} is {now[key]}, "
+                    f"the encoder '{self.name}' is not the one this model was trained with: its {key} is {now}, "
                     f"the saved one is {saved.get(key)}. Install the encoder as it was, or pass encoders="
                     f"{{'{self.modality}': …}} to use this one knowingly."
                 )

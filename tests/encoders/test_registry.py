@@ -13,9 +13,9 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http as hub_http
 
-from freezealign import FreezeAlign, FrozenEncoder, encoders, list_encoders, register_encoder, registry
-from freezealign.encoders import EncoderReference
-from freezealign.registry import resolve
+from freezealign import FreezeAlign, FrozenEncoder, list_encoders, register_encoder
+from freezealign.encoders import EncoderReference, registry
+from freezealign.encoders.registry import resolve
 
 OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-multilingual", "all-minilm-l6-v2"]
 COMMIT = "0123456789" * 4
@@ -33,7 +33,7 @@ each_backend = pytest.mark.parametrize(
 @pytest.fixture(autouse=True)
 def registry_of_this_test(monkeypatch):
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(encoders, "_FACTORIES", dict(encoders._FACTORIES))
+    monkeypatch.setattr(registry, "_FUNCTIONS", dict(registry._FUNCTIONS))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from freezealign.files import is_folder
+from freezealign.files import inside, is_folder
 
 OFFLINE_REMEDY = (
     "Encoders that need no hub: efficientnet-lite0, efficientnet-lite1, efficientnet-lite2 (images), use-multilingual, "
@@ -84,3 +84,37 @@ def cached_commit(source: str, revision: str | None = None) -> str | None:
         return None
     path = try_to_load_from_cache(repository, "config.json", revision=revision)
     return Path(path).parent.name if isinstance(path, str) else None
+
+
+def locate_folder(
+    name_or_path: str,
+    subfolder: str = "",
+    *,
+    token: bool | str | None = None,
+    cache_folder: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Return a local folder for a path or a hub id, downloading only JSON, safetensors and Markdown files.
+
+    Raises:
+        ValueError: If ``subfolder`` climbs out of the model folder.
+        ConnectionError: If the model has to come from the hub and the hub cannot be reached.
+    """
+    folder = Path(name_or_path)
+    if not is_folder(folder):
+        from huggingface_hub import snapshot_download
+
+        prefix = f"{subfolder}/" if subfolder else ""
+        with explain_hub_errors(name_or_path):
+            folder = Path(
+                snapshot_download(
+                    name_or_path,
+                    revision=revision,
+                    token=token,
+                    cache_dir=cache_folder,
+                    local_files_only=local_files_only,
+                    allow_patterns=[f"{prefix}*{suffix}" for suffix in (".json", ".safetensors", ".md")],
+                )
+            )
+    return inside(folder, subfolder)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from freezealign.modules import FrozenEncoder, KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
-from freezealign.modules.frozen_encoder import READERS
+from freezealign.encoders import FrozenEncoder
+from freezealign.modality import MODALITIES, modality_of
+from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
 from freezealign.modules.projection import ProjectionKind
-from freezealign.tower import Tower
+from freezealign.space.tower import Tower
 
 EncoderLike = str | FrozenEncoder
 
@@ -41,7 +42,7 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
         return [encoder, default_pooling(encoder), RelativeHead(width)]
     if recipe in HEADS:
         return [encoder, default_pooling(encoder), ProjectionHead(width, dim, HEADS[recipe])]
-    if encoder.modality == "image":
+    if modality_of(encoder.modality).cls:
         cls = encoder.encoder.has_cls
         return [encoder, TokenProjector(width, dim, cls=cls), Pooling("cls+patch_mean" if cls else "patch_mean")]
     return [encoder, TokenProjector(width, dim), Pooling("mean"), ProjectionHead(dim, dim)]
@@ -49,7 +50,7 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 
 def default_pooling(encoder: FrozenEncoder) -> Pooling:
     """Return how the recipes that pool first pool: CLS of an image, else the mean over tokens."""
-    return Pooling("cls" if encoder.modality == "image" and encoder.encoder.has_cls else "mean")
+    return Pooling("cls" if modality_of(encoder.modality).cls and encoder.encoder.has_cls else "mean")
 
 
 def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
@@ -67,9 +68,11 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
 
 
 def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
-    """Return ``value`` as a frozen encoder; if ``tower`` is called ``image`` or ``text``, a name is loaded as that."""
-    encoder = value if isinstance(value, FrozenEncoder) else FrozenEncoder(value, tower if tower in READERS else None)
-    if tower in READERS and encoder.modality != tower:
+    """Return ``value`` as a frozen encoder; a name is loaded as ``tower``, if that is a modality."""
+    encoder = (
+        value if isinstance(value, FrozenEncoder) else FrozenEncoder(value, tower if tower in MODALITIES else None)
+    )
+    if tower in MODALITIES and encoder.modality != tower:
         raise ValueError(f"'{encoder.name}' is an encoder of {encoder.modality}, not of {tower}.")
     return encoder
 

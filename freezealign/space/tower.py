@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from freezealign.modules import Features, FrozenEncoder, Module, Pooling, TokenProjector
-
-Level = Literal["tokens", "pooled"]
-"""What of an item is stored: all that its encoder gives, or one vector."""
-SHARD_SIZES: dict[Level, int] = {"tokens": 1024, "pooled": 8192}
+from freezealign.batch import Features
+from freezealign.encoders import FrozenEncoder
+from freezealign.features import Level
+from freezealign.modules import Module, Pooling, TokenProjector
 
 
 class TokenEmbeddings(NamedTuple):
@@ -93,11 +91,6 @@ class Tower(nn.Sequential):
                 return projector.pooled(features, pooling), rest
         return features, blocks
 
-    @staticmethod
-    def is_frozen(features: Features) -> bool:
-        """Whether a batch holds frozen features rather than what the encoder takes."""
-        return "token_embeddings" in features or "sentence_embedding" in features
-
     @property
     def first_pooling(self) -> Pooling | None:
         """The pooling of a tower that pools right after the encoder, so that pooled vectors are all it needs."""
@@ -158,9 +151,3 @@ def check_widths(towers: Mapping[str, Tower]) -> int:
     if len(set(widths.values())) != 1:
         raise ValueError(f"all towers must end in one width to share a space, got {widths or 'no towers'}.")
     return next(iter(widths.values()))
-
-
-def default_device() -> torch.device:
-    """Return the accelerator of this machine where there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return accelerator or torch.device("cpu")

@@ -9,11 +9,13 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from freezealign.batch import Features, to_device
+from freezealign.encoders import FrozenEncoder
 from freezealign.features import FrozenFeatures, Origin
-from freezealign.inputs import InputError, as_items, infer_modality, unwrap
-from freezealign.modules import Features, FrozenEncoder
-from freezealign.prefetch import prefetch, to_device
-from freezealign.tower import Tower, find_tower
+from freezealign.inputs import InputError
+from freezealign.modality import as_items, infer_modality, unwrap
+from freezealign.prefetch import prefetch
+from freezealign.space.tower import Tower, find_tower
 
 T = TypeVar("T")
 

@@ -1,19 +1,25 @@
-"""Short names of encoders, and how a name, a hub id or a folder becomes a reference."""
+"""Short names of encoders, and how a name, a hub id or a folder becomes a reference, and a reference an encoder."""
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from freezealign.encoders import Encoder, EncoderReference, register_factory
+from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.packages import PACKAGES
-from freezealign.encoders.split import SPLIT_PACKAGES
+from freezealign.encoders.split import SPLIT_PACKAGES, is_packaged
 from freezealign.files import is_folder, read_json
+from freezealign.hub import cached_commit, explain_hub_errors
+
+BACKENDS = ("callable", "sentence_transformers", "timm", "transformers")
 
 _REGISTRY: dict[str, EncoderReference] = {}
+_FUNCTIONS: dict[str, Callable[[], Encoder]] = {}
+"""What makes each registered ``callable`` encoder."""
 
 
 def register_encoder(
@@ -46,7 +52,7 @@ def register_encoder(
         return CallableEncoder(source, modality, dim, fingerprint)
 
     _REGISTRY[name] = EncoderReference(name, "callable", modality, name)
-    register_factory(name, build)
+    _FUNCTIONS[name] = build
 
 
 def list_encoders(modality: str | None = None) -> list[EncoderReference]:
@@ -113,8 +119,6 @@ def _read_config(name: str, filename: str, revision: str | None) -> Any:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        from freezealign.encoders.hub import explain_hub_errors
-
         try:
             with explain_hub_errors(name, revision):
                 path = Path(hf_hub_download(name, filename, revision=revision))
@@ -123,6 +127,39 @@ def _read_config(name: str, filename: str, revision: str | None) -> Any:
                 raise
             return None
     return read_json(path) if path.is_file() else None
+
+
+def load_encoder(reference: EncoderReference) -> Encoder:
+    """Load what ``reference`` points to, importing only the backend it needs.
+
+    Raises:
+        ValueError: If the backend is unknown, a callable encoder is not registered in this process, or there is no
+            such layer.
+    """
+    encoder = _load_whole(reference)
+    if reference.layer is None:
+        return encoder
+    from freezealign.encoders.layers import OneLayer
+
+    return OneLayer(encoder, reference.layer)
+
+
+def _load_whole(reference: EncoderReference) -> Encoder:
+    """Load the encoder with all its layers."""
+    if reference.backend not in BACKENDS:
+        raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
+    if reference.backend == "callable":
+        if reference.source not in _FUNCTIONS:
+            raise ValueError(
+                f"the encoder '{reference.name}' is a function and was not saved with the model; register it with "
+                f"register_encoder('{reference.name}', function, modality='{reference.modality}') or pass "
+                f"encoders={{'{reference.modality}': …}}."
+            )
+        return _FUNCTIONS[reference.source]()
+    backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
+    encoder: Encoder = backend.load(reference)
+    encoder.commit = None if is_packaged(reference.package) else cached_commit(reference.source, reference.revision)
+    return encoder
 
 
 def _register_hub_models() -> None:
@@ -173,7 +210,7 @@ def _register_packaged() -> None:
     _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
     name = "use-multilingual"
     _REGISTRY[name] = EncoderReference(name, "callable", "text", name, package=name)
-    register_factory(name, _universal_sentence_encoder)
+    _FUNCTIONS[name] = _universal_sentence_encoder
 
 
 def _universal_sentence_encoder() -> Encoder:
