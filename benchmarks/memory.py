@@ -68,7 +68,7 @@ def work(task: str, size: int, path: str) -> None:
     if task == "extraction":
         model.extract_features(Pairs(size), path, batch_size=BATCH, show_progress_bar=False)
     elif task == "training":
-        model.fit(FeatureStore.open(path), recipe="paper", epochs=1, batch_size=BATCH, show_progress_bar=False)
+        model.fit(FeatureStore.open(path), schedule="paper", epochs=1, batch_size=BATCH, show_progress_bar=False)
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     print(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")))
 

@@ -26,7 +26,7 @@ from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
 from freezealign.demo.run import feature_cache
 
 DIM, FOLDS = 512, 5
-TRAINED = {"recipe": "paper", "init": "random"}
+TRAINED = {"schedule": "paper", "init": "random"}
 
 
 @dataclass

@@ -93,7 +93,7 @@ def our_epochs(recipe: str, pairs: list[dict[str, str]], epochs: int) -> float:
     """Return the seconds of one call of ``fit``."""
     model, start = new_model(recipe), time.perf_counter()
     options = {"batch_size": BATCH, "encode_batch_size": ENCODE_BATCH, "show_progress_bar": False}
-    model.fit(pairs, recipe="paper", epochs=epochs, **options)
+    model.fit(pairs, schedule="paper", epochs=epochs, **options)
     return time.perf_counter() - start
 
 

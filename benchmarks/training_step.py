@@ -86,7 +86,9 @@ def compare(recipe: str, level: str, where: str, path: Path | None, batch_size: 
         store.save(path)
         store = FeatureStore.open(path)
     options = {"epochs": 1, "batch_size": batch_size, "learning_rate": RATE, "show_progress_bar": False}
-    times = ratio(lambda: model.fit(store, recipe="paper", **options), plain_epoch(model, vectors, batch_size), REPEATS)
+    times = ratio(
+        lambda: model.fit(store, schedule="paper", **options), plain_epoch(model, vectors, batch_size), REPEATS
+    )
     return f"| `{recipe}`, {where} | {batch_size:,} | {times:.2f} |"
 
 

@@ -108,9 +108,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         raise
 
 
-def differences(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Return the keys of ``identity`` whose values in ``begun``, read from JSON, are others."""
-    return [key for key, value in json.loads(to_json(identity)).items() if begun.get(key) != value]
+def differences(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what of ``identity`` is another in ``begun``, read from JSON: by key, there and here.
+
+    >>> differences({"dim": 8, "text": {"name": "a"}}, {"dim": 8, "text": {"name": "b"}})
+    {'text.name': ('a', 'b')}
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    for key, now in json.loads(to_json(identity)).items():
+        before = begun.get(key)
+        if isinstance(before, dict) and isinstance(now, dict):
+            every = {**dict.fromkeys(before), **now}
+            found |= {f"{key}.{inner}": pair for inner, pair in differences(before, every).items()}
+        elif before != now:
+            found[key] = (before, now)
+    return found
 
 
 def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> dict[str, Any]:
@@ -139,17 +151,12 @@ def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> di
         write_json_atomically(path, {**more, **identity})
     begun = read_object(path)
     if other := differences(begun, identity):
-        told = "; ".join(f"{key} = {_told(begun.get(key))}, this one has {_told(identity[key])}" for key in other)
+        told = "; ".join(f"{key} = {before}, this run has {now}" for key, (before, now) in other.items())
         raise ValueError(
             f"the {what} in {folder} was begun with {told}. Run it as it was begun to go on with it, or choose another "
             "folder."
         )
     return begun
-
-
-def _told(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def is_leftover(path: Path) -> bool:
@@ -162,11 +169,14 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Make a folder, and keep every other process out of it while the block runs.
 
     Raises:
-        RuntimeError: If another process is writing there.
+        FileExistsError: If a file is in its place.
         OSError: If the folder cannot be written.
+        RuntimeError: If another process is writing there.
     """
     from filelock import FileLock, Timeout
 
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:

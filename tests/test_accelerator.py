@@ -36,14 +36,14 @@ OPTIONS = [
 @pytest.mark.parametrize("options", OPTIONS)
 def test_fit_lowers_the_loss(model, pairs, options):
     model.to(default_device())
-    losses = model.fit(pairs, recipe="paper", epochs=20, show_progress_bar=False, **options).losses
+    losses = model.fit(pairs, schedule="paper", epochs=20, show_progress_bar=False, **options).losses
     assert losses[-1] < losses[0]
 
 
 def test_store_on_disk_trains_as_its_pairs(model, pairs, tmp_path):
     model.to(default_device())
     store = model.extract_features(pairs, tmp_path / "store", dtype="float32", show_progress_bar=False)
-    losses = model.fit(store, recipe="paper", epochs=2, batch_size=4, show_progress_bar=False).losses
+    losses = model.fit(store, schedule="paper", epochs=2, batch_size=4, show_progress_bar=False).losses
     assert len(losses) == 6 and np.isfinite(losses).all()
 
 
@@ -56,7 +56,7 @@ def test_interrupted_run_goes_on_exactly(dinov2_folder, bert_folder, pairs, tmp_
                 raise KeyboardInterrupt
             return 0.0
 
-        options = {"recipe": "paper", "epochs": 4, "batch_size": 4, "show_progress_bar": False}
+        options = {"schedule": "paper", "epochs": 4, "batch_size": 4, "show_progress_bar": False}
         return model.fit(pairs, evaluator, output_dir=folder, **options).losses
 
     with pytest.raises(KeyboardInterrupt):

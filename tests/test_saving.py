@@ -108,7 +108,7 @@ def test_every_kind_of_block_survives_saving(dinov2_folder, bert_folder, images,
         FrozenEncoder(bert_folder, max_length=9),
         TokenProjector(20, 20, kind="identity"),
         Pooling("max"),
-        ProjectionHead(20, 8, kind="token"),
+        ProjectionHead(20, 8, kind="linear+mlp"),
     ]
     scale = LogitScale(0.3, 0.1, 0.3)
     model = FreezeAlign({"photo": photo, "caption": caption}, logit_scale=scale, device="cpu")

@@ -32,7 +32,7 @@ from freezealign.training.losses import ContrastiveLoss
 
 FOLDS, SEED, DIM, KS = 5, 0, 256, (1, 10)
 MEASURES = ("cka", "cka_biased", "mutual_knn")
-CONTRASTIVE = {"recipe": "paper", "init": "random", "epochs": 30}
+CONTRASTIVE = {"schedule": "paper", "init": "random", "epochs": 30}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {"infonce": ("pooled", CONTRASTIVE), "linear": ("linear", {})}
 """For each way of training the blocks, and the options of ``fit``; the second is the closed form, without any steps."""
 Row = dict[str, Any]

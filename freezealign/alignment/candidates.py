@@ -22,8 +22,9 @@ from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undec
 from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.layers import AllLayers
 from freezealign.features import SHARD_SIZES, FeatureStore
-from freezealign.features.extract import Extraction, read_pair
+from freezealign.features.extract import Extraction
 from freezealign.features.job import extract_features
+from freezealign.features.read import read_pair
 from freezealign.files import read_object, write_json
 from freezealign.inputs import InputError
 from freezealign.space.recipes import as_encoder, default_pooling

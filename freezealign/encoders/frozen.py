@@ -127,7 +127,7 @@ class FrozenEncoder(Module):
     def collate(self, items: list[Any], prompt: str | None = None) -> Features:
         """Make items that :meth:`read` gave one batch on the CPU; arguments as in :meth:`preprocess`."""
         if prompt:
-            items = [prompt + item for item in items]
+            items = [prompt + item if isinstance(item, str) else item for item in items]
         return self.encoder.preprocess(items)
 
     @torch.no_grad()

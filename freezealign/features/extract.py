@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
 from typing import Any, NamedTuple, get_args
@@ -18,15 +16,13 @@ from freezealign.batch import Features, to_device
 from freezealign.data.pairs import Pair, count_pairs, is_map_style, pairs_from
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.origin import Origin
+from freezealign.features.read import ReadBatch, read_batch
 from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
 from freezealign.features.views import augmented
-from freezealign.inputs import InputError, Skipped
 from freezealign.modules import Pooling
 from freezealign.prefetch import ordered_map, prefetch
 
 READERS = min(8, os.cpu_count() or 1)
-_TOKENIZING = threading.Lock()
-"""Tokenizers change their own state while they work, so that only one thread may be at it."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +80,12 @@ class Run(NamedTuple):
     pairs: list[Pair]
 
 
-@dataclass
-class Batch:
-    """A run of pairs of one shard, read and preprocessed.
-
-    Args:
-        shard: The number of the shard.
-        size: How many pairs were in it, bad ones included.
-        positions: Where each good pair stands in the data.
-        pairs: The good pairs, read.
-        inputs: What the encoders take.
-        skipped: The bad ones.
-    """
+class Batch(NamedTuple):
+    """A run of pairs of one shard, read: the shard's number, how many pairs there were, and what became of them."""
 
     shard: int
     size: int
-    positions: list[int] = field(default_factory=list)
-    pairs: list[Pair] = field(default_factory=list)
-    inputs: dict[str, Features] = field(default_factory=dict)
-    skipped: list[Skipped] = field(default_factory=list)
+    read: ReadBatch
 
 
 def extract_shards(
@@ -154,7 +137,7 @@ def _extract(
     batches = prefetch(ordered_map(partial(_read_run, extraction), _errors_last(runs), READERS))
     with tqdm(desc="Frozen features", unit="pair", delay=1, **bar_options) as bar:
         for batch in batches:
-            _encode(batch, extraction, device, builder)
+            _encode(batch.read, extraction, device, builder)
             size += batch.size
             watch(builder.nbytes)
             bar.update(batch.size)
@@ -202,38 +185,13 @@ def _read_run(extraction: Extraction, run: Run | Exception) -> Batch:
     """Read the pairs of a batch, leave out those that cannot be read, preprocess the rest."""
     if isinstance(run, Exception):
         raise run
-    batch = Batch(run.shard, len(run.pairs))
-    for position, pair in enumerate(run.pairs, run.start):
-        try:
-            read = read_pair(pair, extraction.encoders)
-        except InputError as error:
-            if extraction.strict:
-                raise InputError(f"pair {position}: {error}") from error
-            batch.skipped.append(Skipped(position, str(error)))
-            continue
-        batch.positions.append(position)
-        batch.pairs.append(augmented(read, extraction.encoders, extraction.views, position))
-    for key, encoder in extraction.encoders.items() if batch.pairs else ():
-        items = [item for pair in batch.pairs for item in pair.items[key]]
-        with _TOKENIZING if encoder.modality != "image" else nullcontext():
-            batch.inputs[key] = encoder.collate(items)
-    return batch
-
-
-def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
-    """Return ``pair`` with every item read as its encoder takes it.
-
-    Raises:
-        InputError: If an item cannot be read, or there is none of a modality.
-    """
-    for key, items in pair.items.items():
-        if not items:
-            raise InputError(f"there is no {key}.")
-    return Pair({key: [encoders[key].read(item) for item in items] for key, items in pair.items.items()}, pair.id)
+    change = partial(augmented, encoders=extraction.encoders, views=extraction.views)
+    pairs = enumerate(run.pairs, run.start)
+    return Batch(run.shard, len(run.pairs), read_batch(pairs, extraction.encoders, extraction.strict, change))
 
 
 @torch.no_grad()
-def _encode(batch: Batch, extraction: Extraction, device: torch.device, builder: ShardBuilder) -> None:
+def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, builder: ShardBuilder) -> None:
     """Run the encoders over a batch and add those of its pairs whose features are finite."""
     outputs = {key: extraction.encoders[key](to_device(inputs, device)) for key, inputs in batch.inputs.items()}
     rows = {key: _rows_of(batch.pairs, key) for key in outputs}
@@ -243,10 +201,7 @@ def _encode(batch: Batch, extraction: Extraction, device: torch.device, builder:
         bad = [key for key in outputs if not finite[key][rows[key][number]].all()]
         if bad:
             name = extraction.encoders[bad[0]].name
-            reason = f"the {bad[0]} encoder '{name}' gave NaN or Inf for it."
-            if extraction.strict:
-                raise InputError(f"pair {position}: {reason}")
-            batch.skipped.append(Skipped(position, reason))
+            batch.skip(position, f"the {bad[0]} encoder '{name}' gave NaN or Inf for it.", extraction.strict)
         else:
             kept.append(number)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
@@ -255,7 +210,7 @@ def _encode(batch: Batch, extraction: Extraction, device: torch.device, builder:
 
 
 def _add(
-    batch: Batch,
+    batch: ReadBatch,
     kept: list[int],
     rows: Mapping[str, list[np.ndarray]],
     outputs: Mapping[str, Features],

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,12 +22,18 @@ import numpy as np
 
 from freezealign.features.columns import NpyFile
 from freezealign.features.shard import Shard
-from freezealign.files import check_version, inside, read_object, write_atomically, write_json_atomically
+from freezealign.files import (
+    check_version,
+    claim,
+    exclusive,
+    inside,
+    read_object,
+    write_atomically,
+    write_json_atomically,
+)
 from freezealign.inputs import Skipped
 
 FORMAT_VERSION = 2
-LEFTOVERS = (".lock", ".manifest.json.tmp")
-"""What is in the folder before there is a manifest."""
 
 
 class StoreFolder:
@@ -42,16 +47,13 @@ class StoreFolder:
         self.path = path
 
     @property
-    def exists(self) -> bool:
-        """Whether a store has been begun here."""
-        return (self.path / "manifest.json").is_file()
+    def _manifest(self) -> Path:
+        return self.path / "manifest.json"
 
     @property
-    def foreign(self) -> bool:
-        """Whether something else is here: neither a store, nor what a run killed before it began one left behind."""
-        if not self.path.is_dir():
-            return self.path.exists()
-        return not self.exists and any(entry.name not in LEFTOVERS for entry in self.path.iterdir())
+    def exists(self) -> bool:
+        """Whether a store has been begun here."""
+        return self._manifest.is_file()
 
     @property
     def complete(self) -> bool:
@@ -66,13 +68,13 @@ class StoreFolder:
             ValueError: If it is missing or damaged, or another version wrote it.
         """
         keys = ("format_version", "complete", "level", "modalities")
-        manifest = read_object(self.path / "manifest.json", ("format_version",))
+        manifest = read_object(self._manifest, ("format_version",))
         if not isinstance(manifest["format_version"], int):
             raise ValueError(f"the store in {self.path} is damaged: its format_version is no number.")
         check_version(self.path, manifest, FORMAT_VERSION)
         if manifest["format_version"] < FORMAT_VERSION:
             raise ValueError(f"{self.path} was written by an earlier freezealign; extract the features again.")
-        manifest = read_object(self.path / "manifest.json", keys)
+        manifest = read_object(self._manifest, keys)
         if not manifest["modalities"]:
             raise ValueError(f"the store in {self.path} is damaged: its manifest names no modality.")
         return manifest
@@ -80,49 +82,28 @@ class StoreFolder:
     # Writing
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Keep every other writer out while the block runs.
+    def writing(self, request: dict[str, Any]) -> Iterator[None]:
+        """Start a store, or go on with the one that was begun here with the same ``request``, while the block runs.
 
         Raises:
-            RuntimeError: If another process is writing here.
+            FileExistsError: If something else is here.
             OSError: If the folder cannot be written.
+            RuntimeError: If another process is writing here.
+            ValueError: If the store was begun with another request; the message names what differs.
         """
-        from filelock import FileLock, Timeout
-
-        with explained(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock", timeout=0)
-            try:
-                lock.acquire()
-            except Timeout:
-                raise RuntimeError(f"another process is writing to {self.path}; wait for it, or stop it.") from None
-        try:
+        with ExitStack() as stack:
+            with explained(self.path):
+                stack.enter_context(exclusive(self.path))
+            if self.exists:
+                self.manifest()
+            with explained(self.path):
+                claim(self._manifest, request, "feature store", format_version=FORMAT_VERSION, complete=False)
             yield
-        finally:
-            # before the release: a file unlinked after it may already be the lock of the next writer
-            (self.path / ".lock").unlink(missing_ok=True)
-            lock.release()
-
-    def begin(self, request: dict[str, Any]) -> None:
-        """Start a store, or go on with the one that was begun here with the same ``request``.
-
-        Raises:
-            ValueError: If it was begun with another; the message names the first difference.
-        """
-        if not self.exists:
-            self._write_manifest({**request, "complete": False})
-            return
-        begun = self.manifest()
-        for key, value in json.loads(json.dumps(request)).items():
-            if begun.get(key) != value:
-                raise ValueError(
-                    f"the unfinished store in {self.path} was begun with {key} = {begun.get(key)}, this run has "
-                    f"{value}; run it as it was begun, or choose another folder."
-                )
 
     def finish(self, shards: int) -> None:
         """Declare the store complete."""
-        self._write_manifest({**self.manifest(), "complete": True, "shards": shards})
+        with explained(self.path):
+            write_json_atomically(self._manifest, {**self.manifest(), "complete": True, "shards": shards})
 
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard: its arrays first, then the file that makes them count."""
@@ -135,11 +116,6 @@ class StoreFolder:
         path = self._array_file(number, name)
         write_atomically(path, array_writer(rows))
         return {"rows": len(rows), "bytes": path.stat().st_size, "sha256": file_digest(path)}
-
-    def _write_manifest(self, content: dict[str, Any]) -> None:
-        with explained(self.path):
-            content = {"format_version": FORMAT_VERSION, **content}
-            write_json_atomically(self.path / "manifest.json", content)
 
     # Reading
 
@@ -241,6 +217,8 @@ def explained(folder: Path) -> Iterator[None]:
     """
     try:
         yield
+    except FileExistsError:
+        raise
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         remedy = "free some space" if full else "choose a folder that can be written"

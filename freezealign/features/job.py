@@ -39,8 +39,6 @@ def extract_features(
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
         return extract_to_memory(pairs, extraction, device, show_progress_bar)
-    if StoreFolder(path).foreign:
-        raise FileExistsError(f"{path} exists and is no feature store; choose another folder.")
     if not StoreFolder(path).exists or not StoreFolder(path).complete:
         return extract_to_folder(pairs, extraction, device, path, show_progress_bar, engine)
     if not reuse:
@@ -90,8 +88,7 @@ def extract_to_folder(
         ValueError: If the store there was begun in another way, or there is no pair that can be read.
     """
     folder = StoreFolder(path)
-    with folder.writing():
-        folder.begin(extraction.request())
+    with folder.writing(extraction.request()):
         done = folder.finished()
         if done:
             logger.info("going on in %s: %d shards are done", path, len(done))

@@ -118,13 +118,13 @@ class FeatureStore:
         return self.rows[modality].lengths(self._at(np.arange(len(self))))
 
     def load(
-        self, index: np.ndarray, choice: np.ndarray, captions: int = 1
+        self, index: np.ndarray, row_draws: np.ndarray, captions: int = 1
     ) -> tuple[dict[str, Features], dict[str, Tensor] | None]:
         """Return rows of some items as one batch a modality.
 
         Args:
             index: (B,) which items.
-            choice: (B,) a number in [0, 1) for each, which says which of its rows in a modality comes first.
+            row_draws: (B,) a number in [0, 1) for each, which draws the first of its rows in each modality.
             captions: Rows of each text; an item with fewer gives some twice.
 
         Returns:
@@ -135,8 +135,8 @@ class FeatureStore:
         for modality, features in self.features.items():
             runs, many = self.rows[modality], captions if features.texts is not None else 1
             counts = runs.lengths(items)
-            first = (choice * counts).astype(np.int64)
-            choice = choice * counts - first  # the remainder is as random, and says nothing of what was drawn
+            first = (row_draws * counts).astype(np.int64)
+            row_draws = row_draws * counts - first  # the remainder is as random, and says nothing of what was drawn
             pick = first[:, None] + np.arange(many)
             batch[modality] = features.load((runs.starts(items)[:, None] + pick % counts[:, None]).ravel())
             owners[modality] = torch.arange(len(index)).repeat_interleave(many)
@@ -189,21 +189,20 @@ class FeatureStore:
         if path.exists():
             raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
         try:
-            with (folder := StoreFolder(path)).writing():
-                self._write(folder)
+            self._write(StoreFolder(path))
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
 
     def _write(self, folder: StoreFolder) -> None:
         modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
-        folder.begin({"level": self.level, "modalities": modalities})
         starts = range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
-        for number, start in enumerate(starts):
-            shard = self._shard(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
-            shard.skipped = [] if number else self.skipped
-            folder.write(number, shard)
-        folder.finish(len(starts))
+        with folder.writing({"level": self.level, "modalities": modalities}):
+            for number, start in enumerate(starts):
+                shard = self._shard(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
+                shard.skipped = [] if number else self.skipped
+                folder.write(number, shard)
+            folder.finish(len(starts))
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False, verify: bool = False) -> FeatureStore:

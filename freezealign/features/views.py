@@ -11,7 +11,7 @@ from freezealign.encoders import FrozenEncoder
 from freezealign.modality import modality_of
 
 
-def augmented(pair: Pair, encoders: Mapping[str, FrozenEncoder], views: int, position: int) -> Pair:
+def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], views: int) -> Pair:
     """Return the pair with ``views`` rows for each item that can be augmented: itself and random views of it.
 
     What is drawn depends on the position in the data alone.

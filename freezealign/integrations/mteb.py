@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from freezealign.identity import weights_digest
 from freezealign.integrations import import_benchmark
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ def as_mteb(model: FreezeAlign, name: str | None = None, revision: str | None = 
     model_meta = import_benchmark("mteb.models", "mteb").ModelMeta
     facts = {
         "name": name or default_name(model),
-        "revision": revision or weights_digest(model),
+        "revision": revision or model.weights_digest(),
         "modalities": modalities,
         "embed_dim": model.get_embedding_dimension(),
         "similarity_fn_name": model.similarity_fn_name,

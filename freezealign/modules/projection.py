@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from freezealign.modules.pooling import masked_mean
 
-ProjectionKind = Literal["linear", "mlp", "token", "glu", "identity"]
+ProjectionKind = Literal["linear", "mlp", "linear+mlp", "glu", "identity"]
 
 
 class AffineBranch:
@@ -143,7 +143,7 @@ class GatedProjection(NormedBranches):
 
     ``x = Dropout(LayerNorm(in)(x))``; returns
     ``Linear(in, d)(x) + Linear(h, d)(SiLU(Linear(in, h)(x)) · Linear(in, h)(x))``, with h as large as the parameters of
-    a ``token`` projection of the same widths allow, so that the two compare.
+    a ``linear+mlp`` projection of the same widths allow, so that the two compare.
     Sources: Shazeer 2020 (SwiGLU); Zhang et al., "Assessing and Learning Alignment of Unimodal Vision and Language
     Models", CVPR 2025 (a gated head for frozen encoders).
     """
@@ -181,7 +181,7 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
         return GatedProjection(in_dim, out_dim, dropout)
     if kind == "mlp":
         return ResidualMLP(in_dim, out_dim, dropout)
-    if kind == "token":
+    if kind == "linear+mlp":
         return TokenProjection(in_dim, out_dim, dropout)
     if kind == "identity":
         if in_dim != out_dim:

@@ -22,7 +22,8 @@ class TokenProjector(Module):
     Args:
         in_dim: Width of the encoder.
         out_dim: Width of the shared space; 1024 in the paper.
-        kind: ``token`` (the paper's), ``mlp``, ``linear`` or ``identity``; see :mod:`freezealign.modules.projection`.
+        kind: ``linear+mlp`` (the paper's), ``glu``, ``mlp``, ``linear`` or ``identity``; see
+            :mod:`freezealign.modules.projection`.
         cls: Also project ``cls_token_embeddings`` (B, in_dim), with its own weights.
         dropout: Dropout probability inside the projector, active in training only.
     """
@@ -33,7 +34,7 @@ class TokenProjector(Module):
         self,
         in_dim: int,
         out_dim: int = 1024,
-        kind: ProjectionKind = "token",
+        kind: ProjectionKind = "linear+mlp",
         cls: bool = False,
         dropout: float = 0.1,
     ) -> None:

@@ -1,10 +1,9 @@
-"""What ``encode`` runs on: batches in order of length, read in the background, projected, put back in order."""
+"""What ``encode`` runs on: items become batches of like size, read ahead, and a batch goes whole through its tower."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +30,13 @@ class Source(Protocol):
         """Return a batch on the CPU."""
 
 
+class Group(NamedTuple):
+    """The inputs of one tower: where they come from, and where each stood in what the user passed."""
+
+    source: Source
+    positions: np.ndarray
+
+
 class Items:
     """Raw inputs of one tower, read and preprocessed when their batch is due.
 
@@ -44,8 +50,7 @@ class Items:
     def __init__(
         self, encoder: FrozenEncoder, items: list[Any], positions: Sequence[int], prompt: str | None = None
     ) -> None:
-        self.encoder, self.items, self.positions = encoder, items, positions
-        self.prompt = prompt if encoder.modality == "text" else None
+        self.encoder, self.items, self.positions, self.prompt = encoder, items, positions, prompt
 
     def __len__(self) -> int:
         return len(self.items)
@@ -69,59 +74,40 @@ class Items:
         return self.encoder.collate(read, self.prompt)
 
 
-def run_towers(
-    towers: Mapping[str, Tower],
-    inputs: Any,
-    forward: Callable[[Tower, Features], Iterable[T]],
-    *,
-    modality: str | None,
-    prompt: str | None = None,
-    **options: Any,
-) -> list[T]:
-    """Apply ``forward`` to batches of each tower's inputs and return one result an item, in the order of ``inputs``.
-
-    Args:
-        towers: The model's towers.
-        inputs: Items, or frozen features; see :meth:`FreezeAlign.encode`.
-        forward: From a tower and a batch on the device to one result a row.
-        modality: The tower of all items, instead of inferring it.
-        prompt: Put in front of every text.
-        **options: Of :func:`run_batches`.
-    """
-    groups = _group(towers, inputs, modality, prompt)
-    results: list[Any] = [None] * sum(len(positions) for _, positions in groups.values())
-    for name, (source, positions) in groups.items():
-        outputs = run_batches(source, partial(forward, towers[name]), description=f"Encoding {name}", **options)
-        for position, output in zip(positions, outputs):
-            results[position] = output
-    return results
-
-
-def _group(
+def group_inputs(
     towers: Mapping[str, Tower], inputs: Any, modality: str | None, prompt: str | None
-) -> dict[str, tuple[Source, Sequence[int]]]:
-    """Sort inputs by tower, and remember where each stood."""
+) -> dict[str, Group]:
+    """Sort inputs, items or frozen features, by tower.
+
+    Raises:
+        InputError: If an item fits no tower; the message gives its position.
+        ValueError: If there is no such tower, or frozen features are another encoder's.
+    """
     if isinstance(inputs, FrozenFeatures):
-        if modality not in (None, inputs.modality):
-            raise ValueError(f"these are frozen features of {inputs.modality}, not of {modality}.")
-        tower = find_tower(towers, inputs.modality)
-        pooling = tower.first_pooling if inputs.tokens is None else None
-        if inputs.tokens is not None or pooling is not None:  # else the tower says that it needs tokens
-            inputs.origin.check(inputs.modality, Origin.of(tower.encoder, pooling.mode if pooling else None))
-        return {inputs.modality: (inputs, range(len(inputs)))}
+        _check_frozen(towers, inputs, modality)
+        return {inputs.modality: Group(inputs, np.arange(len(inputs)))}
     items = as_items(inputs)
-    kinds = {name: tower.encoder.modality for name, tower in towers.items()}
     if modality:
         find_tower(towers, modality)
         names = [modality] * len(items)
     else:
+        kinds = {name: tower.encoder.modality for name, tower in towers.items()}
         names = [_infer(item, position, kinds) for position, item in enumerate(items)]
-    groups: dict[str, tuple[Source, Sequence[int]]] = {}
+    groups: dict[str, Group] = {}
     for name in dict.fromkeys(names):
         positions = [position for position, other in enumerate(names) if other == name]
         members = [unwrap(items[position], name) for position in positions]
-        groups[name] = (Items(towers[name].encoder, members, positions, prompt), positions)
+        groups[name] = Group(Items(towers[name].encoder, members, positions, prompt), np.array(positions))
     return groups
+
+
+def _check_frozen(towers: Mapping[str, Tower], features: FrozenFeatures, modality: str | None) -> None:
+    if modality not in (None, features.modality):
+        raise ValueError(f"these are frozen features of {features.modality}, not of {modality}.")
+    tower = find_tower(towers, features.modality)
+    pooling = tower.first_pooling if features.tokens is None else None
+    if features.tokens is not None or pooling is not None:  # else the tower says that it needs tokens
+        features.origin.check(features.modality, Origin.of(tower.encoder, pooling.mode if pooling else None))
 
 
 def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
@@ -131,16 +117,16 @@ def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
         raise InputError(f"item {position}: {error}") from error
 
 
-def run_batches(
-    source: Source | FrozenFeatures,
-    forward: Callable[[Features], Iterable[T]],
+def run_group(
+    group: Group,
+    forward: Callable[[Features], T],
     *,
     batch_size: int,
     device: torch.device,
     show_progress_bar: bool,
     description: str,
-) -> list[T]:
-    """Apply ``forward`` to every row of ``source`` and return one result a row, in the source's order.
+) -> Iterator[tuple[np.ndarray, T]]:
+    """Yield the positions of each batch and what ``forward`` gives for it.
 
     Rows are batched longest first, as sentence-transformers does, which wastes least padding and meets the largest
     batch at once. The next batch is read in a thread while the model works.
@@ -149,12 +135,9 @@ def run_batches(
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    order = np.argsort(-source.lengths())
+    order = np.argsort(-group.source.lengths())
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    results: list[Any] = [None] * len(order)
     with tqdm(total=len(order), desc=description, unit="item", disable=not show_progress_bar, delay=1) as bar:
-        for rows, batch in zip(batches, prefetch(source.load(rows) for rows in batches)):
-            for row, result in zip(rows, forward(to_device(batch, device))):
-                results[row] = result
+        for rows, batch in zip(batches, prefetch(group.source.load(rows) for rows in batches)):
+            yield group.positions[rows], forward(to_device(batch, device))
             bar.update(len(rows))
-    return results

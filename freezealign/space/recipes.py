@@ -12,7 +12,7 @@ from freezealign.space.tower import Tower
 
 EncoderLike = str | FrozenEncoder
 
-HEADS: dict[str, ProjectionKind] = {"pooled": "token", "linear": "linear", "glu": "glu"}
+HEADS: dict[str, ProjectionKind] = {"pooled": "linear+mlp", "linear": "linear", "glu": "glu"}
 """Recipes that pool first, and the kind of their head."""
 RECIPES = ("token", *HEADS, "kernel", "relative")
 
@@ -26,9 +26,9 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
     With DINOv2-L and all-roberta-large-v1 at ``dim=1024`` that is 11,553,792 parameters, and the temperature.
 
     The others pool first, CLS for images and the mean over tokens for anything else, so that one stored vector an item
-    is all that training needs: ``pooled`` then has one ``token`` projection, ``linear`` one matrix, ``glu`` a gated
-    head with no more parameters than ``pooled``, ``kernel`` a map of similarities to training pairs, for few pairs, and
-    ``relative`` these similarities themselves, which needs no training.
+    is all that training needs: ``pooled`` then has one ``linear+mlp`` projection, ``linear`` one matrix, ``glu`` a
+    gated head with no more parameters than ``pooled``, ``kernel`` a map of similarities to training pairs, for few
+    pairs, and ``relative`` these similarities themselves, which needs no training.
 
     Raises:
         ValueError: If the recipe is unknown.
@@ -51,6 +51,20 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 def default_pooling(encoder: FrozenEncoder) -> Pooling:
     """Return how the recipes that pool first pool: CLS of an image, else the mean over tokens."""
     return Pooling("cls" if modality_of(encoder.modality).cls and encoder.encoder.has_cls else "mean")
+
+
+def recipe_of(tower: Tower) -> str | None:
+    """Return the recipe whose blocks a tower has; ``None`` if they are of none."""
+    match tower.blocks:
+        case [TokenProjector(), Pooling()] | [TokenProjector(), Pooling(), ProjectionHead()]:
+            return "token"
+        case [Pooling(), ProjectionHead(kind=kind)]:
+            return next((recipe for recipe, own in HEADS.items() if own == kind), None)
+        case [Pooling(), KernelHead()]:
+            return "kernel"
+        case [Pooling(), RelativeHead()]:
+            return "relative"
+    return None
 
 
 def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:

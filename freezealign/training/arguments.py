@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-RecipeKind = Literal["auto", "paper"]
+Schedule = Literal["auto", "paper"]
 InitKind = Literal["random", "closed-form"]
 LossKind = Literal["infonce", "sigmoid"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -24,10 +24,10 @@ LEAST = {
 
 @dataclass(frozen=True)
 class FitArguments:
-    """How to train the projectors. What is left ``None`` is chosen by the recipe, which says in the log what and why.
+    """How to train the projectors. What is left ``None`` is chosen by the schedule, and the log says what and why.
 
     Args:
-        recipe: ``auto`` chooses by the number of pairs; ``paper`` is the paper's training, whatever the data.
+        schedule: ``auto`` chooses by the number of pairs; ``paper`` is the paper's training, whatever the data.
             See :mod:`freezealign.training.plan`.
         init: ``random`` keeps the projectors as they are; ``closed-form`` starts from regularised canonical correlation
             analysis (seconds; with few pairs it is better than any training, and ``epochs=0`` stops there).
@@ -41,8 +41,8 @@ class FitArguments:
         loss: ``infonce``, or ``sigmoid`` (adds a learnable bias to the model's logit scale if it has none).
         global_negatives: ``False`` keeps negatives within each process, as the paper's released code does.
         captions: Captions of an item that are in a batch together, all positives of its image.
-        structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods within each process's
-            part of the batch; for few pairs.
+        structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods ("STRUCTURE") within each
+            process's part of the batch; for few pairs.
         weights: For several data sets, how often a pair of each is drawn in an epoch: 1 is once, 0.1 once in ten.
         precision: ``bf16`` or ``fp16`` autocast; by default as ``accelerate launch`` says, else ``no``.
         seed: Order of the data, choice among several captions, dropout.
@@ -63,7 +63,7 @@ class FitArguments:
         show_progress_bar: Show progress for anything that takes longer than a second.
     """
 
-    recipe: RecipeKind = "auto"
+    schedule: Schedule = "auto"
     init: InitKind | None = None
     epochs: int | None = None
     batch_size: int | None = None
@@ -108,7 +108,7 @@ class FitArguments:
             raise ValueError(f"weights must be above 0, got {self.weights}; leave out a data set instead.")
 
     def _check_kinds(self) -> None:
-        kinds = {"recipe": RecipeKind, "init": InitKind, "loss": LossKind, "precision": Precision}
+        kinds = {"schedule": Schedule, "init": InitKind, "loss": LossKind, "precision": Precision}
         for name, kind in kinds.items():
             value = getattr(self, name)
             if value not in get_args(kind) and not (value is None and name in ("init", "precision")):

@@ -2,6 +2,7 @@
 
 ::
 
+    checkpoints/run.json         what the run depends on
     checkpoints/step-00000100/   weights, optimiser, random generators, best weights, state.json
 """
 
@@ -24,14 +25,14 @@ STATE = "state.json"
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in ``folder/checkpoints``."""
-    found = sorted(path for path in (folder / "checkpoints").glob("step-*") if (path / STATE).is_file())
+    """Return the newest complete checkpoint in ``folder``."""
+    found = sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
     return found[-1] if found else None
 
 
 def unfinished(folder: Path, step: int) -> Path:
     """Return where the checkpoint of a step is written; it does not count before :func:`commit`."""
-    return folder / "checkpoints" / f".step-{step:08d}.tmp"
+    return folder / f".step-{step:08d}.tmp"
 
 
 def begin(path: Path) -> None:
@@ -60,7 +61,7 @@ def read_state(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is damaged, or a later version wrote it.
     """
-    state = read_object(path / STATE, ("format_version", "identity", "progress"))
+    state = read_object(path / STATE, ("format_version", "progress"))
     check_version(path, state, FORMAT_VERSION)
     return state
 
@@ -122,17 +123,3 @@ def set_generators(states: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)
-
-
-def check_identity(path: Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """Make sure that a checkpoint is of this very run.
-
-    Raises:
-        ValueError: If it is not; the message names the first difference and the remedy.
-    """
-    for key, value in now.items():
-        if saved.get(key) != value:
-            raise ValueError(
-                f"the run in {path.parent.parent} was begun with {key} = {saved.get(key)}, this one has {value}. "
-                "Run it as it was begun to go on with it, or choose another output_dir."
-            )

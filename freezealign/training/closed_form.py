@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,11 +17,9 @@ from torch import Tensor
 from freezealign.features import FeatureStore
 from freezealign.modules import RelativeHead
 from freezealign.modules.landmarks import LandmarkHead
+from freezealign.space import Space
 from freezealign.training.affine import AffineMap, AffineTower, NoClosedFormError
 from freezealign.training.moments import PairMoments, choose_shrinkage, correlated_directions
-
-if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +30,12 @@ KERNEL_SHRINKAGE = 0.6
 """Of a kernel head, whose result is flat from 0.1 to 1; the criterion of the cross-validation cannot tell there."""
 
 
-def closed_form_obstacle(model: FreezeAlign) -> str | None:
-    """Return why this model's projectors cannot be set by the closed form, or ``None`` if they can."""
+def closed_form_obstacle(space: Space) -> str | None:
+    """Return why this space's projectors cannot be set by the closed form, or ``None`` if they can."""
     try:
-        if not _is_relative(model):
-            for name in model.towers:
-                AffineTower(model.tower(name))
+        if not _is_relative(space):
+            for name in space.towers:
+                AffineTower(space.tower(name))
     except NoClosedFormError as obstacle:
         return str(obstacle)
     return None
@@ -46,29 +43,29 @@ def closed_form_obstacle(model: FreezeAlign) -> str | None:
 
 @torch.no_grad()
 def initialize_closed_form(
-    model: FreezeAlign, stores: Sequence[FeatureStore], weights: Sequence[float] | None = None, seed: int = 0
+    space: Space, stores: Sequence[FeatureStore], weights: Sequence[float] | None = None, seed: int = 0
 ) -> None:
-    """Set the weights of a model so that it computes the closed form exactly.
+    """Set the weights of a space so that it computes the closed form exactly.
 
     What is not the closed form starts at zero and can be trained from there. Heads that compare with landmarks get the
     training pairs, or some of many.
 
     Args:
-        model: Its two towers have a linear branch; :func:`closed_form_obstacle` says where one has not.
+        space: Its two towers have a linear branch; :func:`closed_form_obstacle` says where one has not.
         stores: The training pairs.
         weights: Of a pair of each store.
         seed: Chooses among several captions of an item.
     """
-    curved = _set_landmarks(model, stores, seed)
-    if _is_relative(model):
+    curved = _set_landmarks(space, stores, seed)
+    if _is_relative(space):
         return
-    towers = {name: AffineTower(model.tower(name)) for name in model.towers}
+    towers = {name: AffineTower(space.tower(name)) for name in space.towers}
     folds = [PairMoments() for _ in range(1 if curved else FOLDS)]
     for store, weight in zip(stores, weights or [1.0] * len(stores)):
         _add_store(folds, towers, store, weight, seed)
     shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds)
     logger.info("closed form: shrinkage %g%s", shrinkage, "" if curved else f", by {FOLDS}-fold cross-validation")
-    rotation = _zero_sum_basis(model.get_embedding_dimension())
+    rotation = _zero_sum_basis(space.get_embedding_dimension())
     first, second = (shrinkage / tower.width for tower in towers.values())
     maps = correlated_directions(PairMoments.sum(folds), rotation.shape[1], (first, second))
     for tower, affine in zip(towers.values(), maps):
@@ -76,13 +73,13 @@ def initialize_closed_form(
         tower.set(AffineMap(basis @ affine.weight, basis @ affine.bias))
 
 
-def _is_relative(model: FreezeAlign) -> bool:
-    return all(isinstance(model.tower(name)[-1], RelativeHead) for name in model.towers)
+def _is_relative(space: Space) -> bool:
+    return all(isinstance(space.tower(name)[-1], RelativeHead) for name in space.towers)
 
 
-def _set_landmarks(model: FreezeAlign, stores: Sequence[FeatureStore], seed: int) -> bool:
+def _set_landmarks(space: Space, stores: Sequence[FeatureStore], seed: int) -> bool:
     """Give heads that need them landmarks; return whether there are such heads."""
-    heads = {name: head for name in model.towers if isinstance(head := model.tower(name)[-1], LandmarkHead)}
+    heads = {name: head for name in space.towers if isinstance(head := space.tower(name)[-1], LandmarkHead)}
     if not heads:
         return False
     joined = FeatureStore.join(stores)
@@ -90,7 +87,7 @@ def _set_landmarks(model: FreezeAlign, stores: Sequence[FeatureStore], seed: int
     index = np.sort(rng.permutation(len(joined))[:LANDMARKS])
     inputs, _ = joined.load(index, rng.random(len(index)))
     for name, head in heads.items():
-        head.set_landmarks(model.tower(name).pooled(inputs[name]))
+        head.set_landmarks(space.tower(name).pooled(inputs[name]))
     return True
 
 

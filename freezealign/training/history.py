@@ -16,7 +16,7 @@ class History:
         steps: One dict a step: ``step``, ``epoch``, ``loss``, ``temperature``, ``learning_rate``.
         evaluations: One dict an evaluation: ``step``, ``epoch``, and the evaluator's results.
         skipped: Items left out, with the reason.
-        plan: What the recipe chose, and why.
+        plan: What the schedule chose, and why.
     """
 
     steps: list[dict[str, float]] = field(default_factory=list)

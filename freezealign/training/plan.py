@@ -1,23 +1,22 @@
-"""Plan: what a recipe chooses for the number of pairs at hand, and why."""
+"""What suits the number of pairs at hand: a recipe for the blocks, and a plan for training them, with the reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from freezealign.features import FeatureStore
+from freezealign.space import Space
 from freezealign.training.arguments import FitArguments
 from freezealign.training.closed_form import closed_form_obstacle
-
-if TYPE_CHECKING:
-    from freezealign.features import FeatureStore
-    from freezealign.model import FreezeAlign
 
 KERNEL, FEW, MANY = 3_000, 10_000, 100_000
 """Numbers of pairs up to which a kernel, a linear closed form, and training from one suit.
 
 The first is measured on 500 to 1,500 pairs (docs/recipes.md), the others are the literature's.
 """
+NEEDS_CACHE = "it needs the features of all pairs: leave cache_features=True"
 PAPER: dict[str, Any] = {
     "init": "random",
     "epochs": 20,
@@ -35,55 +34,49 @@ class Plan:
     reasons: str
 
 
-def make_plan(model: FreezeAlign, pairs: int | None, cached: bool, arguments: FitArguments) -> Plan:
+def suits_kernel(pairs: int | None, arguments: FitArguments) -> bool:
+    """Whether there are so few pairs that a kernel head suits them, and nothing else was asked for."""
+    return arguments.schedule == "auto" and arguments.init != "random" and pairs is not None and pairs < KERNEL
+
+
+def choose_recipe(space: Space, stores: Sequence[FeatureStore], arguments: FitArguments) -> str | None:
+    """Return the blocks that suit the features, for a space that leaves them open; ``None`` to keep those there are.
+
+    Pooled features have no tokens for projectors to read.
+    """
+    if space.recipe != "auto" or not stores:
+        return None
+    if suits_kernel(sum(map(len, stores)), arguments):
+        return "kernel"
+    return "pooled" if any(store.level == "pooled" for store in stores) else None
+
+
+def make_plan(space: Space, recipe: str | None, pairs: int | None, cached: bool, arguments: FitArguments) -> Plan:
     """Fill in what the user left open.
 
     Args:
-        model: What is trained.
+        space: What is trained.
+        recipe: The blocks it is going to have, if they are others.
         pairs: How many there are; ``None`` if nobody knows.
         cached: Whether frozen features are at hand before training.
         arguments: What the user asked for; nothing of it is changed.
     """
-    if arguments.recipe == "paper":
-        chosen, reasons = PAPER, "the paper's training, as recipe='paper' asks"
+    if arguments.schedule == "paper":
+        chosen, reasons = PAPER, "the paper's training, as schedule='paper' asks"
     else:
-        obstacle = "init='random' was asked for" if arguments.init == "random" else _obstacle(model, cached)
-        chosen, reasons = _automatic(pairs, obstacle)
+        chosen, reasons = _automatic(pairs, _obstacle(space, recipe, cached, arguments))
     open_fields = {key: value for key, value in chosen.items() if getattr(arguments, key) is None}
     settings = ", ".join(f"{key}={value}" for key, value in open_fields.items())
     return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")
 
 
-def choose_recipe(
-    model: FreezeAlign, pairs: int | None, stores: Sequence[FeatureStore], arguments: FitArguments
-) -> str | None:
-    """Return the blocks that suit the data, for a model that leaves them to ``fit``.
-
-    Args:
-        model: Its blocks may be chosen as long as it is untrained and was built by name alone.
-        pairs: How many there are; ``None`` while nobody knows.
-        stores: Their features, where they are at hand; pooled ones have no tokens for projectors to read.
-        arguments: What the user asked for.
-
-    Returns:
-        A recipe; ``None`` to keep the blocks there are.
-    """
-    if not model.open_blocks:
-        return None
-    closed_form = arguments.recipe == "auto" and arguments.init != "random" and arguments.cache_features
-    if closed_form and pairs is not None and pairs < KERNEL:
-        return "kernel"
-    return "pooled" if any(store.level == "pooled" for store in stores) else None
-
-
-def check_closed_form(model: FreezeAlign, cached: bool) -> None:
-    """Raise a ``ValueError`` that says why, if the closed form cannot be computed."""
-    if obstacle := _obstacle(model, cached):
-        raise ValueError(f"init='closed-form' cannot be used: {obstacle}.")
-
-
-def _obstacle(model: FreezeAlign, cached: bool) -> str | None:
-    return closed_form_obstacle(model) if cached else "it needs the features of all pairs: leave cache_features=True"
+def _obstacle(space: Space, recipe: str | None, cached: bool, arguments: FitArguments) -> str | None:
+    """Return why the closed form is not to be used; recipes that are chosen here all have one."""
+    if arguments.init == "random":
+        return "init='random' was asked for"
+    if not cached:
+        return NEEDS_CACHE
+    return closed_form_obstacle(space) if recipe is None else None
 
 
 def _automatic(pairs: int | None, obstacle: str | None) -> tuple[dict[str, Any], str]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from freezealign.batch import to_device
 from freezealign.files import save_tensors
 from freezealign.prefetch import prefetch
+from freezealign.space import Space
 from freezealign.training import checkpoints
-from freezealign.training.batches import Batch, Batches
+from freezealign.training.batches import Batches, TrainingBatch
 from freezealign.training.history import History
 from freezealign.training.objective import Objective
 from freezealign.training.optimizer import learning_rate, make_optimizer
@@ -26,8 +27,6 @@ from freezealign.training.plan import Plan
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from freezealign.model import FreezeAlign
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Trainer:
     """One run of training.
 
     Args:
-        model: Its projectors and temperature are trained.
+        space: Its projectors and temperature are trained.
         batches: What it is trained on.
         plan: How.
         accelerator: Processes, devices and trackers.
@@ -66,27 +65,27 @@ class Trainer:
 
     def __init__(
         self,
-        model: FreezeAlign,
+        space: Space,
         batches: Batches,
         plan: Plan,
         accelerator: Accelerator,
         evaluator: Callable[..., Any] | None = None,
     ) -> None:
-        self.model, self.batches, self.accelerator, self.evaluator = model, batches, accelerator, evaluator
+        self.space, self.batches, self.accelerator, self.evaluator = space, batches, accelerator, evaluator
         self.arguments = plan.arguments
-        self.folder = None if plan.arguments.output_dir is None else Path(plan.arguments.output_dir)
+        self.folder = None if plan.arguments.output_dir is None else Path(plan.arguments.output_dir, "checkpoints")
         self.progress, self.history = Progress(), History(skipped=batches.skipped, plan=plan.reasons)
         self.epochs = plan.arguments.epochs or 0
         self.steps = len(batches) * self.epochs
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
-        self.trained = checkpoints.trained_parameters(model)  # once: the walk passes every frozen parameter
-        self.optimizer = make_optimizer(model, self.arguments)
-        objective = Objective(model, self.arguments)
+        self.trained = checkpoints.trained_parameters(space)  # once: the walk passes every frozen parameter
+        self.optimizer = make_optimizer(space, self.arguments)
+        objective = Objective(space, self.arguments)
         self.objective = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
         precision = self.arguments.precision or accelerator.mixed_precision
         self.dtype = DTYPES.get(precision)
-        self.scaler = torch.amp.GradScaler(model.device.type, enabled=precision == "fp16")
+        self.scaler = torch.amp.GradScaler(space.device.type, enabled=precision == "fp16")
         if (self.arguments.keep_best or self.arguments.patience) and not hasattr(evaluator, "primary_metric"):
             raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
@@ -95,16 +94,17 @@ class Trainer:
 
         Raises:
             FloatingPointError: If the loss is NaN or infinite; the message names the step and what to try.
-            ValueError: If no pair of an epoch can be read, or the checkpoints are another run's.
+            ValueError: If no pair of an epoch can be read, or a checkpoint is damaged.
         """
+        self._restore()
         self._start_trackers()
         try:
-            with untouched_generators(self.model.device), self._progress_bar() as self.bar:
+            with untouched_generators(self.space.device), self._progress_bar() as self.bar:
                 while self.progress.epoch <= self.epochs and not self._out_of_patience():
                     self._run_epoch()
                 self._finish()
         finally:
-            self.model.eval()
+            self.space.eval()
             for tracker in self.accelerator.trackers:  # not end_training, which ends the process group too
                 tracker.finish()
         return self.history
@@ -114,16 +114,16 @@ class Trainer:
         progress, begun_at = self.progress, self.progress.batch
         torch.manual_seed(_mixed_seed(self.arguments.seed, progress.epoch, self.accelerator.process_index))
         batches = self._device_batches(progress.epoch, begun_at)
-        self.model.train()
+        self.space.train()
         for batch in batches:
             if begun_at:  # not before: a shuffling loader draws its order before it gives a batch
-                checkpoints.set_generators(self.generators, self.model.device)
+                checkpoints.set_generators(self.generators, self.space.device)
                 begun_at = 0
             self._step(batch)
             progress.batch = batch.number + 1
             if self._due(self.arguments.evaluate_every):
                 self._evaluate(progress.epoch)
-                self.model.train()
+                self.space.train()
             if self._due(self.arguments.save_every):
                 self._save()
             if self._out_of_patience():
@@ -146,15 +146,15 @@ class Trainer:
         if self.steps:
             self._save()
         if self.arguments.keep_best and self.best_weights:
-            checkpoints.set_trained_tensors(self.model, self.best_weights)
+            checkpoints.set_trained_tensors(self.space, self.best_weights)
 
-    def _device_batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    def _device_batches(self, epoch: int, start: int) -> Iterator[TrainingBatch]:
         batches = self.batches.epoch(epoch, start)
-        return prefetch(batch.pinned() for batch in batches) if self.model.device.type == "cuda" else batches
+        return prefetch(batch.pinned() for batch in batches) if self.space.device.type == "cuda" else batches
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: TrainingBatch) -> None:
         """Take one optimiser step and record it."""
-        model, arguments, device = self.model, self.arguments, self.model.device
+        arguments, device = self.arguments, self.space.device
         rate = learning_rate(self.progress.step, self.steps, arguments)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -173,7 +173,7 @@ class Trainer:
             self._check_finite(float(norm), "norm of the gradient")
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        model.logit_scale.clamp_()
+        self.space.logit_scale.clamp_()
         self.progress.step += 1
         self._record(value, rate, batch.size)
 
@@ -186,7 +186,7 @@ class Trainer:
             )
 
     def _record(self, loss: float, rate: float, pairs: int) -> None:
-        temperature = self.model.logit_scale.temperature.item()
+        temperature = self.space.logit_scale.temperature.item()
         step, epoch = self.progress.step, self.progress.epoch
         self.history.record(step=step, epoch=epoch, loss=loss, temperature=temperature, learning_rate=rate)
         self.accelerator.log({"loss": loss, "temperature": temperature, "learning_rate": rate}, step=step)
@@ -206,9 +206,9 @@ class Trainer:
 
         results: list[Any] = [None, None]
         if self.accelerator.is_main_process:
-            self.model.eval()
-            with untouched_generators(self.model.device):
-                found = self.evaluator(self.model, output_path=None, epoch=epoch, steps=self.progress.step)
+            self.space.eval()
+            with untouched_generators(self.space.device):
+                found = self.evaluator(self.space, output_path=None, epoch=epoch, steps=self.progress.step)
             scores = found if isinstance(found, dict) else {"score": found}
             results = [scores, getattr(self.evaluator, "primary_metric", None)]  # some set it when they are called
         scores, metric = broadcast_object_list(results)
@@ -239,37 +239,23 @@ class Trainer:
 
     # Checkpoints
 
-    def identity(self) -> dict[str, Any]:
-        """Return what this run depends on, as JSON."""
-        encoders = {name: encoder.fingerprint for name, encoder in self.model.encoders.items()}
-        processes = self.accelerator.num_processes
-        shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in self.trained.items()}
-        facts = {"pairs": self.batches.num_pairs, "processes": processes, "autocast": str(self.dtype)}
-        return {**self.arguments.identity(), **facts, **encoders, **shapes}
-
-    def restore(self) -> bool:
-        """Go back to the last checkpoint; return whether there was one.
-
-        Raises:
-            ValueError: If it is another run's, or damaged.
-        """
+    def _restore(self) -> None:
+        """Go back to the last checkpoint, if there is one."""
         path = None if self.folder is None else checkpoints.latest(self.folder)
         if path is None:
-            return False
+            return
         state = checkpoints.read_state(path)
-        checkpoints.check_identity(path, state["identity"], self.identity())
         weights = checkpoints.read_tensors(path / "weights.safetensors")
-        checkpoints.load_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
+        checkpoints.load_optimizer(path / "optimizer.safetensors", self.space, self.optimizer)
         self.generators = checkpoints.read_tensors(path / f"generators-{self.accelerator.process_index}.safetensors")
         if state["progress"]["best"] is not None:
             best = checkpoints.read_tensors(path / "best.safetensors")
-            self.best_weights = {name: tensor.to(self.model.device) for name, tensor in best.items()}
-        checkpoints.set_trained_tensors(self.model, weights)
+            self.best_weights = {name: tensor.to(self.space.device) for name, tensor in best.items()}
+        checkpoints.set_trained_tensors(self.space, weights)
         self.scaler.load_state_dict(state["scaler"])
         self.progress = Progress(**state["progress"])
         self.history.steps, self.history.evaluations = state["steps"], state["evaluations"]
         logger.info("going on from %s", path)
-        return True
 
     def _save(self) -> None:
         if self.folder is None:
@@ -279,12 +265,12 @@ class Trainer:
             checkpoints.begin(path)
         accelerator.wait_for_everyone()
         save_tensors(
-            path / f"generators-{accelerator.process_index}.safetensors", checkpoints.generators(self.model.device)
+            path / f"generators-{accelerator.process_index}.safetensors", checkpoints.generators(self.space.device)
         )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             save_tensors(path / "weights.safetensors", dict(self.trained))
-            checkpoints.save_optimizer(path / "optimizer.safetensors", self.model, self.optimizer)
+            checkpoints.save_optimizer(path / "optimizer.safetensors", self.space, self.optimizer)
             if self.best_weights:
                 save_tensors(path / "best.safetensors", self.best_weights)
             checkpoints.commit(path, self._state(), self.arguments.keep_checkpoints)
@@ -292,7 +278,6 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "identity": self.identity(),
             "progress": asdict(self.progress),
             "scaler": self.scaler.state_dict(),
             "steps": self.history.steps,
@@ -335,11 +320,11 @@ def untouched_generators(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def check_trainable(model: FreezeAlign) -> None:
-    """Raise a ``ValueError`` if the model has not exactly two towers, or nothing to train."""
-    if len(model.towers) != 2:
-        raise ValueError(f"fit aligns two towers, but this model has {list(model.towers)}.")
-    if not any(parameter.requires_grad for parameter in model.towers.parameters()):
+def check_trainable(space: Space) -> None:
+    """Raise a ``ValueError`` if the space has not exactly two towers, or nothing to train."""
+    if len(space.towers) != 2:
+        raise ValueError(f"fit aligns two towers, but this model has {list(space.towers)}.")
+    if not any(parameter.requires_grad for parameter in space.towers.parameters()):
         raise ValueError("there is nothing to train: every block is an identity or frozen.")
 
 

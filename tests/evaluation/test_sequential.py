@@ -148,7 +148,7 @@ def test_all_kinds_work_on_one_model(model, all_kinds, tmp_path):
 
 def test_sequence_decides_in_training(model, pairs, all_kinds):
     several = SequentialEvaluator(all_kinds)
-    history = model.fit(pairs, several, recipe="paper", epochs=2, batch_size=6, keep_best=True, **QUIET)
+    history = model.fit(pairs, several, schedule="paper", epochs=2, batch_size=6, keep_best=True, **QUIET)
     assert len(history.evaluations) == 2
     for found in history.evaluations:
         assert {evaluator.primary_metric for evaluator in all_kinds} <= set(found)

@@ -225,7 +225,7 @@ def test_folder_that_cannot_be_written_is_an_error_with_the_remedy(tmp_path, mon
 
 def test_file_in_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "store").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no feature store; choose another folder"):
+    with pytest.raises(FileExistsError, match="is a file; choose another folder"):
         extract(tmp_path / "store")
     with pytest.raises(OSError, match=r"cannot write to .*choose a folder that can be written"):
         extract(tmp_path / "store" / "below")

@@ -82,13 +82,13 @@ def test_training_on_vectors_is_training_on_tokens(dinov2_folder, bert_folder, p
             for parameter in (p for block in tower.blocks for p in block.parameters()):
                 parameter.data.copy_(parameter.new_tensor(weights.normal(0, 0.1, parameter.shape)))
         store = extract(model, pairs, level=level)
-        losses[level] = model.fit(store, recipe="paper", epochs=5, batch_size=6, show_progress_bar=False).losses
+        losses[level] = model.fit(store, schedule="paper", epochs=5, batch_size=6, show_progress_bar=False).losses
     assert len(losses["pooled"]) == 10
     np.testing.assert_allclose(losses["pooled"], losses["tokens"], atol=1e-4)
 
 
 def test_fit_extracts_the_least_level_by_itself(pooled, pairs):
-    losses = pooled.fit(pairs, recipe="paper", epochs=1, batch_size=6, show_progress_bar=False).losses
+    losses = pooled.fit(pairs, schedule="paper", epochs=1, batch_size=6, show_progress_bar=False).losses
     assert np.isfinite(losses).all()
 
 

@@ -18,5 +18,5 @@ def plain_colours() -> list[Image.Image]:
 def teach(model: FreezeAlign, images: list[Image.Image], texts: list[str]) -> FreezeAlign:
     """Return the model, taught enough for the nearest item to differ from query to query."""
     options = {"epochs": 20, "batch_size": 12, "learning_rate": 1e-2, "seed": 0, "show_progress_bar": False}
-    model.fit(list(zip(images, texts)), recipe="paper", **options)
+    model.fit(list(zip(images, texts)), schedule="paper", **options)
     return model

@@ -249,7 +249,7 @@ def test_forward_embeds_both_modalities_in_one_call(model, images, texts):
 
 
 def test_unknown_kind_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"'swish'.*linear.*mlp.*token.*glu.*identity"):
+    with pytest.raises(ValueError, match=r"'swish'.*linear.*mlp.*linear\+mlp.*glu.*identity"):
         TokenProjector(4, 4, kind="swish")
 
 
@@ -280,7 +280,7 @@ def test_head_before_pooling_says_what_to_do():
 # Pooling early
 
 
-@pytest.mark.parametrize("kind", ["token", "glu"])
+@pytest.mark.parametrize("kind", ["linear+mlp", "glu"])
 @pytest.mark.parametrize(("mode", "cls"), [("mean", False), ("patch_mean", False), ("cls+patch_mean", True)])
 def test_projecting_the_mean_is_the_mean_of_projections(kind, mode, cls):
     """What training computes is what the blocks compute one after another: values and gradients."""
@@ -304,7 +304,9 @@ def test_projecting_the_mean_is_the_mean_of_projections(kind, mode, cls):
         torch.testing.assert_close(one, other, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("kind", "mode"), [("mlp", "mean"), ("linear", "mean"), ("token", "max"), ("token", "cls")])
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("mlp", "mean"), ("linear", "mean"), ("linear+mlp", "max"), ("linear+mlp", "cls")]
+)
 def test_other_projections_and_poolings_go_one_after_another(kind, mode):
     assert not TokenProjector(6, 4, kind=kind, cls=True).can_pool(Pooling(mode))
 

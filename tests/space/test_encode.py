@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezealign import FreezeAlign, FrozenEncoder
+from freezealign.batch import to_device
 from freezealign.inputs import InputError
 from freezealign.prefetch import prefetch
-from freezealign.space.encode import run_batches, to_device
+from freezealign.space.encode import Group, run_group
 
 CPU = torch.device("cpu")
 
@@ -36,9 +37,12 @@ class Numbers:
 
 
 def run(source, forward=lambda batch: batch["row"].tolist(), batch_size: int = 2) -> list:
-    return run_batches(
-        source, forward, batch_size=batch_size, device=CPU, show_progress_bar=False, description="Encoding"
-    )
+    """Return one result a row, in the order of the source."""
+    group, found = Group(source, np.arange(len(source))), {}
+    options = {"batch_size": batch_size, "device": CPU, "show_progress_bar": False, "description": "Encoding"}
+    for positions, results in run_group(group, forward, **options):
+        found |= zip(positions.tolist(), results)
+    return [found[row] for row in range(len(source))]
 
 
 def background_threads() -> list[threading.Thread]:
@@ -179,7 +183,7 @@ def test_several_prefetches_can_be_nested():
     assert list(prefetch(number * 2 for number in inner)) == [number * 2 for number in range(50)]
 
 
-# run_batches
+# run_group
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 9))

@@ -129,7 +129,7 @@ def run_and_kill(folder: Path, seed: int) -> int:
     """Run in forks, each killed after a random time, until one comes to its end; return how many were killed."""
     import torch._dynamo  # noqa: F401  what a fork would import anew each time
 
-    make_model().fit(make_pairs(), recipe="paper", epochs=0, **QUIET)
+    make_model().fit(make_pairs(), schedule="paper", epochs=0, **QUIET)
     rng, kills = random.Random(seed), 0
     while True:
         if (child := os.fork()) == 0:

@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from freezealign import ContrastiveLoss, FeatureStore, FitArguments, FreezeAlign, FrozenEncoder
 from freezealign.encoders.callable import CallableEncoder
-from freezealign.training import batches as module
-from freezealign.training import order
-from freezealign.training.batches import Batch, CachedBatches, OnlineBatches
+from freezealign.training.batches import CachedBatches, OnlineBatches, order
+from freezealign.training.batches import TrainingBatch as Batch
+from freezealign.training.batches import cached as module
 from freezealign.training.objective import Objective
 
 QUIET = {"show_progress_bar": False}
@@ -95,7 +95,7 @@ def test_windows_give_the_rows_that_lie_at_their_positions(folder_store):
     assert not batches.in_memory
     draws = [draw for window in batches.order.epoch(2) for draw in window]
     for batch, draw in zip(batches.epoch(2), draws, strict=True):
-        inputs, _ = folder_store.load(draw.positions, draw.choice)
+        inputs, _ = folder_store.load(draw.positions, draw.row_draws)
         assert_same_batches([batch], [batch._replace(inputs=inputs)])
         assert rows(batch)["number"][:, 0].tolist() == draw.positions.tolist()
 
@@ -129,7 +129,7 @@ def test_selection_of_a_store_that_fits_is_read_into_memory(model, tmp_path, mon
 def test_store_in_windows_trains_as_its_data_in_memory_but_for_the_order(model, folder_store):
     """All pairs in one batch: whatever the order, the loss is the same."""
     other = copy.deepcopy(model)
-    options = {"recipe": "paper", "epochs": 1, "batch_size": 300, **QUIET}
+    options = {"schedule": "paper", "epochs": 1, "batch_size": 300, **QUIET}
     for fitted in (model, other):
         for block in fitted.modules():
             if isinstance(block, torch.nn.Dropout):
@@ -253,7 +253,7 @@ def test_captions_of_one_item_are_positives_of_each_other(model):
 
 def test_captions_without_a_cache_are_refused(model):
     with pytest.raises(ValueError, match=r"captions=2 needs cached features.*cache_features=True"):
-        model.fit(pairs_of(8, 2), captions=2, cache_features=False, recipe="paper", **QUIET)
+        model.fit(pairs_of(8, 2), captions=2, cache_features=False, schedule="paper", **QUIET)
 
 
 # Mixing stores
@@ -302,7 +302,7 @@ def test_pair_that_is_drawn_twice_is_no_negative_of_itself(model, weight, captio
 def test_weights_need_a_store_each(model):
     store = extract(model, pairs_of(10))
     with pytest.raises(ValueError, match="3 weights for 2 feature stores"):
-        model.fit([store, store], weights=(1.0, 1.0, 2.0), recipe="paper", **QUIET)
+        model.fit([store, store], weights=(1.0, 1.0, 2.0), schedule="paper", **QUIET)
 
 
 def test_stores_of_other_encoders_are_not_mixed(model):
@@ -354,4 +354,4 @@ def test_image_and_caption_are_chosen_apart_where_there_are_several_of_both(mode
 def test_batch_size_that_is_not_the_uncached_loaders_is_refused(model):
     loader = DataLoader(pairs_of(20), batch_size=4, collate_fn=lambda batch: tuple(map(list, zip(*batch))))
     with pytest.raises(ValueError, match=r"batch_size=10, but without a cache the DataLoader keeps its own 4"):
-        model.fit(loader, batch_size=10, cache_features=False, recipe="paper", **QUIET)
+        model.fit(loader, batch_size=10, cache_features=False, schedule="paper", **QUIET)

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from freezealign import FeatureStore
-from freezealign.training import batches, order
+from freezealign.training.batches import cached, order
 
-PAPER = {"recipe": "paper", "epochs": 3, "batch_size": 6, **QUIET}
+PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
 
 
 def collate(batch):
@@ -27,7 +27,7 @@ def collate(batch):
 
 
 def checkpoints(folder: Path) -> list[str]:
-    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return sorted(path.name for path in (folder / "checkpoints").glob("*step-*"))
 
 
 def interrupted(data, evaluator, steps: int, **options):
@@ -83,7 +83,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_run_ends_as_if_it_had_not_been(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(batches, "WINDOW_BYTES", 4000)
+    monkeypatch.setattr(cached, "WINDOW_BYTES", 4000)
     monkeypatch.setattr(order, "CHUNK", 5)
     make_data, options = KINDS[kind]
     options, data = {"save_every": 2, **options}, make_data(tmp_path)
@@ -103,7 +103,7 @@ def test_interrupted_run_ends_as_if_it_had_not_been(kind, tmp_path, monkeypatch)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_run_ends_as_if_it_had_not_been(tmp_path, seed):
     """SIGKILL at any moment, in the middle of a checkpoint too."""
-    fit = {"recipe": "paper", "epochs": 20, "batch_size": 6, "save_every": 2, "keep_best": True, "evaluate_every": 3}
+    fit = {"schedule": "paper", "epochs": 20, "batch_size": 6, "save_every": 2, "keep_best": True, "evaluate_every": 3}
     told = {"captions": 2, "fit": {**fit, "captions": 2, "output_dir": str(tmp_path)}}
     (tmp_path / "runs.json").write_text(json.dumps({"killed": told}))
     subprocess.run([sys.executable, Path(__file__).with_name("runs.py"), tmp_path, str(seed)], check=True, timeout=300)
@@ -133,6 +133,7 @@ def test_checkpoints_hold_safetensors_and_json_alone(tmp_path):
         "best.safetensors",
         "generators-0.safetensors",
         "optimizer.safetensors",
+        "run.json",
         "state.json",
         "weights.safetensors",
     }
@@ -191,12 +192,12 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_run_with_another_argument_is_refused_by_name(finished, name):
-    with pytest.raises(ValueError, match=rf"was begun with {name} = .*, this one has .*another output_dir"):
+    with pytest.raises(ValueError, match=rf"was begun with {name} = .*, this run has .*another folder"):
         make_model().fit(make_pairs(), Score(), **{**PAPER, "keep_best": True, **CHANGES[name]}, output_dir=finished)
 
 
 def test_run_on_more_pairs_is_refused(finished):
-    with pytest.raises(ValueError, match="was begun with pairs = 36, this one has 40"):
+    with pytest.raises(ValueError, match="was begun with pairs = 36, this run has 40"):
         make_model().fit(make_pairs(40), Score(), **PAPER, keep_best=True, output_dir=finished)
 
 

@@ -14,7 +14,7 @@ from runs import QUIET, Score, make_model, make_pairs, trained
 from safetensors.torch import load_file
 
 RANKS = 2
-FIT = {"recipe": "paper", "epochs": 2, "batch_size": 12, "learning_rate": 1e-2}
+FIT = {"schedule": "paper", "epochs": 2, "batch_size": 12, "learning_rate": 1e-2}
 SAME = {
     "infonce": {"fit": FIT},
     "sigmoid": {"fit": {**FIT, "loss": "sigmoid"}},

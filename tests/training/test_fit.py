@@ -29,7 +29,7 @@ CAPTIONS = [["a", "a red apple"], ["a car"], ["a dog", "a blue dog", "number 1 2
 
 
 def fit(model: FreezeAlign, data, evaluator=None, **options):
-    return model.fit(data, evaluator, **{"recipe": "paper", "epochs": 2, "batch_size": 4, **QUIET, **options})
+    return model.fit(data, evaluator, **{"schedule": "paper", "epochs": 2, "batch_size": 4, **QUIET, **options})
 
 
 def trained(model: FreezeAlign) -> dict[str, torch.Tensor]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freezealign.training import order as module
-from freezealign.training.order import Order
+from freezealign.training.batches import order as module
+from freezealign.training.batches.order import Order
 
 SIZES = st.integers(2, 400)
 BATCHES = st.integers(2, 50)
@@ -73,7 +73,7 @@ def test_same_seed_and_epoch_are_the_same_order(window):
     for one, other in zip(first.epoch(4), second.epoch(4), strict=True):
         for draw, same in zip(one, other, strict=True):
             np.testing.assert_array_equal(draw.positions, same.positions)
-            np.testing.assert_array_equal(draw.choice, same.choice)
+            np.testing.assert_array_equal(draw.row_draws, same.row_draws)
 
 
 @pytest.mark.parametrize("other", [(3, 2), (4, 1)], ids=["another epoch", "another seed"])
@@ -97,7 +97,9 @@ def test_any_pair_may_come_first():
 
 def test_choice_is_uniform_and_new_in_every_epoch(window):
     order = Order([1000], 10, 0, window=window)
-    first, second = (np.concatenate([draw.choice for part in order.epoch(epoch) for draw in part]) for epoch in (1, 2))
+    first, second = (
+        np.concatenate([draw.row_draws for part in order.epoch(epoch) for draw in part]) for epoch in (1, 2)
+    )
     assert not set(first.tolist()) & set(second.tolist())
     counts, _ = np.histogram(first, bins=10, range=(0, 1))
     assert counts.sum() == 1000 and np.abs(counts - 100).max() < 5 * np.sqrt(1000 * 0.1 * 0.9)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 from freezealign import FitArguments, FreezeAlign, FrozenEncoder, Pooling, RetrievalEvaluator, TokenProjector
 from freezealign.training import checkpoints
 from freezealign.training import trainer as trainer_module
+from freezealign.training.neighbourhoods import neighbourhood_loss
 from freezealign.training.plan import make_plan
-from freezealign.training.structure import structure_loss
 
-PAPER = {"recipe": "paper", "epochs": 3, "batch_size": 6, **QUIET}
+PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
 
 
 class Scores:
@@ -249,13 +249,15 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_structure_of_identical_spaces_does_not_differ():
     x = random(20, 6)
-    assert structure_loss(x, x).item() == pytest.approx(0, abs=1e-12)
+    assert neighbourhood_loss(x, x).item() == pytest.approx(0, abs=1e-12)
 
 
 def test_structure_does_not_change_under_rotation_scale_and_shift():
     x, y = random(20, 6), random(20, 4, seed=1)
     rotation = torch.linalg.qr(random(4, 4, seed=2)).Q
-    assert structure_loss(x, 3 * y @ rotation + 5).item() == pytest.approx(structure_loss(x, y).item(), abs=1e-10)
+    assert neighbourhood_loss(x, 3 * y @ rotation + 5).item() == pytest.approx(
+        neighbourhood_loss(x, y).item(), abs=1e-10
+    )
 
 
 def test_structure_loss_is_a_divergence_of_neighbourhoods():
@@ -275,27 +277,27 @@ def test_structure_loss_is_a_divergence_of_neighbourhoods():
         sum(p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q)) for p, q in zip(a, b)) / 2
         for a, b in zip(neighbours(x), neighbours(y))
     ])  # fmt: skip
-    assert structure_loss(x, y).item() == pytest.approx(expected, rel=1e-9)
-    assert structure_loss(y, x).item() == pytest.approx(expected, rel=1e-9)
+    assert neighbourhood_loss(x, y).item() == pytest.approx(expected, rel=1e-9)
+    assert neighbourhood_loss(y, x).item() == pytest.approx(expected, rel=1e-9)
     assert 0 < expected < math.log(2)
 
 
 def test_gradient_of_the_structure_loss_is_right():
     y = random(7, 4, seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda y: structure_loss(random(7, 6), y, temperature=0.3), [y])
+    assert torch.autograd.gradcheck(lambda y: neighbourhood_loss(random(7, 6), y, temperature=0.3), [y])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_structure_loss_is_computed_in_float32_under_autocast(dtype):
     x, y = random(30, 16).to(dtype), random(30, 8, seed=1).to(dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        found = structure_loss(x, y)
-    assert found.item() == pytest.approx(structure_loss(x.double(), y.double()).item(), rel=1e-4)
+        found = neighbourhood_loss(x, y)
+    assert found.item() == pytest.approx(neighbourhood_loss(x.double(), y.double()).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_structure_of_one_or_two_is_always_the_same(n):
-    assert structure_loss(random(n, 4), random(n, 4, seed=1)).item() == pytest.approx(0, abs=1e-9)
+    assert neighbourhood_loss(random(n, 4), random(n, 4, seed=1)).item() == pytest.approx(0, abs=1e-9)
 
 
 def test_training_with_the_structure_loss_keeps_neighbourhoods():
@@ -306,7 +308,7 @@ def test_training_with_the_structure_loss_keeps_neighbourhoods():
     kept.fit(data, **options, structure_weight=5.0)
     vectors = [vector for vector, _ in data]
     distance = [
-        structure_loss(
+        neighbourhood_loss(
             torch.from_numpy(np.stack(vectors)), fitted.encode(vectors, modality="vector", convert_to_tensor=True)
         )
         for fitted in (plain, kept)
@@ -347,14 +349,14 @@ def values(arguments: FitArguments) -> tuple:
 @pytest.mark.parametrize("size", PLANS)
 def test_number_of_pairs_decides(size):
     pairs, expected, reason = PLANS[size]
-    plan = make_plan(make_model(), pairs, True, FitArguments())
+    plan = make_plan(make_model(), None, pairs, True, FitArguments())
     assert values(plan.arguments) == expected
     assert reason in plan.reasons and all(f"{name}={value}" in plan.reasons for name, value in zip(OPEN, expected))
 
 
 @pytest.mark.parametrize("size", PLANS)
 def test_paper_is_the_paper_whatever_the_data(size):
-    plan = make_plan(make_model(), PLANS[size][0], True, FitArguments(recipe="paper"))
+    plan = make_plan(make_model(), None, PLANS[size][0], True, FitArguments(schedule="paper"))
     assert values(plan.arguments) == ("random", 20, 512, 1e-3, 0.0)
 
 
@@ -363,8 +365,8 @@ def test_paper_is_the_paper_whatever_the_data(size):
     ("name", "value"), [("init", "random"), ("epochs", 3), ("batch_size", 7), ("learning_rate", 0.5)]
 )
 def test_what_is_stated_wins(size, name, value):
-    for recipe in ("auto", "paper"):
-        plan = make_plan(make_model(), PLANS[size][0], True, FitArguments(recipe=recipe, **{name: value}))
+    for schedule in ("auto", "paper"):
+        plan = make_plan(make_model(), None, PLANS[size][0], True, FitArguments(schedule=schedule, **{name: value}))
         assert getattr(plan.arguments, name) == value
         assert f"{name}=" not in plan.reasons.split(": ", 1)[1]
 
@@ -376,7 +378,7 @@ def test_model_without_a_closed_form_is_trained_as_in_the_paper(pairs):
         return [ones, TokenProjector(4, 8, kind="mlp"), Pooling("mean")]
 
     model = FreezeAlign({"image": tower("image"), "text": tower("text")}, device="cpu")
-    plan = make_plan(model, pairs, True, FitArguments())
+    plan = make_plan(model, None, pairs, True, FitArguments())
     assert values(plan.arguments) == ("random", 20, 512, 1e-3, 0.0)
     assert "would suit the closed form, but" in plan.reasons
 
@@ -384,13 +386,13 @@ def test_model_without_a_closed_form_is_trained_as_in_the_paper(pairs):
 @pytest.mark.parametrize("pairs", [500, 50_000])
 def test_random_start_that_is_asked_for_is_trained(pairs):
     """The closed form's epochs and rate are nothing for projectors that do not start there."""
-    plan = make_plan(make_model(), pairs, True, FitArguments(init="random"))
+    plan = make_plan(make_model(), None, pairs, True, FitArguments(init="random"))
     assert values(plan.arguments) == ("random", 20, 512, 1e-3, 0.0)
     assert "init='random'" in plan.reasons
 
 
 def test_uncached_data_is_not_begun_with_the_closed_form():
-    plan = make_plan(make_model(), 500, False, FitArguments())
+    plan = make_plan(make_model(), None, 500, False, FitArguments())
     assert plan.arguments.init == "random" and "cache_features=True" in plan.reasons
 
 

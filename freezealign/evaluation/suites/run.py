@@ -13,8 +13,7 @@ from freezealign.evaluation.suites.report import RESULT, read_record, write_repo
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
 from freezealign.files import write_json_atomically
-from freezealign.identity import weights_digest
-from freezealign.model import FreezeAlign
+from freezealign.space import Space
 
 
 def run_suite(
@@ -60,7 +59,7 @@ def run_suite(
         raise ValueError(f"a model's name is of letters, digits, '.', '_' and '-'; got {name!r}.")
     chosen = _choose(suite, tasks)
     folder, found = Path(output), {}
-    who = weights_digest(model) if isinstance(model, FreezeAlign) else identity
+    who = model.weights_digest() if isinstance(model, Space) else identity
     for number, task in enumerate(chosen, start=1):
         place = folder / name / task.name
         key = {"task_identity": task.identity, "model_identity": who}

@@ -1,4 +1,4 @@
-"""The structure loss: what is near in the frozen space stays near in the shared one."""
+"""The neighbourhood loss: what is near in the frozen space stays near in the shared one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from freezealign.modules.pooling import masked_mean
 TEMPERATURE = 0.05
 
 
-def structure_loss(frozen: Tensor, embeddings: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def neighbourhood_loss(frozen: Tensor, embeddings: Tensor, temperature: float = TEMPERATURE) -> Tensor:
     """Return how much the neighbourhoods of a batch differ before and after projection: a scalar in [0, log 2].
 
     The mean over rows of the Jensen–Shannon divergence between the softmax over cosine similarities to the other rows,

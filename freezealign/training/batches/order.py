@@ -24,15 +24,15 @@ class Draw(NamedTuple):
 
     Args:
         positions: (n,) which pairs.
-        choice: (n,) a number in [0, 1) for each, which chooses among its captions and views.
+        row_draws: (n,) a number in [0, 1) for each, which draws one of its rows in each modality, captions or views.
     """
 
     positions: np.ndarray
-    choice: np.ndarray
+    row_draws: np.ndarray
 
     def rows(self, start: int, stop: int | None = None) -> Draw:
         """Return some of them."""
-        return Draw(self.positions[start:stop], self.choice[start:stop])
+        return Draw(self.positions[start:stop], self.row_draws[start:stop])
 
 
 class Order:
@@ -75,7 +75,9 @@ class Order:
         left, missing = Draw(np.arange(0), np.zeros(0)), len(self)
         for start in range(0, len(chunks), per_window := math.ceil(self.window / self.chunk)):
             fresh = rng.permutation(self._members(chunks[start : start + per_window]))
-            draw = Draw(np.concatenate([left.positions, fresh]), np.concatenate([left.choice, rng.random(len(fresh))]))
+            draw = Draw(
+                np.concatenate([left.positions, fresh]), np.concatenate([left.row_draws, rng.random(len(fresh))])
+            )
             full = min(len(draw.positions) // self.batch_size, missing)
             yield [draw.rows(i * self.batch_size, (i + 1) * self.batch_size) for i in range(full)]
             left, missing = draw.rows(full * self.batch_size), missing - full
