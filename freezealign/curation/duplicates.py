@@ -50,7 +50,7 @@ class NearDuplicates(Filter):
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, and which features it applies to."""
-        return {"threshold": self.threshold, "features": self.pool.fingerprint()}
+        return {"threshold": self.threshold, "features": self.pool.fingerprint}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like one that is kept."""
@@ -112,7 +112,7 @@ class Leaks(Filter):
         """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
         digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
         sizes = {name: len(test) for name, test in self.tests.items()}
-        return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint()}
+        return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like a test item."""

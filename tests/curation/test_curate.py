@@ -16,7 +16,7 @@ from freezealign import FeatureStore, FreezeAlign
 from freezealign.cli import app
 from freezealign.curation import CaptionLength, NearDuplicates, Prototypes, curate, find_shards, open_pool, write_subset
 from freezealign.curation import card as card_module
-from freezealign.curation import run as module
+from freezealign.curation import pipeline as module
 from freezealign.curation.subset import keys_of
 
 QUIET = {"show_progress_bar": False}
@@ -132,7 +132,7 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
     options = {"per_concept": 10, "candidates": 40, **QUIET}
     curate(pool, make_prototypes(), tmp_path / "out", **options)
     before = files_of(tmp_path / "out")
-    with pytest.raises(ValueError, match=f"holds a curation with other {names};"):
+    with pytest.raises(ValueError, match=rf"the curation in .* was begun with {names} = "):
         curate(pool, make_prototypes(), tmp_path / "out", **{**options, **change})
     assert files_of(tmp_path / "out") == before
 
@@ -141,14 +141,14 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
 def test_curations_with_other_filters_share_the_pass(pool, tmp_path, monkeypatch):
     options = {"per_concept": 10, "candidates": 40, "scores": tmp_path / "scores", **QUIET}
     curate(pool, make_prototypes(), tmp_path / "first", **options)
-    monkeypatch.setattr("freezealign.curation.scoring.score_range", lambda *_: pytest.fail("the pool was scored again"))
+    monkeypatch.setattr("freezealign.curation.engines.score_range", lambda *_: pytest.fail("the pool was scored again"))
     found = curate(pool, make_prototypes(), tmp_path / "second", filters=[NearDuplicates(pool, 0.9)], **options)
     assert len(found.filters) == 2
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_folder_of_something_else_is_left_alone(pool, tmp_path):
-    with pytest.raises(ValueError, match="is not empty and holds no curation"):
+    with pytest.raises(FileExistsError, match="holds 'store' and no curation"):
         curate(pool, make_prototypes(), tmp_path, per_concept=10, **QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
@@ -158,7 +158,7 @@ def test_pool_that_changed_is_another_curation(tmp_path):
     folder = write_arrays(tmp_path / "pool", make_vectors())
     curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
     write_arrays(folder, make_vectors(), caption=["another caption"] * 40)
-    with pytest.raises(ValueError, match="holds a curation with other pools;"):
+    with pytest.raises(ValueError, match="was begun with pools = "):
         curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
 
 
@@ -234,9 +234,9 @@ def test_subset_of_other_samples_is_refused(tmp_path):
     """What a second run leaves out, a test image perhaps, must not stay from the first."""
     shards = find_shards(write_shards(tmp_path / "shards"))
     write_subset(shards, ["pair-1", "pair-11"], tmp_path / "subset", **QUIET)
-    with pytest.raises(ValueError, match="holds a subset of other samples"):
+    with pytest.raises(ValueError, match="the subset in .* was begun with ids = "):
         write_subset(shards, ["pair-1"], tmp_path / "subset", **QUIET)
-    with pytest.raises(ValueError, match="is not empty and holds no subset"):
+    with pytest.raises(FileExistsError, match=r"holds '.*\.tar' and no subset"):
         write_subset(shards, ["pair-1"], tmp_path / "shards", **QUIET)
 
 

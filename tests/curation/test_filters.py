@@ -23,13 +23,14 @@ from freezealign.curation import (
     score_pool,
 )
 from freezealign.curation.duplicates import first_of_kind
-from freezealign.curation.filters import EqualIds, Filter, apply_filters, best_keys
+from freezealign.curation.equal import EqualIds, best_keys
+from freezealign.curation.filters import Filter, apply_filters
 from freezealign.curation.selection import candidate_rows
 from freezealign.curation.top_k import as_keys
 from freezealign.vectors import unit
 from freezealign.words import count_words, plain
 
-NO_KEYS = np.zeros((1, 0), np.uint64)
+NO_KEYS, ONE_KEY = np.zeros((1, 0), np.uint64), np.ones((1, 1), np.uint64)
 
 
 def kept(one, pool, rows=None, keys=NO_KEYS) -> list[int]:
@@ -207,11 +208,11 @@ class Counted(Filter):
 
     name = "half"
 
-    def __init__(self, settings: int = 0) -> None:
-        self.asked, self.settings = 0, settings
+    def __init__(self) -> None:
+        self.asked = 0
 
     def request(self):
-        return {"settings": self.settings}
+        return {}
 
     def keep(self, pool, rows, keys):
         self.asked += 1
@@ -229,12 +230,12 @@ def test_filters_that_were_done_are_not_done_again(tmp_path):
     assert [one.asked for one in filters] == [1, 1]
 
 
-@pytest.mark.parametrize("change", ["settings", "candidates"])
-def test_filter_of_something_else_is_done_again(change, tmp_path):
+@pytest.mark.parametrize(("rows", "keys"), [(np.arange(6), ONE_KEY), (np.arange(8), NO_KEYS)])
+def test_filter_is_done_again_for_other_candidates(rows, keys, tmp_path):
     pool = pool_of("abcdefgh")
-    apply_filters([Counted()], pool, np.arange(8), NO_KEYS, tmp_path)
-    other, rows = (Counted(1), np.arange(8)) if change == "settings" else (Counted(), np.arange(6))
-    apply_filters([other], pool, rows, NO_KEYS, tmp_path)
+    apply_filters([Counted()], pool, np.arange(8), ONE_KEY, tmp_path)
+    other = Counted()
+    apply_filters([other], pool, rows, keys, tmp_path)
     assert other.asked == 1
 
 
