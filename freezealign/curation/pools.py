@@ -24,7 +24,7 @@ class Vectors(Protocol):
 
     def __len__(self) -> int: ...
     def take(self, index: np.ndarray) -> np.ndarray:
-        """Return the vectors ``index`` (n, d)."""
+        """Return the vectors of rows ``index`` (n,)."""
 
 
 class Known(Protocol):

@@ -18,7 +18,6 @@ from freezealign.curation import (
     Scoring,
     Similarity,
     StatedSimilarity,
-    duplicates,
     open_pool,
     score_pool,
 )
@@ -162,13 +161,8 @@ def reference(units: np.ndarray, threshold: float) -> list[bool]:
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.7, 0.95]), st.sampled_from([3, 7, 100]))
 def test_kept_are_those_unlike_all_kept_before(n, seed, threshold, tile):
-    before, duplicates.TILE = duplicates.TILE, tile
     units = unit(make_vectors(n, seed, 3))
-    try:
-        found = first_of_kind(units, threshold)
-    finally:
-        duplicates.TILE = before
-    assert found.tolist() == reference(units.double().numpy(), threshold)
+    assert first_of_kind(units, threshold, tile).tolist() == reference(units.double().numpy(), threshold)
 
 
 def test_planted_duplicates_are_found(tmp_path):
