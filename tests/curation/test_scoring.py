@@ -67,7 +67,9 @@ class Interrupted(Exception):
 @pytest.mark.parametrize("tiles", [1, 5, 9])
 def test_interrupted_pass_goes_on_and_finds_the_same(tiles, tmp_path, monkeypatch):
     monkeypatch.setattr(Scoring, "save_seconds", -1)
-    pool, read = open_pool(make_store(make_vectors())), []
+    vectors, read = make_vectors(), []
+    vectors[2] = 0
+    pool = open_pool(make_store(vectors))
     whole = score(pool, tmp_path / "whole")
     original = TopK.update
 
@@ -83,6 +85,7 @@ def test_interrupted_pass_goes_on_and_finds_the_same(tiles, tmp_path, monkeypatc
     resumed = score(pool, tmp_path / "halted")
     assert read == [4 * t for t in range(tiles + 1)] + [4 * t for t in range(tiles, 10)]
     np.testing.assert_array_equal(resumed.keys, whole.keys)
+    assert (resumed.rows, resumed.unusable) == (whole.rows, whole.unusable) == (40, 1)
     assert files_of(tmp_path / "halted") == ["request.json", "scores.safetensors"]
 
 
