@@ -20,7 +20,6 @@ from report import HIDE_NOTHING, print_cost, record, run
 from torch.nn.functional import normalize
 
 from freezealign.curation import Prototypes, Scoring, open_pool, score_pool
-from freezealign.curation.scoring import TILE
 from freezealign.curation.top_k import rows_of
 
 WIDTH, CONCEPTS, K = 768, 3000, 2000
@@ -59,10 +58,10 @@ def one_pass(folder: Path, concepts: int = CONCEPTS) -> Any:
 def products(rows: int) -> Any:
     """Return a function that computes nothing but the matrix products, of one tile in memory again and again."""
     prototypes = make_prototypes(CONCEPTS).vectors
-    tile, scores = torch.randn(TILE, WIDTH), torch.empty(CONCEPTS, TILE)
+    tile, scores = torch.randn(Scoring.chunk, WIDTH), torch.empty(CONCEPTS, Scoring.chunk)
 
     def multiply() -> None:
-        for _ in range(rows // TILE):
+        for _ in range(rows // Scoring.chunk):
             torch.mm(prototypes, tile.T, out=scores)
 
     return multiply

@@ -5,46 +5,49 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from freezealign.curation.result import Curation
+from freezealign.curation.sheet import DPI, draw_sheet
 from freezealign.figures import new_figure
-from freezealign.files import write_json_atomically
+from freezealign.files import write_atomically, write_json_atomically
 from freezealign.markdown import markdown_table
 
-if TYPE_CHECKING:
-    from freezealign.curation.run import Curation
-
-DPI = 100
-SHEET_ROWS, SHEET_COLUMNS = 8, 8
 MOST_LISTED = 30
 BINS = 60
 
 
-def write_card(curation: Curation, folder: Path, pictures: Mapping[str, Any]) -> None:
-    """Write ``card.json``, ``card.md`` and their figures; ``sheet.jpg`` where there are pictures."""
-    card = describe(curation)
+def write_card(curation: Curation, folder: Path, pictures: Any = None) -> None:
+    """Write ``card.json``, ``card.md`` and their figures; ``sheet.jpg`` where there are pictures.
+
+    Raises:
+        ValueError: If none of the pictures of the sheet is among ``pictures``.
+    """
+    card = card_content(curation)
     write_json_atomically(folder / "card.json", card)
     _draw_coverage(folder / "coverage.png", card)
     _draw_scores(folder / "scores.png", curation)
-    if pictures:
+    if pictures is not None:
         draw_sheet(folder / "sheet.jpg", curation, pictures)
-    (folder / "card.md").write_text(_markdown(card, bool(pictures)), encoding="utf-8")
+    text = _markdown(card, sheet=pictures is not None)
+    write_atomically(folder / "card.md", lambda file: file.write(text.encode()))
 
 
-def describe(curation: Curation) -> dict[str, Any]:
+def card_content(curation: Curation) -> dict[str, Any]:
     """Return the card as JSON."""
+    scoring, scores = curation.scoring, curation.scores
     after = curation.selection.counts(len(curation.concepts))
     before = np.bincount(curation.sample_concepts, minlength=len(curation.concepts))
     short = {curation.concepts[c]: int(after[c]) for c in np.flatnonzero(after < curation.per_concept)}
     return {
-        "pool": {"names": curation.pools, "rows": curation.scores.rows, "unusable": curation.scores.unusable},
-        "prototypes": curation.provenance,
+        "pool": {"names": [pool.name for pool in scoring.pools], "rows": scores.rows, "unusable": scores.unusable},
+        "prototypes": [{"encoder": p.origin and p.origin.name, **p.provenance} for p in scoring.prototypes],
         "concepts": len(curation.concepts),
-        "candidates_per_concept": min(curation.scores.keys.shape[1], curation.scores.rows),
-        "search": "exact" if curation.scores.recall is None else "approximate, FAISS IVF-PQ",
-        "recall": curation.scores.recall,
+        "candidates_per_concept": min(scores.keys.shape[1], scores.rows),
+        "search": "exact" if scores.recall is None else "approximate, FAISS IVF-PQ",
+        "recall": scores.recall,
         "per_concept": curation.per_concept,
         "filters": curation.filters,
         "selected": len(curation.selection),
@@ -72,45 +75,6 @@ def licences(curation: Curation) -> dict[str, int] | None:
         return None
     found = curation.pool.take(curation.selection.rows, "licence")
     return dict(Counter(str(licence or "not stated") for licence in found).most_common())
-
-
-def sheet_concepts(curation: Curation) -> list[int]:
-    """Return concepts evenly spaced between the rarest and the most common, of those that have a pair."""
-    served = list(dict.fromkeys(curation.selection.concepts.tolist()))
-    some = np.linspace(0, len(served) - 1, min(SHEET_ROWS, len(served))).round().astype(int)
-    return [served[index] for index in some]
-
-
-def sheet_rows(curation: Curation) -> dict[int, np.ndarray]:
-    """Return for each concept of the sheet its best rows."""
-    owners = curation.selection.concepts
-    return {c: curation.selection.rows[owners == c][:SHEET_COLUMNS] for c in sheet_concepts(curation)}
-
-
-def draw_sheet(path: Path, curation: Curation, pictures: Mapping[str, Any]) -> None:
-    """Draw the best pictures of some concepts, from the rarest to the most common.
-
-    Args:
-        path: The picture to write.
-        curation: What was selected.
-        pictures: From id to picture; those that are missing stay empty.
-    """
-    from freezealign.images import read_image
-    from freezealign.inputs import InputError
-
-    rows = sheet_rows(curation)
-    figure = new_figure(1.3 * SHEET_COLUMNS + 1.6, 1.4 * len(rows))
-    axes = figure.subplots(len(rows), SHEET_COLUMNS, squeeze=False)
-    for line, (concept, own) in zip(axes, rows.items()):
-        line[0].set_ylabel(curation.concepts[concept][:24], rotation=0, ha="right", va="center", parse_math=False)
-        for axis in line:
-            axis.set(xticks=[], yticks=[], frame_on=False)
-        for axis, key in zip(line, curation.pool.take(own, "id")):
-            try:
-                axis.imshow(read_image(pictures[str(key)]))
-            except (KeyError, InputError):
-                axis.set_title("no picture", fontsize=7)
-    figure.savefig(path, dpi=DPI)
 
 
 def _draw_coverage(path: Path, card: Mapping[str, Any]) -> None:

@@ -1,20 +1,28 @@
-"""The same pass on Ray: ranges of the pool are tasks, and a task whose worker is lost goes on from its last state."""
+"""The exact pass on Ray: ranges of the pool are tasks, and a task whose worker is lost goes on from its last state."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from freezealign.curation.scoring import Scoring
+from freezealign.batch import default_device
+from freezealign.curation.exact import score_range
+from freezealign.curation.scoring import Scoring
 
 RANGES = 64
 """Tasks a pass is divided into, however many machines there are: a pass can be taken up by another cluster."""
 RETRIES = 5
 
 
-def score_with_ray(scoring: Scoring, folder: Path, show_progress_bar: bool) -> list[Path]:
-    """Score all rows on the cluster this process is connected to, or on a local one; return the states of the ranges.
+def divide(scoring: Scoring) -> list[tuple[int, int]]:
+    """Return ranges of rows, at most ``RANGES``, that are whole chunks, but for the last."""
+    rows = len(scoring)
+    step = -(-rows // (RANGES * scoring.chunk)) * scoring.chunk
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def score_with_ray(scoring: Scoring, ranges: list[tuple[int, int]], folder: Path, show_progress_bar: bool) -> None:
+    """Score ranges on the cluster this process is connected to, or on a local one.
 
     Raises:
         ModuleNotFoundError: If Ray is not installed.
@@ -28,23 +36,19 @@ def score_with_ray(scoring: Scoring, folder: Path, show_progress_bar: bool) -> l
     if started:
         ray.init(log_to_driver=False)
     try:
-        return _run(ray, scoring, folder.resolve(), show_progress_bar)
+        _run(ray, scoring, ranges, folder.resolve(), show_progress_bar)
     finally:
         if started:
             ray.shutdown()
 
 
-def _run(ray: Any, scoring: Scoring, folder: Path, show_progress_bar: bool) -> list[Path]:
+def _run(ray: Any, scoring: Scoring, ranges: list[tuple[int, int]], folder: Path, show_progress_bar: bool) -> None:
     from tqdm.auto import tqdm
 
     gpus = 1 if ray.cluster_resources().get("GPU") else 0
-    task = ray.remote(num_gpus=gpus, max_retries=RETRIES)(_score)
-    job, states = ray.put(scoring), []
-    waiting = []
-    for number, (start, stop) in enumerate(divide(len(scoring.pools[0]))):
-        states.append(folder / f"state-{number:03d}.safetensors")
-        waiting.append(task.remote(job, start, stop, states[-1]))
-    with tqdm(desc="Scoring", unit="range", total=len(states), delay=1, disable=not show_progress_bar) as bar:
+    task, job = ray.remote(num_gpus=gpus, max_retries=RETRIES)(_score), ray.put(scoring)
+    waiting = [task.remote(job, start, stop, folder) for start, stop in ranges]
+    with tqdm(desc="Scoring", unit="range", total=len(ranges), delay=1, disable=not show_progress_bar) as bar:
         while waiting:
             done, waiting = ray.wait(waiting)
             try:
@@ -54,19 +58,7 @@ def _run(ray: Any, scoring: Scoring, folder: Path, show_progress_bar: bool) -> l
                     f"the worker of a range was lost {RETRIES + 1} times; run again to go on."
                 ) from error
             bar.update(len(done))
-    return states
 
 
-def divide(rows: int, ranges: int = RANGES) -> list[tuple[int, int]]:
-    """Return ranges of rows that are whole tiles, but for the last."""
-    from freezealign.curation.scoring import TILE
-
-    step = -(-rows // (ranges * TILE)) * TILE
-    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
-
-
-def _score(scoring: Scoring, start: int, stop: int, state: Path) -> None:
-    from freezealign.batch import default_device
-    from freezealign.curation.scoring import score_range
-
-    score_range(scoring, start, stop, state, default_device())
+def _score(scoring: Scoring, start: int, stop: int, folder: Path) -> None:
+    score_range(scoring, start, stop, folder, default_device())

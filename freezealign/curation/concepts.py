@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
+from freezealign.batch import default_device
 from freezealign.curation.pools import Modality, Pool
 from freezealign.curation.prototypes import TEMPLATES, Prototypes
+from freezealign.encoders import FrozenEncoder
+from freezealign.features import SHARD_SIZES, FeatureStore, Level
+from freezealign.features.extract import Extraction
+from freezealign.features.job import extract_features
 from freezealign.files import is_file, is_folder
+from freezealign.space.recipes import default_pooling
+
+
+@dataclass(frozen=True)
+class _OneEncoder:
+    """A frozen encoder that sees examples as a model with a projector behind it would."""
+
+    encoder: FrozenEncoder
+
+    def extract_features(
+        self, data: Iterable[Any], *, level: Level, modalities: Sequence[str], batch_size: int, show_progress_bar: bool
+    ) -> FeatureStore:
+        (name,), shard = modalities, SHARD_SIZES[level]
+        poolings = {name: default_pooling(self.encoder)}
+        extraction = Extraction({name: self.encoder}, poolings, "float32", batch_size, shard)
+        return extract_features(data, extraction, default_device(), None, False, "local", show_progress_bar)
 
 
 def read_concepts(
@@ -53,9 +76,7 @@ def read_concepts(
     name = encoder or (pool.origin and pool.origin.name)
     if not name:
         raise ValueError(f"the pool {pool.name} does not tell which encoder made its vectors; name it.")
-    from freezealign.model import FreezeAlign
-
-    model = FreezeAlign({modality: name})
+    model = _OneEncoder(FrozenEncoder(name, modality).to(default_device()).eval())
     if needed == "image":
         return Prototypes.from_images(model, path, shots, seed)
     lines = path.read_text(encoding="utf-8-sig").splitlines()

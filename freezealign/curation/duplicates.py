@@ -50,7 +50,7 @@ class NearDuplicates(Filter):
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, and which features it applies to."""
-        return {"threshold": self.threshold, "features": self.pool.fingerprint()}
+        return {"threshold": self.threshold, "features": self.pool.fingerprint}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like one that is kept."""
@@ -60,7 +60,7 @@ class NearDuplicates(Filter):
             places = places[found]
             places = places[keep[places]]
             if len(places):
-                keep[places] = first_of_kind(_units(self.pool, rows[places]), self.threshold)
+                keep[places] = first_of_kind(_unit_rows(self.pool, rows[places]), self.threshold)
         return keep
 
 
@@ -112,14 +112,14 @@ class Leaks(Filter):
         """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
         digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
         sizes = {name: len(test) for name, test in self.tests.items()}
-        return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint()}
+        return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like a test item."""
         parts = [np.zeros(0, bool)]
         for start in range(0, len(rows), TILE):
             near = torch.full((len(rows[start : start + TILE]),), -1.0)
-            vectors = _units(self.pool, rows[start : start + TILE])
+            vectors = _unit_rows(self.pool, rows[start : start + TILE])
             for tests in self._units.split(TILE):
                 near = torch.maximum(near, (vectors @ tests.T).amax(1))
             parts.append((near < self.threshold).numpy())
@@ -131,13 +131,13 @@ def _check_cosine(threshold: float) -> None:
         raise ValueError(f"a threshold is a cosine, above -1 and at most 1, got {threshold}.")
 
 
-def first_of_kind(vectors: Tensor, threshold: float) -> np.ndarray:
+def first_of_kind(vectors: Tensor, threshold: float, size: int = TILE) -> np.ndarray:
     """Return (n,) bool: which unit vectors (n, d) have a cosine below ``threshold`` with all kept ones before them."""
     keep = torch.ones(len(vectors), dtype=torch.bool)
-    for start in range(0, len(vectors), TILE):
-        tile, mine = vectors[start : start + TILE], keep[start : start + TILE]
-        for begin in range(0, start, TILE):
-            before = vectors[begin : begin + TILE][keep[begin : begin + TILE]]
+    for start in range(0, len(vectors), size):
+        tile, mine = vectors[start : start + size], keep[start : start + size]
+        for begin in range(0, start, size):
+            before = vectors[begin : begin + size][keep[begin : begin + size]]
             mine &= ~((tile @ before.T) >= threshold).any(1)
         alike = torch.tril(tile @ tile.T >= threshold, diagonal=-1)
         for row in torch.nonzero(alike.any(1)).flatten().tolist():  # in order: only kept ones count
@@ -145,7 +145,7 @@ def first_of_kind(vectors: Tensor, threshold: float) -> np.ndarray:
     return keep.numpy()
 
 
-def _units(pool: Pool, rows: np.ndarray) -> Tensor:
+def _unit_rows(pool: Pool, rows: np.ndarray) -> Tensor:
     """Return unit vectors of some rows, which are read in ascending order."""
     order = np.argsort(rows)
     vectors = unit(pool.vectors.take(rows[order]))

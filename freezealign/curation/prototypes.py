@@ -8,26 +8,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from freezealign.curation.examples import draw, labelled_pictures
+from freezealign.curation.pools import Pool
 from freezealign.evaluation.prompts import ClassPrompts
-from freezealign.features import Origin
+from freezealign.features import FeatureStore, Level, Origin
 from freezealign.files import write_arrays_atomically
-from freezealign.images import IMAGE_SUFFIXES
 from freezealign.vectors import unit
-
-if TYPE_CHECKING:
-    from freezealign.curation.pools import Pool
-    from freezealign.model import FreezeAlign
 
 FILE_KEY = "freezealign_prototypes"
 TEMPLATES = ("{}",)
 NEARLY = 1e-3
+
+
+class Extractor(Protocol):
+    """What makes features of examples as those of the pool were made: a ``FreezeAlign``."""
+
+    def extract_features(
+        self, data: Iterable[Any], *, level: Level, modalities: Sequence[str], batch_size: int, show_progress_bar: bool
+    ) -> FeatureStore:
+        """Return the features of items."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Prototypes:
     @classmethod
     def from_images(
         cls,
-        model: FreezeAlign,
+        model: Extractor,
         images: Mapping[str, Sequence[Any]] | str | PathLike[str],
         shots: int | None = None,
         seed: int = 0,
@@ -120,14 +125,14 @@ class Prototypes:
             ValueError: If no image of a concept can be read.
         """
         labelled = images if isinstance(images, Mapping) else labelled_pictures(images)
-        chosen = [(name, item) for name, items in labelled.items() for item in _draw(items, shots, seed)]
+        chosen = [(name, item) for name, items in labelled.items() for item in draw(items, shots, seed)]
         about = {"shots": shots, "seed": seed}
         return cls._from_items(model, "image", chosen, about, batch_size, show_progress_bar)
 
     @classmethod
     def from_texts(
         cls,
-        model: FreezeAlign,
+        model: Extractor,
         names: Iterable[str],
         templates: Sequence[str] = TEMPLATES,
         batch_size: int = 32,
@@ -155,7 +160,7 @@ class Prototypes:
     @classmethod
     def _from_items(
         cls,
-        model: FreezeAlign,
+        model: Extractor,
         modality: str,
         items: Sequence[tuple[str, Any]],
         about: Mapping[str, Any],
@@ -221,49 +226,3 @@ class Prototypes:
             return cls(tuple(about["names"]), vectors, origin, about["provenance"])
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path} holds no prototypes that freezealign wrote ({error}).") from None
-
-
-def labelled_pictures(folder: str | PathLike[str]) -> dict[str, list[Path]]:
-    """Return the pictures of each sub-folder under its name, sorted.
-
-    Raises:
-        ValueError: If no sub-folder holds a picture, or one holds none.
-    """
-    folders = sorted(path for path in Path(folder).glob("*") if path.is_dir())
-    found = {
-        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES) for path in folders
-    }
-    empty = [name for name, pictures in found.items() if not pictures]
-    if empty or not found:
-        raise ValueError(f"{folder}: each concept needs a folder with pictures; {empty[:5] or 'there is none'}.")
-    return found
-
-
-def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -> dict[str, list[Any]]:
-    """Return the images of a ``datasets`` data set, not decoded yet, under the names of their labels.
-
-    Raises:
-        ValueError: If a column is missing, or a row has no label.
-    """
-    from datasets import Image
-
-    if missing := {image, label} - set(dataset.column_names):
-        raise ValueError(f"the data set has no column {sorted(missing)}; its columns are {dataset.column_names}.")
-    if isinstance(dataset.features[image], Image):
-        dataset = dataset.cast_column(image, Image(decode=False))
-    names = getattr(dataset.features[label], "names", None)
-    found: dict[str, list[Any]] = {}
-    for number, row in enumerate(dataset):
-        if names is not None and row[label] not in range(len(names)):
-            raise ValueError(
-                f"row {number} of the data set has the label {row[label]}, which has no name; leave it out."
-            )
-        found.setdefault(str(row[label]) if names is None else names[row[label]], []).append(row[image])
-    return found
-
-
-def _draw(items: Sequence[Any], shots: int | None, seed: int) -> list[Any]:
-    if shots is None or len(items) <= shots:
-        return list(items)
-    chosen = np.random.default_rng(seed).choice(len(items), shots, replace=False)
-    return [items[index] for index in np.sort(chosen)]

@@ -12,9 +12,7 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import read_json, write_atomically, write_json_atomically
-
-REQUEST = "subset.json"
+from freezealign.files import claim, exclusive, write_atomically, write_json_atomically
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:
@@ -41,25 +39,37 @@ def write_subset(
     Args:
         shards: The tar files, as img2dataset writes them; their names differ.
         ids: The keys of the samples to take.
-        folder: Where to write.
+        folder: Where to write; new, or of the same subset: after a kill, run it again and it goes on.
         show_progress_bar: Show progress if it takes longer than a second.
 
     Returns:
         For each damaged shard what could not be read of it, and why; ``subset.json`` also has it.
 
     Raises:
+        FileExistsError: If the folder holds something else.
+        RuntimeError: If another process is writing to it.
         ValueError: If selected samples are in several shards, or in none though none is damaged; if two shards have one
             name, or the folder holds another subset.
     """
     from tqdm.auto import tqdm
 
-    wanted = set(ids)
-    damage = _begin(shards, wanted, folder)
-    for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
-        if not (folder / shard.name).is_file() and (lost := _copy(shard, wanted, folder / shard.name)):
-            damage[shard.name] = lost
-            write_json_atomically(folder / REQUEST, {**read_json(folder / REQUEST), "damage": damage})
-    _check(shards, wanted, folder, bool(damage))
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("the shards of a subset keep their names, and two of these have the same.")
+    wanted, path = set(ids), folder / "subset.json"
+    digest = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8", "surrogatepass")).hexdigest()
+    request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
+    with exclusive(folder):
+        begun = claim(path, request, "subset", damage={})
+        for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
+            if (folder / shard.name).is_file():
+                continue
+            samples, lost = _readable(shard)
+            if lost:  # told before the shard is there, which is not read again
+                begun["damage"][shard.name] = lost
+                write_json_atomically(path, begun)
+            _copy(shard, [sample for sample in samples if sample["__key__"] in wanted], folder / shard.name)
+        damage: dict[str, list[str]] = begun["damage"]
+        _check(shards, wanted, folder, bool(damage))
     return damage
 
 
@@ -67,24 +77,6 @@ def keys_of(shard: Path) -> list[str]:
     """Return the keys of a shard's samples."""
     with shard.open("rb") as file:
         return [sample["__key__"] for sample in iterate_samples(shard, file, [])]
-
-
-def _begin(shards: Sequence[Path], wanted: Collection[str], folder: Path) -> dict[str, list[str]]:
-    """Start a subset, or go on with the same; return the damage that is known."""
-    if len({shard.name for shard in shards}) < len(shards):
-        raise ValueError("the shards of a subset keep their names, and two of these have the same.")
-    digest = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8", "surrogatepass")).hexdigest()
-    request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
-    if not (folder / REQUEST).is_file():
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no subset; choose another folder.")
-        write_json_atomically(folder / REQUEST, {**request, "damage": {}})
-    begun: dict[str, Any] = read_json(folder / REQUEST)
-    if {key: begun.get(key) for key in request} != request:
-        raise ValueError(
-            f"{folder} holds a subset of other samples or other shards; delete it or choose another folder."
-        )
-    return dict(begun["damage"])
 
 
 def _check(shards: Sequence[Path], wanted: set[str], folder: Path, damaged: bool) -> None:
@@ -98,16 +90,19 @@ def _check(shards: Sequence[Path], wanted: set[str], folder: Path, damaged: bool
         )
 
 
-def _copy(shard: Path, wanted: Collection[str], target: Path) -> list[str]:
-    """Write the wanted samples of a shard; return what is wrong with it."""
+def _readable(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the samples of a shard that are whole, and what is wrong with it."""
     lost: list[str] = []
     with shard.open("rb") as file:
         samples = list(iterate_samples(shard, file, lost))
     if lost and samples:
         cut = samples.pop()  # what comes before damage may lack some of its files
         lost.append(f"'{cut['__key__']}' may be incomplete and is left out.")
-    chosen = [sample for sample in samples if sample["__key__"] in wanted]
-    members = [member for sample in chosen for member in sample.values() if isinstance(member, Member)]
+    return samples, lost
+
+
+def _copy(shard: Path, samples: Sequence[dict[str, Any]], target: Path) -> None:
+    members = [member for sample in samples for member in sample.values() if isinstance(member, Member)]
 
     def write(file: IO[bytes]) -> None:
         with tarfile.open(fileobj=file, mode="w") as archive, shard.open("rb") as source:
@@ -118,4 +113,3 @@ def _copy(shard: Path, wanted: Collection[str], target: Path) -> list[str]:
                 archive.addfile(entry, source)
 
     write_atomically(target, write)
-    return lost

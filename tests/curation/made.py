@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from freezealign.curation import Pool, Prototypes, open_pool
 from freezealign.features import FeatureStore, Origin
@@ -82,3 +84,18 @@ def cosines(vectors: np.ndarray, prototypes: Prototypes) -> np.ndarray:
     """(C, n) in float64."""
     units = vectors.astype(np.float64) / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     return prototypes.vectors.numpy().astype(np.float64) @ units.T
+
+
+def write_shards(folder: Path, n: int = 12) -> Path:
+    """Three shards as img2dataset writes them, pictures called pair-0, pair-1, …"""
+    folder.mkdir()
+    for number, rows in enumerate(np.array_split(np.arange(n), 3)):
+        with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
+            for row in rows:
+                picture, text = folder / f"pair-{row}.png", folder / f"pair-{row}.txt"
+                Image.new("RGB", (8, 8), (20 * int(row), 0, 0)).save(picture)
+                text.write_text(f"caption {row}")
+                for path in (picture, text):
+                    archive.add(path, path.name)
+                    path.unlink()
+    return folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made import make_prototypes, make_store, make_vectors, write_arrays, write_tables
+from made import make_prototypes, make_store, make_vectors, write_arrays, write_shards, write_tables
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -16,7 +16,7 @@ from freezealign import FeatureStore, FreezeAlign
 from freezealign.cli import app
 from freezealign.curation import CaptionLength, NearDuplicates, Prototypes, curate, find_shards, open_pool, write_subset
 from freezealign.curation import card as card_module
-from freezealign.curation import run as module
+from freezealign.curation import pipeline as module
 from freezealign.curation.subset import keys_of
 
 QUIET = {"show_progress_bar": False}
@@ -99,26 +99,6 @@ def test_balanced_selection_covers_concepts_more_evenly(tmp_path):
 
 
 @pytest.mark.usefixtures("no_figures")
-@pytest.mark.parametrize("step", ["select_balanced", "_write", "write_card", "_save_store"])
-def test_interrupted_curation_goes_on_to_the_same(step, pool, tmp_path, monkeypatch):
-    options = {"per_concept": 10, "filters": [NearDuplicates(pool, 0.9)], **QUIET}
-    curate(pool, make_prototypes(), tmp_path / "whole", **options)
-
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, fail)
-        with pytest.raises(KeyboardInterrupt):
-            curate(pool, make_prototypes(), tmp_path / "halted", **options)
-    if step == "_save_store":  # killed in the middle of it
-        (tmp_path / "halted" / "features.partial").mkdir()
-        (tmp_path / "halted" / "features.partial" / "manifest.json").write_text("{")
-    curate(pool, make_prototypes(), tmp_path / "halted", **options)
-    assert files_of(tmp_path / "halted") == files_of(tmp_path / "whole")
-
-
-@pytest.mark.usefixtures("no_figures")
 @pytest.mark.parametrize(
     ("change", "names"),
     [
@@ -132,7 +112,7 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
     options = {"per_concept": 10, "candidates": 40, **QUIET}
     curate(pool, make_prototypes(), tmp_path / "out", **options)
     before = files_of(tmp_path / "out")
-    with pytest.raises(ValueError, match=f"holds a curation with other {names};"):
+    with pytest.raises(ValueError, match=rf"the curation in .* was begun with {names} = "):
         curate(pool, make_prototypes(), tmp_path / "out", **{**options, **change})
     assert files_of(tmp_path / "out") == before
 
@@ -141,14 +121,14 @@ def test_another_curation_in_the_same_folder_is_refused_and_changes_nothing(chan
 def test_curations_with_other_filters_share_the_pass(pool, tmp_path, monkeypatch):
     options = {"per_concept": 10, "candidates": 40, "scores": tmp_path / "scores", **QUIET}
     curate(pool, make_prototypes(), tmp_path / "first", **options)
-    monkeypatch.setattr("freezealign.curation.scoring.score_range", lambda *_: pytest.fail("the pool was scored again"))
+    monkeypatch.setattr("freezealign.curation.engines.score_range", lambda *_: pytest.fail("the pool was scored again"))
     found = curate(pool, make_prototypes(), tmp_path / "second", filters=[NearDuplicates(pool, 0.9)], **options)
     assert len(found.filters) == 2
 
 
 @pytest.mark.usefixtures("no_figures")
 def test_folder_of_something_else_is_left_alone(pool, tmp_path):
-    with pytest.raises(ValueError, match="is not empty and holds no curation"):
+    with pytest.raises(FileExistsError, match="holds 'store' and no curation"):
         curate(pool, make_prototypes(), tmp_path, per_concept=10, **QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["store"]
 
@@ -158,7 +138,7 @@ def test_pool_that_changed_is_another_curation(tmp_path):
     folder = write_arrays(tmp_path / "pool", make_vectors())
     curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
     write_arrays(folder, make_vectors(), caption=["another caption"] * 40)
-    with pytest.raises(ValueError, match="holds a curation with other pools;"):
+    with pytest.raises(ValueError, match="was begun with pools = "):
         curate(open_pool(folder), make_prototypes(), tmp_path / "out", per_concept=5, **QUIET)
 
 
@@ -185,21 +165,6 @@ def test_nothing_left_is_an_error(pool, tmp_path):
         curate(pool, make_prototypes(), tmp_path / "out", filters=[CaptionLength(9)], **QUIET)
 
 
-def write_shards(folder: Path, n: int = 12) -> Path:
-    """Three shards as img2dataset writes them, pictures called pair-0, pair-1, …"""
-    folder.mkdir()
-    for number, rows in enumerate(np.array_split(np.arange(n), 3)):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as archive:
-            for row in rows:
-                picture, text = folder / f"pair-{row}.png", folder / f"pair-{row}.txt"
-                Image.new("RGB", (8, 8), (20 * int(row), 0, 0)).save(picture)
-                text.write_text(f"caption {row}")
-                for path in (picture, text):
-                    archive.add(path, path.name)
-                    path.unlink()
-    return folder
-
-
 def test_samples_are_copied_as_they_are(tmp_path):
     shards = write_shards(tmp_path / "shards")
     assert write_subset(find_shards(shards), ["pair-1", "pair-2", "pair-11"], tmp_path / "subset", **QUIET) == {}
@@ -211,16 +176,15 @@ def test_samples_are_copied_as_they_are(tmp_path):
                 assert copy.extractfile(name).read() == original.extractfile(name).read()
 
 
-def test_subset_goes_on_after_a_kill(tmp_path):
-    shards, ids = write_shards(tmp_path / "shards"), ["pair-1", "pair-11"]
-    write_subset(find_shards(shards), ids, tmp_path / "subset", **QUIET)
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "subset").iterdir()}
-    (tmp_path / "subset" / "00002.tar").unlink()
-    (tmp_path / "subset" / ".00002.tar.tmp").write_bytes(b"half")
-    write_subset(find_shards(shards), ids, tmp_path / "subset", **QUIET)
-    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "subset").iterdir()}
+def test_shards_that_are_there_are_not_written_again(tmp_path):
+    shards, folder = find_shards(write_shards(tmp_path / "shards")), tmp_path / "subset"
+    write_subset(shards, ["pair-1", "pair-11"], folder, **QUIET)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "00002.tar").unlink()
+    write_subset(shards, ["pair-1", "pair-11"], folder, **QUIET)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert {name for name in before if before[name] != after[name]} == {"00002.tar"}
-    assert keys_of(tmp_path / "subset" / "00002.tar") == ["pair-11"]
+    assert keys_of(folder / "00002.tar") == ["pair-11"]
 
 
 def test_sample_that_is_in_no_shard_is_an_error(tmp_path):
@@ -234,9 +198,9 @@ def test_subset_of_other_samples_is_refused(tmp_path):
     """What a second run leaves out, a test image perhaps, must not stay from the first."""
     shards = find_shards(write_shards(tmp_path / "shards"))
     write_subset(shards, ["pair-1", "pair-11"], tmp_path / "subset", **QUIET)
-    with pytest.raises(ValueError, match="holds a subset of other samples"):
+    with pytest.raises(ValueError, match=r"the subset in .* was begun with ids = "):
         write_subset(shards, ["pair-1"], tmp_path / "subset", **QUIET)
-    with pytest.raises(ValueError, match="is not empty and holds no subset"):
+    with pytest.raises(FileExistsError, match=r"holds '.*\.tar' and no subset"):
         write_subset(shards, ["pair-1"], tmp_path / "shards", **QUIET)
 
 

@@ -18,18 +18,18 @@ from freezealign.curation import (
     Scoring,
     Similarity,
     StatedSimilarity,
-    duplicates,
     open_pool,
     score_pool,
 )
 from freezealign.curation.duplicates import first_of_kind
-from freezealign.curation.filters import EqualIds, Filter, apply_filters, best_keys
+from freezealign.curation.equal import EqualIds, best_keys
+from freezealign.curation.filters import Filter, apply_filters
 from freezealign.curation.selection import candidate_rows
 from freezealign.curation.top_k import as_keys
 from freezealign.vectors import unit
 from freezealign.words import count_words, plain
 
-NO_KEYS = np.zeros((1, 0), np.uint64)
+NO_KEYS, ONE_KEY = np.zeros((1, 0), np.uint64), np.ones((1, 1), np.uint64)
 
 
 def kept(one, pool, rows=None, keys=NO_KEYS) -> list[int]:
@@ -161,13 +161,8 @@ def reference(units: np.ndarray, threshold: float) -> list[bool]:
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 0.7, 0.95]), st.sampled_from([3, 7, 100]))
 def test_kept_are_those_unlike_all_kept_before(n, seed, threshold, tile):
-    before, duplicates.TILE = duplicates.TILE, tile
     units = unit(make_vectors(n, seed, 3))
-    try:
-        found = first_of_kind(units, threshold)
-    finally:
-        duplicates.TILE = before
-    assert found.tolist() == reference(units.double().numpy(), threshold)
+    assert first_of_kind(units, threshold, tile).tolist() == reference(units.double().numpy(), threshold)
 
 
 def test_planted_duplicates_are_found(tmp_path):
@@ -207,11 +202,11 @@ class Counted(Filter):
 
     name = "half"
 
-    def __init__(self, settings: int = 0) -> None:
-        self.asked, self.settings = 0, settings
+    def __init__(self) -> None:
+        self.asked = 0
 
     def request(self):
-        return {"settings": self.settings}
+        return {}
 
     def keep(self, pool, rows, keys):
         self.asked += 1
@@ -229,12 +224,12 @@ def test_filters_that_were_done_are_not_done_again(tmp_path):
     assert [one.asked for one in filters] == [1, 1]
 
 
-@pytest.mark.parametrize("change", ["settings", "candidates"])
-def test_filter_of_something_else_is_done_again(change, tmp_path):
+@pytest.mark.parametrize(("rows", "keys"), [(np.arange(6), ONE_KEY), (np.arange(8), NO_KEYS)])
+def test_filter_is_done_again_for_other_candidates(rows, keys, tmp_path):
     pool = pool_of("abcdefgh")
-    apply_filters([Counted()], pool, np.arange(8), NO_KEYS, tmp_path)
-    other, rows = (Counted(1), np.arange(8)) if change == "settings" else (Counted(), np.arange(6))
-    apply_filters([other], pool, rows, NO_KEYS, tmp_path)
+    apply_filters([Counted()], pool, np.arange(8), ONE_KEY, tmp_path)
+    other = Counted()
+    apply_filters([other], pool, rows, keys, tmp_path)
     assert other.asked == 1
 
 

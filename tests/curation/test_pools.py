@@ -178,6 +178,6 @@ def test_pool_of_nothing_is_refused(tmp_path):
 def test_fingerprint_tells_pools_apart(tmp_path):
     vectors = make_vectors()
     pools = [open_pool(make_store(values)) for values in (vectors, vectors.copy(), vectors + 1, vectors[:-1])]
-    first, same, *others = [pool.fingerprint() for pool in pools]
+    first, same, *others = [pool.fingerprint for pool in pools]
     assert first == same
     assert all(first != other for other in others)

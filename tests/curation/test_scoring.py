@@ -11,16 +11,20 @@ import pytest
 import torch
 from made import FORMS, cosines, make_pool, make_prototypes, make_store, make_vectors
 
-from freezealign.curation import Scoring, open_pool, score_pool
-from freezealign.curation import scoring as module
+from freezealign.curation import Pool, Scoring, engines, open_pool, score_pool
 from freezealign.curation.cluster import divide
-from freezealign.curation.top_k import NOTHING, rows_of, scores_of
+from freezealign.curation.scoring import Scores
+from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(module, "TILE", 4)
-    monkeypatch.setattr(module, "READ_TILES", 2)
+    monkeypatch.setattr(Scoring, "chunk", 4)
+    monkeypatch.setattr(Scoring, "read_chunks", 2)
+
+
+def files_of(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def score(pool, folder, k=5, prototypes=None, **options):
@@ -62,10 +66,12 @@ class Interrupted(Exception):
 
 @pytest.mark.parametrize("tiles", [1, 5, 9])
 def test_interrupted_pass_goes_on_and_finds_the_same(tiles, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "SAVE_SECONDS", -1)
-    pool, read = open_pool(make_store(make_vectors())), []
+    monkeypatch.setattr(Scoring, "save_seconds", -1)
+    vectors, read = make_vectors(), []
+    vectors[2] = 0
+    pool = open_pool(make_store(vectors))
     whole = score(pool, tmp_path / "whole")
-    original = module.TopK.update
+    original = TopK.update
 
     def update(self, scores, first):
         read.append(first)
@@ -73,19 +79,20 @@ def test_interrupted_pass_goes_on_and_finds_the_same(tiles, tmp_path, monkeypatc
             raise Interrupted
         original(self, scores, first)
 
-    monkeypatch.setattr(module.TopK, "update", update)
+    monkeypatch.setattr(TopK, "update", update)
     with pytest.raises(Interrupted):
         score(pool, tmp_path / "halted")
     resumed = score(pool, tmp_path / "halted")
     assert read == [4 * t for t in range(tiles + 1)] + [4 * t for t in range(tiles, 10)]
     np.testing.assert_array_equal(resumed.keys, whole.keys)
-    assert not (tmp_path / "halted" / "state.safetensors").exists()
+    assert (resumed.rows, resumed.unusable) == (whole.rows, whole.unusable) == (40, 1)
+    assert files_of(tmp_path / "halted") == ["request.json", "scores.safetensors"]
 
 
 def test_finished_pass_is_not_made_again(tmp_path, monkeypatch):
     pool = open_pool(make_store(make_vectors()))
     first = score(pool, tmp_path)
-    monkeypatch.setattr(module, "score_range", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(engines, "score_range", lambda *_: pytest.fail("scored again"))
     np.testing.assert_array_equal(score(pool, tmp_path).keys, first.keys)
 
 
@@ -101,7 +108,7 @@ def test_finished_pass_is_not_made_again(tmp_path, monkeypatch):
 def test_scores_of_something_else_are_refused(change, key, tmp_path):
     score(open_pool(make_store(make_vectors())), tmp_path)
     arguments = {"pool": open_pool(make_store(make_vectors())), **change}
-    with pytest.raises(ValueError, match=f"made with another {key}"):
+    with pytest.raises(ValueError, match=f"was begun with .*{key} = "):
         score(arguments.pop("pool"), tmp_path, **arguments)
 
 
@@ -116,21 +123,19 @@ def test_damaged_or_short_file_is_an_error(size, tmp_path):
 
 
 def test_missing_state_of_a_range_is_an_error(tmp_path):
-    from freezealign.curation.scoring import _State
-
     with pytest.raises(ValueError, match="cannot be read as scores"):
-        _State.read(tmp_path / "state-003.safetensors", {})
+        Scores.read(tmp_path / "state-0-4.safetensors")
 
 
 def run_slowly(folder: Path) -> None:
-    module.TILE, module.READ_TILES, module.SAVE_SECONDS = 4, 2, -1
-    original = module.TopK.update
+    Scoring.chunk, Scoring.read_chunks, Scoring.save_seconds = 4, 2, -1
+    original = TopK.update
 
     def update(self, scores, first):
         time.sleep(0.1)
         original(self, scores, first)
 
-    module.TopK.update = update
+    TopK.update = update
     score(open_pool(make_store(make_vectors())), folder)
 
 
@@ -138,7 +143,7 @@ def test_killed_pass_goes_on(tmp_path):
     whole = score(open_pool(make_store(make_vectors())), tmp_path / "whole")
     process = multiprocessing.get_context("fork").Process(target=run_slowly, args=(tmp_path / "killed",))
     process.start()
-    state = tmp_path / "killed" / "state.safetensors"
+    state = tmp_path / "killed" / "state-0-40.safetensors"
     deadline = time.monotonic() + 60
     while not state.is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -168,7 +173,8 @@ def test_what_does_not_go_together_is_refused():
 
 @pytest.mark.parametrize("rows", [1, 4, 5, 4 * 64, 4 * 64 + 1, 12345])
 def test_ranges_are_whole_tiles_and_cover_the_pool(rows):
-    ranges = divide(rows)
+    pool = Pool("made", np.empty((rows, 6)), 6)
+    ranges = divide(Scoring([pool], [make_prototypes()], 1))
     assert [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])]
     assert ranges[-1][1] == rows
     assert all(start % 4 == 0 for start, _ in ranges)
@@ -188,9 +194,9 @@ def test_approximate_search_states_its_recall(tmp_path):
     for concept, own in enumerate(found.keys):
         own = own[own != NOTHING]
         np.testing.assert_allclose(scores_of(own), known[concept][rows_of(own)], atol=1e-5)
-    with pytest.raises(ValueError, match="another approximate"):
+    with pytest.raises(ValueError, match="was begun with approximate = "):
         score(pool, tmp_path / "near", k=50, prototypes=prototypes, engine="faiss", seed=1)
-    assert [path.name for path in (tmp_path / "near").iterdir()] == ["scores.safetensors"]
+    assert files_of(tmp_path / "near") == ["request.json", "scores.safetensors"]
 
 
 @pytest.mark.slow
@@ -203,11 +209,11 @@ def test_interrupted_index_goes_on_and_finds_the_same(tmp_path, monkeypatch):
         {"k": 50, "prototypes": make_prototypes(width=16), "engine": "faiss"},
     )
     whole = score(pool, tmp_path / "whole", **options)
-    monkeypatch.setattr(module, "SAVE_SECONDS", -1)
+    monkeypatch.setattr(Scoring, "save_seconds", -1)
     original, written = faiss.write_index, []
 
-    def write(index, path):
-        original(index, path)
+    def write(index, writer):
+        original(index, writer)
         written.append(index.ntotal)
         if len(written) == 3:
             raise Interrupted
@@ -221,22 +227,26 @@ def test_interrupted_index_goes_on_and_finds_the_same(tmp_path, monkeypatch):
     assert (resumed.recall, resumed.unusable) == (whole.recall, 1)
 
 
-def test_damaged_index_or_too_small_a_pool_is_an_error(tmp_path):
-    pytest.importorskip("faiss")
+def test_damaged_index_or_too_small_a_pool_is_an_error(tmp_path, monkeypatch):
+    faiss = pytest.importorskip("faiss")
     with pytest.raises(ValueError, match="needs 256 rows; use the exact engine"):
         score(open_pool(make_store(make_vectors())), tmp_path, engine="faiss")
-    (tmp_path / "index.faiss").write_bytes(b"half")
-    pool = open_pool(make_store(make_vectors(300)))
-    with pytest.raises(ValueError, match=r"'index\.json' is missing"):
-        score(pool, tmp_path, engine="faiss")
+    pool, folder = open_pool(make_store(make_vectors(300))), tmp_path / "other"
+    monkeypatch.setattr(faiss, "write_index", lambda *_: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        score(pool, folder, engine="faiss")
+    (folder / "index.faiss").write_bytes(b"half")
+    with pytest.raises(ValueError, match="is damaged"):
+        score(pool, folder, engine="faiss")
 
 
 def test_leftover_states_of_a_kill_are_removed(tmp_path):
     pool = open_pool(make_store(make_vectors()))
     score(pool, tmp_path)
-    (tmp_path / "state-003.safetensors").write_bytes(b"")
+    for name in ("state-0-4.safetensors", ".state-0-4.safetensors.tmp", "index.faiss"):
+        (tmp_path / name).write_bytes(b"")
     score(pool, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["scores.safetensors"]
+    assert files_of(tmp_path) == ["request.json", "scores.safetensors"]
 
 
 @pytest.mark.gpu

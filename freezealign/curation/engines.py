@@ -1,0 +1,87 @@
+"""Engines: one pass over a pool on this machine, on a cluster, or approximately; its result is kept in a folder."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from freezealign.curation.approximate import search_with_faiss
+from freezealign.curation.cluster import divide, score_with_ray
+from freezealign.curation.exact import merge_ranges, score_range
+from freezealign.curation.scoring import Scores, Scoring
+from freezealign.files import claim, exclusive
+
+Engine = Literal["local", "ray", "faiss"]
+STATES = ("*state-*", "*index.faiss*")
+"""What a pass keeps while it is under way, and what a killed writer of it leaves."""
+
+
+def score_pool(
+    scoring: Scoring,
+    folder: Path,
+    *,
+    engine: Engine = "local",
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> Scores:
+    """Score all rows and keep ``folder/scores.safetensors``; run again after a kill, it goes on.
+
+    Args:
+        scoring: What to compare.
+        folder: For the result, and the state of a pass that is under way; new, or of the same pass.
+        engine: ``ray`` divides the pool among the machines of a cluster, which all see ``folder`` and the pool;
+            ``faiss`` searches approximately.
+        device: Where the matrix products run, with engine ``local``.
+        seed: Of the approximate index.
+        show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        FileExistsError: If the folder holds something else.
+        ModuleNotFoundError: If the engine is not installed.
+        RuntimeError: If another process is scoring into the folder, or workers are lost again and again.
+        ValueError: If the folder holds scores of something else, or a damaged or short file.
+    """
+    device, result = _checked(engine, device), folder / "scores.safetensors"
+    request = {**scoring.request(), "approximate": {"seed": seed} if engine == "faiss" else None}
+    # what is finished is only read, by as many curations at once as there are
+    with nullcontext() if result.is_file() else exclusive(folder):
+        claim(folder / "request.json", request, "scores")
+        if not result.is_file():
+            _score(scoring, folder, engine, device, seed, show_progress_bar).write(result)
+        for pattern in STATES:
+            for state in folder.glob(pattern):
+                state.unlink(missing_ok=True)
+    scores = Scores.read(result)
+    if scores.rows != len(scoring) or scores.keys.shape != (len(scoring.concepts), scoring.k):
+        raise ValueError(f"{result} is short: {scores.rows:,} of {len(scoring):,} rows; delete it and run again.")
+    return scores
+
+
+def _checked(engine: Engine, device: str | torch.device) -> torch.device:
+    if engine not in get_args(Engine):
+        raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"there is no device {device!r}: {error}") from None
+    if engine != "local" and device.type != "cpu":
+        raise ValueError(f"a device goes with engine 'local'; {engine} chooses its own.")
+    return device
+
+
+def _score(
+    scoring: Scoring, folder: Path, engine: Engine, device: torch.device, seed: int, show_progress_bar: bool
+) -> Scores:
+    if engine == "faiss":
+        return search_with_faiss(scoring, folder, seed, show_progress_bar)
+    if engine == "ray":
+        ranges = divide(scoring)
+        score_with_ray(scoring, ranges, folder, show_progress_bar)
+    else:
+        ranges = [(0, len(scoring))]
+        score_range(scoring, *ranges[0], folder, device, show_progress_bar)
+    return merge_ranges(scoring, ranges, folder)

@@ -1,0 +1,158 @@
+"""Curation from beginning to end, in a folder where it can be interrupted and taken up again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from freezealign.curation.card import write_card
+from freezealign.curation.engines import Engine, score_pool
+from freezealign.curation.equal import EqualIds
+from freezealign.curation.filters import Filter, apply_filters
+from freezealign.curation.pools import Pool
+from freezealign.curation.prototypes import Prototypes
+from freezealign.curation.result import Curation
+from freezealign.curation.scoring import Scoring
+from freezealign.curation.selection import candidate_rows, select_balanced
+from freezealign.features import FeatureStore
+from freezealign.files import claim, exclusive, write_atomically
+
+SAMPLED_ROWS = 20_000
+CANDIDATES = 4
+"""Rows looked at for each that a concept may take: filters and other concepts take some away."""
+
+
+def curate(
+    pools: Pool | Sequence[Pool],
+    prototypes: Prototypes | Sequence[Prototypes],
+    output: str | PathLike[str],
+    *,
+    per_concept: int = 2000,
+    candidates: int | None = None,
+    filters: Sequence[Filter] = (),
+    engine: Engine = "local",
+    device: str | torch.device = "cpu",
+    scores: str | PathLike[str] | None = None,
+    pictures: Any = None,
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> Curation:
+    """Select a balanced, deduplicated set of pairs out of a pool, and document it.
+
+    Writes to ``output``: ``ids.txt``, ``selection.parquet`` (id, row, concept, score, and what the pool knows),
+    ``card.md`` and ``card.json`` with figures; for a pool that is a feature store also ``features/``, the store of the
+    selected pairs. ``output`` is new, or holds the same curation: after a kill, run it again and it goes on.
+
+    Args:
+        pools: The pool, or one for each encoder, all of the same pairs.
+        prototypes: The concepts in the space of each pool.
+        output: Folder.
+        per_concept: The most pairs a concept takes.
+        candidates: Rows kept for each concept before filters and balancing; 4 · ``per_concept`` by default.
+        filters: What candidates must pass, in this order; equal ids are always filtered, first.
+        engine: ``ray`` divides the pool among machines; ``faiss`` searches approximately.
+        device: Where matrix products run, with engine ``local``.
+        scores: Folder for the result of the pass over the pool, so that curations with other quotas or filters share
+            it; by default below ``output``.
+        pictures: Where the pool's pictures are, for a sheet of examples: what ``open_pairs`` reads, or pairs.
+        seed: Of the sample of the pool that the card describes, and of the approximate index.
+        show_progress_bar: Show progress of what takes longer than a second.
+
+    Returns:
+        What was selected; ``.ids`` names it.
+
+    Raises:
+        FileExistsError: If ``output`` or ``scores`` holds something else.
+        ModuleNotFoundError: If an engine or filter needs a package that is not installed.
+        RuntimeError: If another process is writing to one of them.
+        ValueError: If pools and prototypes do not go together, ``output`` holds another curation, or nothing is left.
+    """
+    pools = [pools] if isinstance(pools, Pool) else list(pools)
+    prototypes = [prototypes] if isinstance(prototypes, Prototypes) else list(prototypes)
+    candidates, filters = CANDIDATES * per_concept if candidates is None else candidates, [EqualIds(), *filters]
+    if not 1 <= per_concept <= candidates:
+        raise ValueError(f"a concept takes 1 pair or more of its candidates, got {per_concept} of {candidates}.")
+    scoring, folder = Scoring(pools, prototypes, candidates), Path(output)
+    place = folder / "scores" if scores is None else Path(scores)
+    if place.resolve() == folder.resolve():
+        raise ValueError(f"scores have a folder of their own, got {place}, which is the output's.")
+    for one in filters:
+        one.check(pools[0])
+    with exclusive(folder):
+        _begin(folder, scoring, per_concept, filters, engine, seed)
+        best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
+        rows, report = apply_filters(
+            filters, scoring.pools[0], candidate_rows(best.keys), best.keys, folder / "filters"
+        )
+        selection = select_balanced(best.keys, per_concept, rows)
+        if not len(selection):
+            raise ValueError(f"no pair is left after the filters: {[(f['filter'], f['removed']) for f in report]}.")
+        curation = Curation(scoring, per_concept, best, report, selection, *_sample(scoring, seed))
+        _write(curation, folder)
+        write_card(curation, folder, pictures)
+    return curation
+
+
+def _begin(
+    folder: Path, scoring: Scoring, per_concept: int, filters: Sequence[Filter], engine: Engine, seed: int
+) -> None:
+    """Begin a curation, or go on with the same one, and keep its prototypes."""
+    request = {
+        **scoring.request(),
+        "per_concept": per_concept,
+        "filters": [one.settings() for one in filters],
+        "approximate": engine == "faiss",
+        "seed": seed,
+    }
+    claim(folder / "request.json", request, "curation")
+    for number, prototypes in enumerate(scoring.prototypes):
+        prototypes.save(folder / f"prototypes-{number}.safetensors")
+
+
+def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best concept and score of each row of a random sample whose vector is usable."""
+    chosen = np.random.default_rng(seed).choice(len(scoring), min(len(scoring), SAMPLED_ROWS), replace=False)
+    vectors = scoring.rows(np.sort(chosen))
+    best = (vectors[~vectors.isnan().any(1)] @ scoring.matrix().T).max(1)
+    return best.indices.numpy(), best.values.numpy()
+
+
+def _write(curation: Curation, folder: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    pool, selection = curation.pool, curation.selection
+    columns: dict[str, Any] = {
+        "id": [_encodable(name) for name in curation.ids],
+        "row": selection.rows,
+        "concept": [curation.concepts[concept] for concept in selection.concepts],
+        "score": selection.scores,
+    }
+    for field in ("caption", "url", "licence", "similarity"):
+        if pool.has(field):
+            columns[field] = [_encodable(value) for value in pool.take(selection.rows, field)]
+    table = pyarrow.table(columns)
+    write_atomically(folder / "selection.parquet", lambda file: parquet.write_table(table, file))
+    lines = "".join(f"{name}\n" for name in columns["id"])
+    write_atomically(folder / "ids.txt", lambda file: file.write(lines.encode()))
+    if pool.store is not None and not (folder / "features").exists():
+        _save_store(pool.store.select(np.sort(selection.rows)), folder / "features")
+
+
+def _encodable(value: Any) -> Any:
+    """Return a string without lone surrogates, which file names may hold and UTF-8 may not."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _save_store(store: FeatureStore, path: Path) -> None:
+    """Write the features of the selection whole or not at all, also where the process is killed."""
+    partial = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    store.save(partial)
+    partial.rename(path)
