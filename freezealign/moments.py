@@ -52,7 +52,7 @@ class Moments:
             total.add_(space.sum(0), alpha=weight)
         for i, j in self.blocks:
             x, y = _alike(spaces[i], spaces[j])
-            self.products[i, j] += weight * (x.T @ y)
+            self.products[i, j].add_(x.T @ y, alpha=weight)
         if self.keeps_hsic:
             self._update_norms(spaces, weight)
 
@@ -62,7 +62,7 @@ class Moments:
             norm.add_(square.sum(), alpha=weight)
         for i, j in self.weighted:
             x, of_other = _alike(spaces[i], squares[j])
-            self.weighted[i, j] += weight * (x.T @ of_other)
+            self.weighted[i, j].add_(x.T @ of_other, alpha=weight)
         for i, j in self.blocks:
             self.norm_products[i, j] += weight * (squares[i].double() @ squares[j].double())
 
@@ -76,8 +76,8 @@ class Moments:
         if self.keeps_hsic:
             self._merge_norms(other, moves)
         for i, j in self.blocks:
-            moved = other.products[i, j] + _outer(other.totals[i], moves[j]) + _outer(moves[i], other.totals[j])
-            self.products[i, j] += moved + other.n * _outer(moves[i], moves[j])
+            self.products[i, j].add_(other.products[i, j]).addr_(moves[i], other.totals[j])
+            self.products[i, j].addr_(other.totals[i] + other.n * moves[i], moves[j])
         for total, theirs, move in zip(self.totals, other.totals, moves):
             total.add_(theirs + other.n * move)
         self.n += other.n
@@ -106,7 +106,7 @@ class Moments:
 
     def covariance(self, i: int, j: int) -> Tensor:
         """Return Σ (x - mean)(y - mean)ᵀ / n of a block, (di, dj)."""
-        return (self.products[i, j] - _outer(self.totals[i], self.totals[j]) / self.n) / self.n
+        return self.products[i, j].addr(self.totals[i], self.totals[j], alpha=-1 / self.n) / self.n
 
     def hsic(self, i: int, j: int, unbiased: bool = True) -> float:
         """Return the Hilbert–Schmidt independence criterion of linear kernels, of items that count once.
@@ -162,7 +162,3 @@ def _alike(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in the finer precision of the two."""
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)
-
-
-def _outer(x: Tensor, y: Tensor) -> Tensor:
-    return x[:, None] * y
