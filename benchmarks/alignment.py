@@ -20,7 +20,7 @@ import torch
 from report import measure, print_cost, record
 
 from freezealign.alignment import LinearCKA, MutualKNN, rank_encoders
-from freezealign.alignment.rows import Rows, StoreRows
+from freezealign.alignment.vectors import StoreVectors, Vectors
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import NpyFile
 
@@ -63,7 +63,7 @@ def direct_mutual_knn(x: np.ndarray, y: np.ndarray, sort: bool) -> float:
     return float((masks[0] * masks[1]).sum() / masks[0].sum())
 
 
-def random_store(n: int) -> list[StoreRows]:
+def random_store(n: int) -> list[StoreVectors]:
     """Return float16 spaces of n random items on disk, as feature stores hold them."""
     folder, rng = Path(tempfile.mkdtemp(dir=os.environ["BENCHMARK_FOLDER"])), np.random.default_rng(0)
     spaces = []
@@ -76,13 +76,13 @@ def random_store(n: int) -> list[StoreRows]:
         store = FeatureStore.from_shards(
             {modality: Origin(modality, "random", {}, "mean")}, [columns(modality, NpyFile(path))]
         )
-        spaces.append(StoreRows(store, modality, np.arange(n)))
+        spaces.append(StoreVectors(store, modality, np.arange(n)))
     return spaces
 
 
 def streamed_cka(*spaces: Any) -> float:
     """Return unbiased CKA of arrays, or of the rows of stores."""
-    x, y = (space if isinstance(space, Rows) else Rows(space) for space in spaces)
+    x, y = (space if isinstance(space, Vectors) else Vectors(space) for space in spaces)
     return LinearCKA().measure_pairs([x], [y], [(0, 0)])[0]
 
 

@@ -441,10 +441,10 @@ def toy(
 ) -> None:
     """Show on synthetic spaces that alignment before training predicts the loss after it, and where it does not."""
     with _plain_errors():
-        from freezealign.alignment.toy import ToySettings, run_toy
+        from freezealign.alignment.toy import ToySettings, describe, run_toy
 
         study = run_toy(output, ToySettings.small(seed=seed) if quick else ToySettings(seed=seed))
-    typer.echo(f"{study.findings}\nSaved {output}: toy.csv, toy.json, toy.png")
+    typer.echo(f"{describe(study)}\nSaved {output}: toy.csv, toy.json, toy.png")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FONT_PACKAGE = "noto_cjk_sans_jp_regular"
+
+# Told apart with any colour vision and on white: Okabe and Ito's colours (jfly.uni-koeln.de/color), the yellow
+# darkened, and one of Paul Tol's. Neighbours in the list differ most.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#882255", "#000000", "#B8A800"]
+SCALE = "cividis"  # from dark blue to yellow, evenly in lightness, and the same to red-green colour-blind readers
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -23,3 +29,13 @@ def new_figure(width: float, height: float) -> Figure:
         font_manager.fontManager.addfont(str(font))
         rcParams["font.family"] = ["DejaVu Sans", font_manager.FontProperties(fname=str(font)).get_name()]
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def text_color(background: Sequence[float]) -> str:
+    """Return ``black`` or ``white``, whichever has more contrast to a colour, red, green and blue in [0, 1].
+
+    Source: relative luminance and contrast as in WCAG 2.1.
+    """
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in background[:3])
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

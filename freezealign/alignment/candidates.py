@@ -7,7 +7,7 @@ import itertools
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import RandomSampler
 
-from freezealign.alignment.rows import StoreRows
+from freezealign.alignment.vectors import StoreVectors
 from freezealign.batch import default_device, to_device
 from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
 from freezealign.encoders import FrozenEncoder
@@ -25,14 +25,17 @@ from freezealign.features import SHARD_SIZES, FeatureStore
 from freezealign.features.extract import Extraction
 from freezealign.features.job import extract_features
 from freezealign.features.read import read_pair
-from freezealign.files import read_object, write_json
+from freezealign.files import claim, exclusive
 from freezealign.inputs import InputError
 from freezealign.space.recipes import as_encoder, default_pooling
 
 logger = logging.getLogger(__name__)
 
 CandidateLike = str | FrozenEncoder | FeatureStore
-TIMED_ITEMS, TIMED_RUNS = 16, 5
+TIMED_ITEMS = 16
+SETTLED_RUNS, MOST_RUNS, FASTER = 5, 50, 0.95
+"""An encoder is timed until so many runs in a row are not below this share of the fastest, or so many in all: what runs
+first finds a machine that takes a second or two to wake up."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Cost:
 
     Args:
         parameters: Of the encoder.
-        milliseconds: To encode an item, read before, in a batch of 16 on this machine; the fastest of five runs.
+        milliseconds: To encode an item, read before, in a batch of 16 on this machine: the fastest run, once settled.
         dim: Width of its last layer.
     """
 
@@ -73,11 +76,11 @@ class Candidate:
         """How many layers its features hold."""
         return max(1, len(self.widths))
 
-    def rows(self, items: np.ndarray, layer: int) -> StoreRows:
+    def vectors(self, items: np.ndarray, layer: int) -> StoreVectors:
         """Return its vectors of some items at one of its layers, counted from 0."""
         start = sum(self.widths[:layer])
         columns = slice(start, start + self.widths[layer]) if self.widths else slice(None)
-        return StoreRows(self.store, self.modality, items, columns, self.name)
+        return StoreVectors(self.store, self.modality, items, columns, self.name)
 
 
 def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what: str) -> dict[str, CandidateLike]:
@@ -141,27 +144,17 @@ class CandidateLoader:
         self.data, self.modalities, self.path, self.layers = undecoded(data), list(modalities), path, layers
         self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
         if path is not None and data is not None:
-            self._check_data(path / "data.json")
+            with exclusive(path):
+                claim(path / "data.json", self._identity(), "cache of features of these pairs in this order")
 
-    def _check_data(self, path: Path) -> None:
-        """Note which data the features in the folder are of, or make sure that they are of this.
-
-        Raises:
-            ValueError: If they are of other pairs, or of the same in another order.
-        """
+    def _identity(self) -> dict[str, Any]:
+        """Return what tells the data from others, and from the same pairs in another order."""
         digest, count = hashlib.sha256(), 0
         for pair in iterate_pairs(self.data, self.modalities):
             texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
             digest.update(json.dumps([pair.id, texts]).encode())
             count += 1
-        found = {"pairs": count, "sha256": digest.hexdigest()}
-        if path.is_file() and (known := read_object(path, found)) != found:
-            raise ValueError(
-                f"the features in {path.parent} are of other pairs than these {count:,}, or of these in another order "
-                f"({known} instead of {found}). Choose another folder."
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
+        return {"pairs": count, "sha256": digest.hexdigest()}
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
@@ -173,7 +166,7 @@ class CandidateLoader:
             if self.layers == "all":
                 raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
             modality = _stored_modality(encoder, modality)
-            width = StoreRows(encoder, modality, np.arange(1)).all().shape[1]
+            width = StoreVectors(encoder, modality, np.arange(1)).all().shape[1]
             return Candidate(name, modality, encoder, Cost(None, None, width))
         frozen = as_encoder(encoder, modality)
         if self.data is None:
@@ -209,16 +202,14 @@ class CandidateLoader:
     def _cost(self, encoder: FrozenEncoder) -> Cost:
         """Time the encoder on the first items that can be read."""
         batch = encoder.collate(list(itertools.islice(self._readable(encoder), TIMED_ITEMS)))
-        seconds = []
-        for _ in range(TIMED_RUNS):
-            inputs = to_device(dict(batch), default_device())
-            start = time.perf_counter()
-            encoder(inputs)
+
+        def run() -> None:
+            encoder(to_device(dict(batch), default_device()))
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
-            seconds.append(time.perf_counter() - start)
+
         count = min(TIMED_ITEMS, len(next(iter(batch.values()))))
-        return Cost(encoder.num_parameters(), 1000 * min(seconds) / count, encoder.get_embedding_dimension())
+        return Cost(encoder.num_parameters(), 1000 * settled_seconds(run) / count, encoder.get_embedding_dimension())
 
     def _readable(self, encoder: FrozenEncoder) -> Iterator[Any]:
         for pair in iterate_pairs(self._side(encoder.modality), [encoder.modality]):
@@ -226,6 +217,21 @@ class CandidateLoader:
                 yield read_pair(pair, {encoder.modality: encoder}).items[encoder.modality][0]
             except InputError:
                 continue
+
+
+def settled_seconds(run: Callable[[], object]) -> float:
+    """Return the seconds of the fastest run, after one that is not timed and as many as it takes to settle."""
+    run()
+    fastest, settled = float("inf"), 0
+    for _ in range(MOST_RUNS):
+        start = time.perf_counter()
+        run()
+        seconds = time.perf_counter() - start
+        settled = settled + 1 if seconds > FASTER * fastest else 0
+        fastest = min(fastest, seconds)
+        if settled == SETTLED_RUNS:
+            break
+    return fastest
 
 
 class _Side:
@@ -276,7 +282,6 @@ def common_items(candidates: Sequence[Candidate]) -> list[np.ndarray]:
 
 def _folder_name(name: str, encoder: FrozenEncoder) -> str:
     """Return a name that another encoder, or another preprocessing, does not have."""
-    config = encoder.get_config_dict()
-    identity = json.dumps([config["fingerprint"], config["preprocessing"]], sort_keys=True)
+    identity = json.dumps([encoder.identity["fingerprint"], encoder.identity["preprocessing"]], sort_keys=True)
     readable = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in name)[:80]
     return f"{encoder.modality}-{readable}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freezealign.alignment.measure import MomentMeasure, unit_norm
-from freezealign.alignment.moments import CrossMoments
+from freezealign.moments import Moments
 
 
 class LinearMapMeasure(MomentMeasure):
@@ -49,13 +49,14 @@ class CCA(LinearMapMeasure):
         """Return the mean over as many directions as the smaller space has."""
         return mean_singular_value(first.T @ second)
 
-    def from_moments(self, cross: CrossMoments, own_x: CrossMoments, own_y: CrossMoments) -> float:
+    def from_moments(self, moments: Moments, i: int, j: int) -> float:
         """Return the mean canonical correlation from covariances."""
-        return mean_singular_value(self._whitening(own_x).T @ cross.covariance() @ self._whitening(own_y))
+        x, y = (self._whitening(moments.covariance(space, space)) for space in (i, j))
+        return mean_singular_value(x.T @ moments.covariance(i, j) @ y)
 
-    def _whitening(self, moments: CrossMoments) -> Tensor:
+    def _whitening(self, covariance: Tensor) -> Tensor:
         """Return (d, r), which makes the space's strongest directions uncorrelated, of variance 1."""
-        values, vectors = torch.linalg.eigh(moments.covariance())
+        values, vectors = torch.linalg.eigh(covariance)
         values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
         rank = self._rank(values)
         return vectors[:, :rank] / values[:rank].sqrt()
@@ -107,10 +108,10 @@ class Procrustes(LinearMapMeasure):
         """Return the nuclear norm of the product."""
         return float(singular_values(first.T @ second).sum())
 
-    def from_moments(self, cross: CrossMoments, own_x: CrossMoments, own_y: CrossMoments) -> float:
+    def from_moments(self, moments: Moments, i: int, j: int) -> float:
         """Return the nuclear norm of the covariance, normalised."""
-        scale = (own_x.covariance().trace() * own_y.covariance().trace()).sqrt()
-        return float(singular_values(cross.covariance()).sum() / scale)
+        scale = (moments.covariance(i, i).trace() * moments.covariance(j, j).trace()).sqrt()
+        return float(singular_values(moments.covariance(i, j)).sum() / scale)
 
 
 def singular_values(matrix: Tensor) -> Tensor:

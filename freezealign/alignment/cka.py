@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.alignment.measure import Indices, Measure, MomentMeasure, tiles, unit_norm
-from freezealign.alignment.moments import CrossMoments, cosine, hsic1
-from freezealign.alignment.rows import Rows
+from freezealign.alignment.measure import Indices, Measure, MomentMeasure, item_tiles, unit_norm
+from freezealign.alignment.vectors import Vectors
+from freezealign.moments import Moments, hsic1
 
 ROUNDING = 1e-7
 """Of an HSIC in mean squares of the kernel: what is smaller is not more than float32 leaves."""
@@ -29,7 +29,8 @@ class LinearCKA(MomentMeasure):
     """
 
     def __init__(self, unbiased: bool = True) -> None:
-        self.unbiased, self.name = unbiased, "cka" if unbiased else "cka_biased"
+        self.unbiased = self.hsic = unbiased
+        self.name = "cka" if unbiased else "cka_biased"
 
     def kernel(self, x: Tensor) -> Tensor:
         """Return the inner products of centred vectors."""
@@ -40,9 +41,9 @@ class LinearCKA(MomentMeasure):
         """Return the centred kernel; U-centred, without diagonal, if unbiased."""
         return unit_norm(u_centred(kernel) if self.unbiased else centred(kernel), scale=kernel)
 
-    def from_moments(self, cross: CrossMoments, own_x: CrossMoments, own_y: CrossMoments) -> float:
+    def from_moments(self, moments: Moments, i: int, j: int) -> float:
         """Return CKA from sums: O(d²) memory, O(n d²) time."""
-        return cosine(cross.hsic(self.unbiased), own_x.own_hsic(self.unbiased), own_y.own_hsic(self.unbiased))
+        return cosine(*(moments.hsic(*block, self.unbiased) for block in ((i, j), (i, i), (j, j))))
 
 
 class RBFCKA(Measure):
@@ -70,7 +71,7 @@ class RBFCKA(Measure):
         """Return the U-centred kernel."""
         return unit_norm(u_centred(kernel), scale=kernel)
 
-    def measure_many(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Make kernels a tile at a time, each once for all pairs: O(n d) memory, O(n² d) time."""
         spaces = {("x", i): self._scaled(xs[i].all()) for i, _ in pairs}
         spaces |= {("y", j): self._scaled(ys[j].all()) for _, j in pairs}
@@ -78,7 +79,7 @@ class RBFCKA(Measure):
         n = len(xs[0])
         traces = dict.fromkeys(wanted, 0.0)
         sums = {key: torch.zeros(n, dtype=torch.float64, device=space.device) for key, space in spaces.items()}
-        for tile in tiles(n, n * len(spaces)):
+        for tile in item_tiles(n, n * len(spaces)):
             kernels = {key: self._kernel(space, tile) for key, space in spaces.items()}
             for key, kernel in kernels.items():
                 sums[key][tile] = kernel.sum(1, dtype=torch.float64)
@@ -126,6 +127,11 @@ def u_centred(kernel: Tensor) -> Tensor:
     kernel -= shifts.to(kernel)[:, None]
     kernel -= (shifts - sums.sum() / ((n - 1) * (n - 2))).to(kernel)
     return kernel.fill_diagonal_(0)
+
+
+def cosine(cross: float, own_x: float, own_y: float) -> float:
+    """Return ``cross / sqrt(own_x · own_y)``; NaN where a space has nothing to compare."""
+    return cross / math.sqrt(own_x * own_y) if own_x > 0 and own_y > 0 else math.nan
 
 
 def linear_cka(x: Any, y: Any, unbiased: bool = True) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.alignment.moments import CrossMoments
-from freezealign.alignment.rows import Rows, check_pair
+from freezealign.alignment.vectors import Vectors, check_pair
+from freezealign.moments import PAIR, Moments
 
 FEW = 1000
 """Items up to which spaces are described by matrices over all pairs of items; of more, no such matrix is ever held."""
@@ -57,10 +57,10 @@ class Measure(ABC):
         return one @ other.T
 
     @abstractmethod
-    def measure_many(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Return the measure of pairs (i, j) of ``xs[i]`` and ``ys[j]``, for any number of items."""
 
-    def measure_pairs(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_pairs(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Return the measure of pairs (i, j) of ``xs[i]`` and ``ys[j]``; what concerns one space is done once."""
         if len(xs[0]) > FEW:
             return [self.checked(value) for value in self.measure_many(xs, ys, pairs)]
@@ -87,7 +87,7 @@ class Measure(ABC):
         Raises:
             ValueError: If the counts differ, there are too few items, one space is constant, or holds NaN.
         """
-        x, y = Rows(x, "x"), Rows(y, "y")
+        x, y = Vectors(x, "x"), Vectors(y, "y")
         check_pair(x, y, self.least)
         return self.measure_pairs([x], [y], [(0, 0)])[0]
 
@@ -96,41 +96,32 @@ class MomentMeasure(Measure):
     """A measure that follows from sums over the items: one pass in O(d²) memory, mergeable.
 
     Attributes:
-        double: Whether the sums need products in float64.
+        double: Whether the sums need products in float64; ``hsic``, whether they keep what HSIC needs.
     """
 
     double = False
+    hsic = False
 
-    def moments(self) -> CrossMoments:
-        """Return empty sums."""
-        return CrossMoments(self.double)
+    def moments(self, blocks: Sequence[tuple[int, int]] = PAIR) -> Moments:
+        """Return empty sums over spaces, of which the measure compares those that make a block."""
+        return Moments(blocks, self.double, self.hsic)
 
     @abstractmethod
-    def from_moments(self, cross: CrossMoments, own_x: CrossMoments, own_y: CrossMoments) -> float:
-        """Return the measure from the sums over x with y, x with x and y with y."""
+    def from_moments(self, moments: Moments, i: int, j: int) -> float:
+        """Return the measure of two spaces from sums that hold their own blocks and that of both."""
 
-    def measure_many(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Read every space once, whatever the number of pairs."""
-        own_x = {i: self.moments() for i, _ in pairs}
-        own_y = {j: self.moments() for _, j in pairs}
-        cross = {pair: self.moments() for pair in pairs}
-        for batches_x, batches_y in zip(_together(xs, own_x), _together(ys, own_y), strict=True):
-            for i, x in batches_x.items():
-                own_x[i].update(x, x)
-            for j, y in batches_y.items():
-                own_y[j].update(y, y)
-            for i, j in pairs:
-                cross[i, j].update(batches_x[i], batches_y[j])
-        return [self.from_moments(cross[i, j], own_x[i], own_y[j]) for i, j in pairs]
+        first, second = sorted({i for i, _ in pairs}), sorted({j for _, j in pairs})
+        spaces = [*(xs[i] for i in first), *(ys[j] for j in second)]
+        blocks = [(first.index(i), len(first) + second.index(j)) for i, j in pairs]
+        moments = self.moments([*blocks, *((k, k) for k in range(len(spaces)))])
+        for batch in zip(*(space.chunks() for space in spaces), strict=True):
+            moments.update(batch)
+        return [self.from_moments(moments, i, j) for i, j in blocks]
 
 
-def _together(spaces: Sequence[Rows], wanted: Any) -> Iterator[dict[int, Tensor]]:
-    """Yield chunks of several spaces side by side."""
-    for chunks in zip(*(spaces[i].chunks() for i in wanted), strict=True):
-        yield dict(zip(wanted, chunks))
-
-
-def tiles(n: int, width: int) -> Iterator[slice]:
+def item_tiles(n: int, width: int) -> Iterator[slice]:
     """Yield runs of n items so long that a tile (run, width) stays within ``TILE_ELEMENTS``."""
     step = max(1, TILE_ELEMENTS // width)
     for start in range(0, n, step):

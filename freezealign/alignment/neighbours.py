@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from freezealign.alignment.measure import Indices, Measure, tiles, unit_norm
-from freezealign.alignment.rows import Rows
+from freezealign.alignment.measure import Indices, Measure, item_tiles, unit_norm
+from freezealign.alignment.vectors import Vectors
 
 K = 10
 
@@ -50,15 +50,15 @@ class _NeighbourMeasure(Measure):
         weights = self._weights(found.similarity, kernel.mean(1, keepdim=True))
         return unit_norm(torch.zeros_like(kernel).scatter_(1, found.items, weights.to(kernel)))
 
-    def measure_many(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Find the neighbours in every space once, by tiles: O(n (d + k)) memory, O(n² d) time."""
         first = {i: self._found(xs[i]) for i in {i for i, _ in pairs}}
         second = {j: self._found(ys[j]) for j in {j for _, j in pairs}}
         return [shared(*first[i], *second[j]) for i, j in pairs]
 
-    def _found(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _found(self, vectors: Vectors) -> tuple[Tensor, Tensor]:
         """Return the neighbours of every item and their weights, of unit norm."""
-        x = functional.normalize(rows.all())
+        x = functional.normalize(vectors.all())
         found = nearest(x, self.k)
         return found.items, unit_norm(self._weights(found.similarity.double(), (x @ x.mean(0))[:, None]))
 
@@ -95,7 +95,7 @@ class CKNNA(_NeighbourMeasure):
 def nearest(x: Tensor, k: int) -> Neighbours:
     """Return the k nearest others of every row of unit vectors x (n, d), a tile of similarities at a time."""
     index, similarity = [], []
-    for tile in tiles(len(x), len(x)):
+    for tile in item_tiles(len(x), len(x)):
         found = strongest(x[tile] @ x.T, tile.start, k)
         index.append(found.items)
         similarity.append(found.similarity)
@@ -115,7 +115,7 @@ def strongest(similarity: Tensor, start: int, k: int) -> Neighbours:
 def shared(index_x: Tensor, weights_x: Tensor, index_y: Tensor, weights_y: Tensor) -> float:
     """Return Σ w_x(i, j) · w_y(i, j) over the pairs (i, j) that are neighbours in both lists, each (n, k)."""
     total = 0.0
-    for tile in tiles(len(index_x), index_x.shape[1] ** 2):
+    for tile in item_tiles(len(index_x), index_x.shape[1] ** 2):
         same = index_x[tile, :, None] == index_y[tile, None, :]
         total += float((weights_x[tile, :, None] * weights_y[tile, None, :] * same).sum())
     return total

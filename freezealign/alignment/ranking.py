@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from freezealign.alignment.candidates import Cost
-from freezealign.alignment.score import AlignmentScore
+from freezealign.alignment.significance import AlignmentScore
+from freezealign.figures import PALETTE, SCALE, new_figure, text_color
 from freezealign.files import write_json
 
 if TYPE_CHECKING:
@@ -135,15 +136,14 @@ class PairRanking:
     def plot(self, path: str | os.PathLike[str] | None = None) -> Figure:
         """Draw a heat map of each metric, vision encoders as rows, and return the figure.
 
-        Colours run from chance to the best value, which is framed; numbers below a name are millions of parameters.
+        Colours run from the lowest value to the highest, which is framed; numbers below a name are millions of
+        parameters.
 
         Args:
             path: Where to save it as a picture.
         """
-        from matplotlib.figure import Figure
-
         size = (2.5 + len(self.metrics) * (2.2 + 0.9 * len(self.text_costs)), 1.8 + 0.55 * len(self.vision_costs))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = new_figure(*size)
         for axes, metric in zip(figure.subplots(1, len(self.metrics), squeeze=False)[0], self.metrics):
             self._draw(axes, metric)
         if path is not None:
@@ -154,26 +154,24 @@ class PairRanking:
         from matplotlib.patches import Rectangle
 
         vision, text = list(self.vision_costs), list(self.text_costs)
-        places = [(vision.index(pair.vision), text.index(pair.text)) for pair in self.pairs]
-        scores = [pair.scores[metric] for pair in self.pairs]
         values = np.empty((len(vision), len(text)))
-        for place, score in zip(places, scores):
-            values[place] = score.value
-        lowest = min(float(values.min()), *(score.chance for score in scores))
-        axes.imshow(values, aspect="auto", cmap="Blues", vmin=lowest)
-        middle = (lowest + values.max()) / 2
+        places = [(vision.index(pair.vision), text.index(pair.text)) for pair in self.pairs]
+        for place, pair in zip(places, self.pairs):
+            values[place] = pair.scores[metric].value
+        image = axes.imshow(values, aspect="auto", cmap=SCALE)
         for (row, column), pair in zip(places, self.pairs):
             layers = "" if pair.layers is None else f"\n{pair.layers[0]} × {pair.layers[1]}"
-            color = "black" if values[row, column] < middle else "white"
+            color = text_color(image.to_rgba(values[row, column]))
             label = f"{values[row, column]:.3f}{layers}"
-            axes.text(column, row, label, ha="center", va="center", color=color, fontsize=9)
+            axes.text(column, row, label, ha="center", va="center", color=color, fontsize=10)
         top, left = np.unravel_index(values.argmax(), values.shape)
-        axes.add_patch(Rectangle((left - 0.5, top - 0.5), 1, 1, fill=False, edgecolor="orange", linewidth=3))
+        frame = Rectangle((left - 0.5, top - 0.5), 1, 1, fill=False, edgecolor=PALETTE[1], linewidth=3, clip_on=False)
+        axes.add_patch(frame)
         axes.set_xticks(
             range(len(text)), [_label(*entry) for entry in self.text_costs.items()], rotation=30, ha="right"
         )
         axes.set_yticks(range(len(vision)), [_label(*entry) for entry in self.vision_costs.items()])
-        axes.set_title(f"{metric}, n = {scores[0].n:,}")
+        axes.set_title(f"{metric}, n = {self.best.scores[metric].n:,}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``ranking.json`` and ``ranking.png`` into a folder, which is made if need be."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from freezealign.alignment.measure import Indices, Measure, tiles, unit_norm
-from freezealign.alignment.rows import Rows
+from freezealign.alignment.measure import Indices, Measure, item_tiles, unit_norm
+from freezealign.alignment.vectors import Vectors
 
 LEVELS = 2**18
 """Distances of more than a few items are told apart in so many steps from 0 to 2."""
@@ -44,13 +44,13 @@ class RSA(Measure):
         matrix[above] = (ranks - ranks.mean()).to(matrix)
         return unit_norm(matrix + matrix.T)
 
-    def measure_many(self, xs: Sequence[Rows], ys: Sequence[Rows], pairs: Indices) -> list[float]:
+    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Rank by counting, a tile at a time, in two passes: O(n d) memory, O(n² d) time."""
         spaces = {("x", i): standardised(xs[i].all()) for i, _ in pairs}
         spaces |= {("y", j): standardised(ys[j].all()) for _, j in pairs}
         ranks = {key: _level_ranks(space) for key, space in spaces.items()}
         totals, n = dict.fromkeys(pairs, 0.0), len(xs[0])
-        for tile in tiles(n, n * len(spaces)):
+        for tile in item_tiles(n, n * len(spaces)):
             found = {key: ranks[key][_levels(space, tile)] for key, space in spaces.items()}
             for values in found.values():
                 values.diagonal(tile.start).zero_()
@@ -72,7 +72,7 @@ def _levels(x: Tensor, rows: slice) -> Tensor:
 def _level_ranks(x: Tensor) -> Tensor:
     """Return the centred mean rank of the distances at each level, scaled so that all ranks together have norm 1."""
     counts = torch.zeros(LEVELS, dtype=torch.int64, device=x.device)
-    for tile in tiles(len(x), len(x)):
+    for tile in item_tiles(len(x), len(x)):
         levels = _levels(x, tile)
         counts += levels.flatten().bincount(minlength=LEVELS)
         counts -= levels.diagonal(tile.start).bincount(minlength=LEVELS)

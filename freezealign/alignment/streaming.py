@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from freezealign.alignment.measure import FEW, Measure, MomentMeasure
-from freezealign.alignment.metrics import find_measure
-from freezealign.alignment.rows import Rows, check_counts, check_pair
+from freezealign.alignment.registry import find_measure
 from freezealign.alignment.sample import PairSample
-from freezealign.alignment.score import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.alignment.significance import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.alignment.vectors import Vectors, check_counts, check_pair
 
 
 class Alignment:
@@ -29,7 +29,7 @@ class Alignment:
             raise ValueError(
                 f"a sample of {sample} is too small: {self.measure.name} needs {self.measure.least} items."
             )
-        self.sums = [self.measure.moments() for _ in range(3)] if isinstance(self.measure, MomentMeasure) else None
+        self.sums = self.measure.moments() if isinstance(self.measure, MomentMeasure) else None
         self.sample = sample
         self.kept = PairSample(sample if self.sums else None)
         self.n = 0
@@ -41,14 +41,13 @@ class Alignment:
             ValueError: If counts or widths differ, or a vector holds NaN or infinity; of a batch of more than 4,096
                 pairs, those before that vector may have been added.
         """
-        rows_x, rows_y = Rows(x, "x"), Rows(y, "y")
-        check_counts(rows_x, rows_y)
-        for batch_x, batch_y in zip(rows_x.chunks(), rows_y.chunks()):
-            self.kept.add(batch_x, batch_y)
+        x, y = Vectors(x, "x"), Vectors(y, "y")
+        check_counts(x, y)
+        for batch in zip(x.chunks(), y.chunks()):
+            self.kept.add(*batch)
             if self.sums:
-                for moments, one, other in zip(self.sums, (batch_x, batch_x, batch_y), (batch_y, batch_x, batch_y)):
-                    moments.update(one, other)
-            self.n += len(batch_x)
+                self.sums.update(batch)
+            self.n += len(batch[0])
         return self
 
     def merge(self, other: Alignment) -> Alignment:
@@ -62,8 +61,8 @@ class Alignment:
         if other is self:
             raise ValueError("an accumulator cannot be merged with itself: every pair would count twice.")
         self.kept.merge(other.kept)
-        for sums, others in zip(self.sums or (), other.sums or ()):
-            sums.merge(others)
+        if self.sums and other.sums:
+            self.sums.merge(other.sums)
         self.n += other.n
         return self
 
@@ -77,10 +76,10 @@ class Alignment:
         Raises:
             ValueError: If there are too few items, or one space is constant.
         """
-        x, y = (Rows(vectors, name) for vectors, name in zip(self.kept.pairs(), ("x", "y")))
+        x, y = (Vectors(vectors, name) for vectors, name in zip(self.kept.pairs(), ("x", "y")))
         if self.sums and self.n > len(x):
             assert isinstance(self.measure, MomentMeasure)
-            return self.measure.checked(self.measure.from_moments(*self.sums))
+            return self.measure.checked(self.measure.from_moments(self.sums, 0, 1))
         check_pair(x, y, self.measure.least)
         return self.measure.measure_pairs([x], [y], [(0, 0)])[0]
 
@@ -91,22 +90,13 @@ class Alignment:
         seed: int = 0,
         show_progress_bar: bool = True,
     ) -> AlignmentScore:
-        """Return the measure with its null and interval; see :func:`freezealign.alignment.score.score_pairs`."""
+        """Return the measure with its null and interval; see :func:`freezealign.alignment.significance.score_pairs`."""
         value = self.value()
         x, y = (vectors[: self.sample] for vectors in self.kept.pairs())
-        [score] = score_pairs(
-            self.measure,
-            [value],
-            self.n,
-            [x],
-            [y],
-            [(0, 0)],
-            permutations=permutations,
-            resamples=resamples,
-            seed=seed,
-            show_progress_bar=show_progress_bar,
-        )
-        return score
+        draws = {"permutations": permutations, "resamples": resamples, "seed": seed}
+        return score_pairs(
+            self.measure, [value], self.n, [x], [y], [(0, 0)], **draws, show_progress_bar=show_progress_bar
+        )[0]
 
 
 def measure_alignment(x: Any, y: Any, metric: str | Measure = "cka", **options: Any) -> AlignmentScore:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign.alignment import Measure, measure_alignment
-from freezealign.alignment.metrics import find_measure
+from freezealign.alignment.registry import find_measure
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
 
 

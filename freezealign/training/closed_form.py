@@ -101,7 +101,7 @@ def _add_store(
         x, y = (tower.read(inputs[name]) for name, tower in towers.items())
         for number, moments in enumerate(folds):
             rows = torch.from_numpy(index % len(folds) == number)
-            moments.update(x[rows], y[rows], weight)
+            moments.update((x[rows], y[rows]), weight)
 
 
 def _zero_sum_basis(dim: int) -> Tensor:

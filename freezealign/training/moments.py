@@ -8,50 +8,38 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from freezealign.moments import PAIR, Moments
 from freezealign.training.affine import AffineMap
 
 SHRINKAGES = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 Ridges = tuple[float, float]
 
 
-class PairMoments:
-    """Sums over pairs of vectors x (dx) and y (dy) from which means and covariances follow, in float64."""
+class PairMoments(Moments):
+    """Sums over pairs of vectors x (dx) and y (dy) from which means and covariances follow, in float64 on the CPU."""
 
     def __init__(self) -> None:
-        self.dx, self.n = 0, 0.0
-        self.total = self.product = torch.zeros(0, dtype=torch.float64)
+        super().__init__(PAIR, double=True)
 
-    def update(self, x: Tensor, y: Tensor, weight: float = 1.0) -> None:
+    def update(self, spaces: Sequence[Tensor], weight: float = 1.0) -> None:
         """Add a batch: (B, dx) and (B, dy), each pair counted ``weight`` times."""
-        if not self.dx:
-            width = x.shape[1] + y.shape[1]
-            self.dx, self.total = x.shape[1], torch.zeros(width, dtype=torch.float64)
-            self.product = torch.zeros(width, width, dtype=torch.float64)
-        both = torch.cat([x, y], dim=1).to("cpu", torch.float64)
-        self.n += weight * len(both)
-        self.total += weight * both.sum(0)
-        self.product.addmm_(both.T, both, alpha=weight)
+        super().update([space.cpu() for space in spaces], weight)
 
     @classmethod
     def sum(cls, parts: Sequence[PairMoments]) -> PairMoments:
         """Return the moments of all pairs of ``parts``."""
         merged = cls()
-        filled = [part for part in parts if part.dx]
-        merged.dx, merged.n = filled[0].dx, sum(part.n for part in filled)
-        merged.total = torch.stack([part.total for part in filled]).sum(0)
-        merged.product = torch.stack([part.product for part in filled]).sum(0)
+        for part in parts:
+            merged.merge(part)
         return merged
 
     def covariances(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the covariance of x, of y, and of x with y."""
-        mean = self.total / self.n
-        covariance = self.product / self.n - torch.outer(mean, mean)
-        return covariance[: self.dx, : self.dx], covariance[self.dx :, self.dx :], covariance[: self.dx, self.dx :]
+        return self.covariance(0, 0), self.covariance(1, 1), self.covariance(0, 1)
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the mean of x and of y."""
-        mean = self.total / self.n
-        return mean[: self.dx], mean[self.dx :]
+        return self.mean(0), self.mean(1)
 
 
 class Spectrum(NamedTuple):

@@ -31,9 +31,9 @@ from freezealign.alignment import (
     mutual_knn,
     procrustes,
     rbf_cka,
-    rows,
     rsa,
     svcca,
+    vectors,
 )
 
 # The definitions
@@ -145,7 +145,7 @@ def path(request, monkeypatch):
     if request.param == "many":
         monkeypatch.setattr(measure, "FEW", 0)
         monkeypatch.setattr(measure, "TILE_ELEMENTS", 150)
-        monkeypatch.setattr(rows, "CHUNK", 7)
+        monkeypatch.setattr(vectors, "CHUNK", 7)
     return request.param
 
 
@@ -207,7 +207,7 @@ def test_more_items_than_few_are_measured_without_a_matrix_over_their_pairs(monk
 def test_pairs_of_many_spaces_are_measured_as_each_alone(name, path):
     found = MEASURES[name]
     (a, b), (c, d) = related(8, 30, 5, 4), related(9, 30, 3, 6)
-    xs, ys = [[rows.Rows(space) for space in side] for side in ((a, c), (b, d))]
+    xs, ys = [[vectors.Vectors(space) for space in side] for side in ((a, c), (b, d))]
     pairs = [(1, 0), (0, 1), (0, 0)]
     expected = [found(c, b), found(a, d), found(a, b)]
     assert found.measure_pairs(xs, ys, pairs) == pytest.approx(expected, abs=1e-12)

@@ -183,11 +183,19 @@ def test_best_value_of_each_map_is_framed():
         assert (frame.get_x() + 0.5, frame.get_y() + 0.5) == expected
 
 
-def test_colours_begin_at_chance():
+def test_colours_use_the_range_of_each_map():
     figure = make().plot()
-    assert [axes.images[0].get_clim()[0] for axes in figure.axes] == [0.01, 0.01]
+    assert [axes.images[0].get_clim() for axes in figure.axes] == [(0.2, 0.5), (0.5, 0.8)]
     below = make({("large", "words"): 0.5, ("small", "words"): -0.3}).plot()
     assert below.axes[0].images[0].get_clim() == (-0.3, 0.5)
+
+
+def test_numbers_are_read_on_every_colour():
+    for axes in make().plot().axes:
+        for text in axes.texts:
+            red, green, blue, _ = axes.images[0].to_rgba(float(text.get_text()))
+            assert text.get_color() == ("black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white")
+        assert {text.get_color() for text in axes.texts} == {"black", "white"}
 
 
 def test_plot_names_layers_and_leaves_out_unknown_sizes():

@@ -199,8 +199,8 @@ class Bar:
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_progress_is_shown_if_wanted(monkeypatch, shown):
-    bars = []
-    monkeypatch.setattr("freezealign.alignment.score.tqdm", lambda **options: bars.append(Bar(options)) or bars[-1])
+    bars, module = [], "freezealign.alignment.significance"
+    monkeypatch.setattr(f"{module}.tqdm", lambda **options: bars.append(Bar(options)) or bars[-1])
     measure_alignment(*correlated(8, 40, 4, 0.5), permutations=3, resamples=4, show_progress_bar=shown)
     assert [(bar.options["total"], bar.options["disable"], bar.steps) for bar in bars] == [(7, not shown, 7)]
 

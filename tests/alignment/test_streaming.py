@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freezealign.alignment import METRICS, RSA, SVCCA, Alignment, MutualKNN, measure_alignment
-from freezealign.alignment.moments import CrossMoments
 from freezealign.alignment.sample import PairSample
+from freezealign.moments import Moments
 
 SUMS = ["cka", "cka_biased", "cca", "svcca", "procrustes"]
 QUICK = {"permutations": 5, "resamples": 5}
@@ -101,7 +101,7 @@ def test_sums_keep_no_more_items_than_the_sample(name):
 def test_an_update_longer_than_a_chunk_is_read_in_chunks(monkeypatch, name):
     x, y = related()
     expected = measure_alignment(x, y, name, **QUICK)
-    monkeypatch.setattr("freezealign.alignment.rows.CHUNK", 7)
+    monkeypatch.setattr("freezealign.alignment.vectors.CHUNK", 7)
     assert measure_alignment(x, y, name, **QUICK) == expected
 
 
@@ -197,25 +197,24 @@ def test_a_mean_far_from_zero_costs_no_digits(name, dtype, allowed):
 @given(seed=st.integers(0, 999), cuts=st.lists(st.integers(0, 30), max_size=3).map(sorted), shift=st.floats(-5, 5))
 def test_sums_are_those_of_the_shifted_vectors(seed, cuts, shift):
     x, y = (torch.from_numpy(space) + shift for space in related(seed, 30))
-    whole = CrossMoments()
+    whole = Moments(hsic=True)
     for batch in zip(x.tensor_split(cuts), y.tensor_split(cuts)):
-        part = CrossMoments()
+        part = Moments(hsic=True)
         for few in zip(*(side.tensor_split([2]) for side in batch)):  # the first two are not the mean of the part
-            part.update(*few)
+            part.update(few)
         whole.merge(part)
-    x, y = x - whole.shift_x, y - whole.shift_y
-    squares_x, squares_y = x.square().sum(1), y.square().sum(1)
-    for found, expected in [
-        (whole.sum_x, x.sum(0)),
-        (whole.sum_y, y.sum(0)),
-        (whole.product, x.T @ y),
-        (whole.weighted_x, squares_y @ x),
-        (whole.weighted_y, squares_x @ y),
-        (whole.norms_x, squares_x.sum()),
-        (whole.norms_y, squares_y.sum()),
-        (whole.norms_xy, squares_x @ squares_y),
-    ]:
-        torch.testing.assert_close(found, expected, atol=1e-8, rtol=1e-10)
+    spaces = [space - shift for space, shift in zip((x, y), whole.shifts)]
+    squares = [space.square().sum(1) for space in spaces]
+    expected = [
+        *((whole.totals[i], spaces[i].sum(0)) for i in range(2)),
+        *((whole.norms[i], squares[i].sum()) for i in range(2)),
+        *((whole.products[i, j], spaces[i].T @ spaces[j]) for i, j in whole.blocks),
+        *((whole.norm_products[i, j], squares[i] @ squares[j]) for i, j in whole.blocks),
+        *((whole.weighted[i, j], squares[j] @ spaces[i]) for i in range(2) for j in range(2)),
+        *((whole.mean(i), side.mean(0)) for i, side in enumerate((x, y))),
+    ]
+    for found, direct in expected:
+        torch.testing.assert_close(found, direct, atol=1e-8, rtol=1e-10)
     assert whole.n == 30
 
 

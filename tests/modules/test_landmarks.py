@@ -105,7 +105,7 @@ def test_kernel_model_is_canonical_correlation_of_kernel_coordinates(callable_mo
         head.set_landmarks(frozen)
         prepared.append(head.prepared(frozen))
     moments = PairMoments()
-    moments.update(*prepared)
+    moments.update(prepared)
     maps = correlated_directions(moments, 7, (0.6 / 48, 0.6 / 32))
     first, second = (normalize(x @ m.weight.T + m.bias, dim=-1) for x, m in zip(prepared, maps))
     similarity = model.similarity(model.encode(images), model.encode(texts))

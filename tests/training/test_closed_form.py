@@ -26,7 +26,7 @@ def pair_of_views(n: int = 200, seed: int = 0) -> tuple[torch.Tensor, torch.Tens
 def moments_of(x: torch.Tensor, y: torch.Tensor, *ends: int) -> PairMoments:
     moments = PairMoments()
     for start, end in zip((0, *ends), (*ends, len(x))):
-        moments.update(x[start:end], y[start:end])
+        moments.update((x[start:end], y[start:end]))
     return moments
 
 
@@ -216,7 +216,7 @@ def test_moments_of_parts_add_up():
 def test_weight_counts_a_pair_as_often():
     x, y = pair_of_views(20)
     weighted = moments_of(x, y)
-    weighted.update(x[:5], y[:5], weight=2.0)
+    weighted.update((x[:5], y[:5]), weight=2.0)
     repeated = moments_of(torch.cat([x, x[:5], x[:5]]), torch.cat([y, y[:5], y[:5]]))
     torch.testing.assert_close(torch.cat(weighted.means()), torch.cat(repeated.means()))
     torch.testing.assert_close(weighted.covariances()[2], repeated.covariances()[2])

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from freezealign.alignment.candidates import Candidate, CandidateLike, CandidateLoader, common_items, named
 from freezealign.alignment.measure import FEW, Indices, Measure, MomentMeasure
-from freezealign.alignment.metrics import find_measure
 from freezealign.alignment.ranking import PairRanking, RankedPair
-from freezealign.alignment.rows import Rows, check_space
-from freezealign.alignment.score import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.alignment.registry import find_measure
+from freezealign.alignment.significance import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.alignment.vectors import StoreVectors, check_space
 from freezealign.data.sources import open_pairs
 from freezealign.encoders import FrozenEncoder
 
@@ -100,6 +100,22 @@ Layer = tuple[int, int]
 """The number of a candidate, and of one of its layers."""
 
 
+class _Side:
+    """The candidates of one side, and where in their features the items lie that all candidates of both have."""
+
+    def __init__(self, candidates: Sequence[Candidate], places: Sequence[np.ndarray]) -> None:
+        self.candidates, self.places = candidates, places
+
+    def vectors(self, layer: Layer, items: np.ndarray) -> StoreVectors:
+        """Return the vectors of some of the common items at one layer."""
+        return self.candidates[layer[0]].vectors(self.places[layer[0]][items], layer[1])
+
+    def describe_layers(self, candidate: int, measure: Measure, items: np.ndarray) -> list[Tensor]:
+        """Return what a measure sees of every layer of a candidate."""
+        layers = [(candidate, layer) for layer in range(self.candidates[candidate].layers)]
+        return [measure.describe(measure.kernel(self.vectors(layer, items).all())) for layer in layers]
+
+
 class _Search:
     """The candidates on the items that all of them have.
 
@@ -113,9 +129,8 @@ class _Search:
     def __init__(
         self, xs: Sequence[Candidate], ys: Sequence[Candidate], max_items: int, rng: np.random.Generator
     ) -> None:
-        self.xs, self.ys = xs, ys
         places = common_items([*xs, *ys])
-        self.places_x, self.places_y = places[: len(xs)], places[len(xs) :]
+        self.sides = _Side(xs, places[: len(xs)]), _Side(ys, places[len(xs) :])
         n = len(places[0])
         drawn = rng.permutation(n)
         self.everything, self.most = np.arange(n), np.sort(drawn[:max_items])
@@ -126,48 +141,33 @@ class _Search:
         if len(self.everything) < least:
             raise ValueError(f"at least {least} items are needed, got {len(self.everything)} that every encoder has.")
 
-    def rows_x(self, layer: Layer, items: np.ndarray) -> Rows:
-        """Return the vectors of some of the common items at one layer of the first side."""
-        return self.xs[layer[0]].rows(self.places_x[layer[0]][items], layer[1])
-
-    def rows_y(self, layer: Layer, items: np.ndarray) -> Rows:
-        """Likewise of the second side."""
-        return self.ys[layer[0]].rows(self.places_y[layer[0]][items], layer[1])
-
     def best_layers(self, measure: Measure) -> list[tuple[Layer, Layer]]:
         """Return for every pair of candidates the two layers that ``measure`` finds most alike on the sample."""
-        if all(candidate.layers == 1 for candidate in (*self.xs, *self.ys)):
-            return [((i, 0), (j, 0)) for i in range(len(self.xs)) for j in range(len(self.ys))]
-        described = [
-            [self._described(measure, self.rows_y((j, k), self.sample)) for k in range(y.layers)]
-            for j, y in enumerate(self.ys)
-        ]
+        first, second = self.sides
+        xs, ys = range(len(first.candidates)), range(len(second.candidates))
+        if all(candidate.layers == 1 for side in self.sides for candidate in side.candidates):
+            return [((i, 0), (j, 0)) for i in xs for j in ys]
+        described = [second.describe_layers(j, measure, self.sample) for j in ys]
         best = []
-        for i, x in enumerate(self.xs):
-            own = [self._described(measure, self.rows_x((i, k), self.sample)) for k in range(x.layers)]
+        for i in xs:
+            own = first.describe_layers(i, measure, self.sample)
             for j, others in enumerate(described):
                 found = measure.compare_all(own, others)
                 k, other = np.unravel_index(int(found.nan_to_num(-1).argmax()), found.shape)
                 best.append(((i, int(k)), (j, int(other))))
         return best
 
-    @staticmethod
-    def _described(measure: Measure, rows: Rows) -> Tensor:
-        return measure.describe(measure.kernel(rows.all()))
-
     def score(self, measure: Measure, chosen: Sequence[tuple[Layer, Layer]], **options: Any) -> list[AlignmentScore]:
         """Return the score of each pair of layers; what concerns one layer is computed once."""
-        first, second = (sorted(set(side)) for side in zip(*chosen))
+        first, second = layers = [sorted(set(side)) for side in zip(*chosen)]
         pairs: Indices = [(first.index(x), second.index(y)) for x, y in chosen]
         items = self.everything if isinstance(measure, MomentMeasure) else self.most
-        xs = [self.rows_x(layer, items) for layer in first]
-        ys = [self.rows_y(layer, items) for layer in second]
-        for rows in (*xs, *ys):
-            check_space(rows, measure.least)
+        xs, ys = ([side.vectors(layer, items) for layer in used] for side, used in zip(self.sides, layers))
+        for vectors in (*xs, *ys):
+            check_space(vectors, measure.least)
         values = measure.measure_pairs(xs, ys, pairs)
-        sampled_x = [self.rows_x(layer, self.sample).all() for layer in first]
-        sampled_y = [self.rows_y(layer, self.sample).all() for layer in second]
-        return score_pairs(measure, values, len(items), sampled_x, sampled_y, pairs, **options)
+        few = [[side.vectors(layer, self.sample).all() for layer in used] for side, used in zip(self.sides, layers)]
+        return score_pairs(measure, values, len(items), few[0], few[1], pairs, **options)
 
 
 def _modality(encoders: Mapping[str, CandidateLike], default: str) -> str:

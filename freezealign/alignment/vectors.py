@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from freezealign.features import FeatureStore
+from freezealign.modality import modality_of
 from freezealign.modules import Pooling
 
 CHUNK = 4096
 """Items read at once."""
 
 
-class Rows:
+class Vectors:
     """The vectors of n items, one row each.
 
     Args:
@@ -38,29 +39,29 @@ class Rows:
         return len(self.vectors)
 
     def take(self, index: np.ndarray) -> Tensor:
-        """Return some rows as float32, or float64 where they are.
+        """Return those of some items as float32, or float64 where they are.
 
         Raises:
-            ValueError: If a row holds NaN or infinity; the message gives its position.
+            ValueError: If one holds NaN or infinity; the message gives its position.
         """
         index = np.asarray(index)
         loaded = self._load(index)
         if isinstance(loaded, np.ndarray) and (not loaded.flags.writeable or min(loaded.strides) < 0):
             loaded = loaded.copy()  # torch shares neither read-only nor reversed memory
-        rows = torch.as_tensor(loaded).detach()
-        if rows.dtype != torch.float64:
-            rows = rows.float()
-        finite = torch.isfinite(rows).all(1)
+        vectors = torch.as_tensor(loaded).detach()
+        if vectors.dtype != torch.float64:
+            vectors = vectors.float()
+        finite = torch.isfinite(vectors).all(1)
         if not finite.all():
             raise ValueError(f"{self.name}: item {int(index[int(finite.int().argmin())])} holds NaN or infinity.")
-        return rows
+        return vectors
 
     def all(self) -> Tensor:
-        """Return every row."""
+        """Return those of every item."""
         return self.take(np.arange(len(self)))
 
     def chunks(self) -> Iterator[Tensor]:
-        """Yield all rows in order, ``CHUNK`` at once."""
+        """Yield all in order, ``CHUNK`` at once."""
         for start in range(0, len(self), CHUNK):
             yield self.take(np.arange(start, min(start + CHUNK, len(self))))
 
@@ -69,10 +70,10 @@ class Rows:
         return self.vectors[index[0] : index[-1] + 1] if neighbours else self.vectors[index]
 
 
-class StoreRows(Rows):
+class StoreVectors(Vectors):
     """One vector an item of a feature store: the mean over the item's rows, so that several captions count as one.
 
-    Tokens are pooled as models pool them: CLS of an image, the mean over the tokens of anything else.
+    Tokens are pooled as :func:`~freezealign.space.recipes.default_pooling` does: CLS where there is one, or the mean.
 
     Args:
         store: The store.
@@ -101,7 +102,7 @@ class StoreRows(Rows):
         rows, counts = items[self.modality], torch.from_numpy(items.counts(self.modality))
         batch = rows.load(np.arange(len(rows)))
         if rows.tokens is not None:
-            has_cls = self.modality == "image" and "cls_token_embeddings" in batch
+            has_cls = modality_of(self.modality).cls and "cls_token_embeddings" in batch
             batch = Pooling("cls" if has_cls else "mean")(batch)
         vectors = batch["sentence_embedding"][:, self.columns]
         if (counts == 1).all():
@@ -111,27 +112,27 @@ class StoreRows(Rows):
         return sums / counts[:, None]
 
 
-def check_pair(x: Rows, y: Rows, least: int) -> None:
+def check_pair(x: Vectors, y: Vectors, least: int) -> None:
     """Make sure that two spaces can be compared.
 
     Raises:
         ValueError: If they have different numbers of items or fewer than ``least``, or one has equal vectors only.
     """
     check_counts(x, y)
-    for rows in (x, y):
-        check_space(rows, least)
+    for vectors in (x, y):
+        check_space(vectors, least)
 
 
-def check_space(rows: Rows, least: int) -> None:
+def check_space(vectors: Vectors, least: int) -> None:
     """Raise a ``ValueError`` if a space has fewer items than ``least``, or equal vectors only."""
-    if len(rows) < least:
-        raise ValueError(f"at least {least} items are needed, got {len(rows)}.")
-    first = rows.take(np.arange(1))
-    if all((chunk == first).all() for chunk in rows.chunks()):
-        raise ValueError(f"{rows.name} is constant: all its {len(rows):,} vectors are equal.")
+    if len(vectors) < least:
+        raise ValueError(f"at least {least} items are needed, got {len(vectors)}.")
+    first = vectors.take(np.arange(1))
+    if all((chunk == first).all() for chunk in vectors.chunks()):
+        raise ValueError(f"{vectors.name} is constant: all its {len(vectors):,} vectors are equal.")
 
 
-def check_counts(x: Rows, y: Rows) -> None:
+def check_counts(x: Vectors, y: Vectors) -> None:
     """Raise a ``ValueError`` if two spaces have different numbers of items."""
     if len(x) != len(y):
         raise ValueError(f"{x.name} has {len(x):,} items and {y.name} has {len(y):,}: row i of both must be one item.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,18 +102,19 @@ def score_pairs(
     first, second = ([measure.describe(kernel) for kernel in side] for side in kernels)
     rows, columns = zip(*pairs)
     on_sample = measure.compare_all(first, second)[rows, columns]
-    null = torch.empty(permutations, len(pairs))
-    for found in null:
-        order = torch.randperm(m, generator=generator)
-        shuffled = [measure.select(description, order) for description in second]
-        found.copy_(measure.compare_all(first, shuffled)[rows, columns])
-        bar.update()
-    halves = torch.full((max(halved, 1), len(pairs)), float("nan"))
-    for found in halves[:halved]:
-        half = torch.randperm(m, generator=generator)[: m // 2]
-        sides = ([measure.describe(measure.select(kernel, half)) for kernel in side] for side in kernels)
-        found.copy_(measure.compare_all(*sides)[rows, columns])
-        bar.update()
+
+    def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> Tensor:
+        """Return the measure of each pair (columns) in ``count`` draws (rows): of descriptions in a random order."""
+        drawn = torch.full((max(count, 1), len(pairs)), float("nan"))
+        for found in drawn[:count]:
+            found.copy_(measure.compare_all(*sides(torch.randperm(m, generator=generator)))[rows, columns])
+            bar.update()
+        return drawn
+
+    null = draw(permutations, lambda order: (first, [measure.select(each, order) for each in second]))
+    halves = draw(
+        halved, lambda order: [[measure.describe(measure.select(k, order[: m // 2])) for k in side] for side in kernels]
+    )
     bar.close()
     columns_of = zip(values, *(table.double().numpy().T for table in (on_sample, null, halves)))
     return [_score(measure.name, value, n, m, *found) for value, *found in columns_of]
