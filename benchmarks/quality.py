@@ -19,11 +19,10 @@ import numpy as np
 from report import record
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder, RetrievalEvaluator
-from freezealign.data.classes import class_pairs
-from freezealign.data.openmoji import load_openmoji
-from freezealign.data.samples import Sample, SampleSet
-from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
 from freezealign.demo.run import feature_cache
+from freezealign.samples import Sample, SampleSet, load_openmoji
+from freezealign.samples.class_pairs import class_pairs
+from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
 
 DIM, FOLDS = 512, 5
 TRAINED = {"recipe": "paper", "init": "random"}
