@@ -50,7 +50,7 @@ class Evaluator:
         return f"{words} on {self.name}" if self.name else words
 
     def evaluate(self, model: Any, folder: Path | None = None) -> Results:
-        """Return the results for ``model`` without the name in front; draw its pictures into a folder if there is one."""
+        """Return the results without the name in front; draw pictures of them into the folder if there is one."""
         raise NotImplementedError
 
     def __call__(self, model: Any, output_path: str | Path | None = None, epoch: int = -1, steps: int = -1) -> Results:

@@ -13,6 +13,8 @@ from freezealign import SegmentationEvaluator
 from freezealign.evaluation import SlidingWindows
 from freezealign.evaluation.masks import read_mask
 from freezealign.evaluation.overlap import IGNORED
+from freezealign.evaluation.pictures import Overlay, by_importance, draw_overlays
+from freezealign.inputs import InputError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 NAMES = list(COLOURS)
@@ -437,6 +439,20 @@ def test_overlays_leave_out_what_does_not_count(tmp_path, monkeypatch):
     expected = np.where(mask == 255, IGNORED, mask - 1)
     np.testing.assert_array_equal(drawn[0].truth, expected)
     np.testing.assert_array_equal(drawn[0].predicted, expected)
+
+
+def test_classes_of_an_overlay_are_those_of_the_truth_and_then_the_others_predicted():
+    truth = np.array([[7, 7, 4], [7, 4, -1]])
+    assert by_importance(Overlay(PICTURES[0][0], truth, np.array([[2, 9, 9], [7, 4, -1]]))) == [7, 4, 9, 2]
+
+
+@pytest.mark.parametrize("classes", [1, 12, 40])
+def test_any_number_of_classes_is_drawn_with_a_legend(tmp_path, classes):
+    mask = np.arange(32 * 32).reshape(32, 32) % classes
+    names = [*(f"class {number}" for number in range(classes - 1)), "x$y", "background"]
+    draw_overlays(tmp_path / "overlays.png", [Overlay(PICTURES[0][0], mask, mask + 1)], names)
+    with Image.open(tmp_path / "overlays.png") as picture:
+        picture.load()
 
 
 def test_class_that_never_occurs_is_null_in_json(tmp_path):
