@@ -57,8 +57,9 @@ class Evaluator:
         """Evaluate ``model``, note its scores for the model card, and write them as JSON if a folder is given.
 
         Args:
-            model: A :class:`~freezealign.FreezeAlign`, or anything whose ``encode_image`` and ``encode_text`` take a
-                list and the options of :meth:`~freezealign.FreezeAlign.encode`.
+            model: A :class:`~freezealign.FreezeAlign`, or anything whose ``encode_image`` and ``encode_text`` (and
+                ``encode_tokens`` for segmentation) take a list and the options of
+                :meth:`~freezealign.FreezeAlign.encode`.
             output_path: Folder for ``NAME.json`` and the pictures.
             epoch: When in training this is; -1 outside of it.
             steps: Likewise.

@@ -54,7 +54,8 @@ class CaptionedImagesEvaluator(Evaluator):
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
 
         Args:
-            model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
+            model: A :class:`~freezealign.FreezeAlign`, for its ``extract_features``; others may follow that share its
+                encoders.
             path: Folder to keep the features in; a second call finds them there.
         """
         if not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
