@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign import FreezeAlign
-from freezealign.data.testsets import benchmark_class_names, benchmark_templates
 from freezealign.evaluation import RetrievalEvaluator
 from freezealign.evaluation.metrics import positive_ranks
 from freezealign.evaluation.prompts import ClassPrompts
+from freezealign.evaluation.testsets import benchmark_class_names, benchmark_templates
 from freezealign.integrations.clip_benchmark import Texts
 
 CAPTIONS = 5

@@ -20,7 +20,7 @@ from report import ratio, record
 from timm.data import create_transform, resolve_model_data_config
 
 from freezealign import FreezeAlign
-from freezealign.data.openmoji import load_openmoji
+from freezealign.samples import load_openmoji
 
 PICTURES, BATCH, REPEATS = 192, 32, 3
 SIZE, QUALITY = (640, 480), 90

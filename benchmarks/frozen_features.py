@@ -15,9 +15,8 @@ from report import REPEATS, ratio, record
 from timm.data import create_transform, resolve_model_data_config
 
 from freezealign import FreezeAlign
-from freezealign.data.openmoji import load_openmoji
-from freezealign.data.samples import pairs
 from freezealign.images import read_image
+from freezealign.samples import load_openmoji, pairs
 
 PAIRS, EPOCHS, IMAGES = 64, 5, 128
 QUIET = {"show_progress_bar": False}

@@ -65,13 +65,13 @@ def measure(*tasks: tuple[str, int], repeats: int = REPEATS) -> list[dict[str, A
     return [{**found, "seconds": time, "peak": peak} for found, time, peak in zip(runs[0], seconds, peaks)]
 
 
-def record(section: str, header: str, rows: list[str]) -> None:
+def record(section: str, header: str, rows: list[str] | dict[str, list[str]]) -> None:
     """Keep the running script's table and write the report anew from the tables of all scripts.
 
     Args:
         section: The title.
         header: Text before the table, a blank line, and the table's head: column names and rule.
-        rows: The lines of the table.
+        rows: The lines of the table; or those of several with this head, each under its title.
     """
     script = Path(sys.argv[0]).name
     machine = f"{torch.get_num_threads()} of {os.cpu_count()} threads, torch {torch.__version__}, no accelerator"
@@ -80,7 +80,15 @@ def record(section: str, header: str, rows: list[str]) -> None:
     text = json.dumps({**table, "header": header, "rows": rows}, ensure_ascii=False, indent=2)
     (TABLES / script).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     RESULTS.write_text(render(), encoding="utf-8")
-    print("\n".join([header, *rows]))
+    print(body(header, rows))
+
+
+def body(header: str, rows: list[str] | dict[str, list[str]]) -> str:
+    """Return the text and the table, or one table a title, each with the same head; arguments as in :func:`record`."""
+    text, head = header.rsplit("\n\n", 1)
+    if isinstance(rows, list):
+        return "\n".join([f"{text}\n\n{head}", *rows])
+    return "\n\n".join([text, *("\n".join([f"### {title}\n\n{head}", *lines]) for title, lines in rows.items())])
 
 
 def render() -> str:
@@ -89,5 +97,5 @@ def render() -> str:
     parts = ["# Results\n\nBoth sides of a ratio are measured in one run, in turn; the median counts."]
     for table in sorted(tables, key=lambda table: table["section"]):
         command = f"`{table['command']}`, {table['machine']}."
-        parts.append("\n".join([f"## {table['section']}\n\n{command} {table['header']}", *table["rows"]]))
+        parts.append(f"## {table['section']}\n\n{command} {body(table['header'], table['rows'])}")
     return "\n\n".join(parts) + "\n"

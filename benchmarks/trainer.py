@@ -24,7 +24,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesS
 from transformers import TrainerCallback
 
 from freezealign import FreezeAlign
-from freezealign.data.openmoji import load_openmoji
+from freezealign.samples import load_openmoji
 
 PAIRS, EPOCHS, BATCH, STEPS = 192, 20, 64, 2
 ENCODE_BATCH = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache

@@ -5,8 +5,7 @@ python examples/openmoji.py
 """
 
 from freezealign import FreezeAlign, RetrievalEvaluator
-from freezealign.data.openmoji import load_openmoji
-from freezealign.data.samples import pairs
+from freezealign.samples import load_openmoji, pairs
 
 emoji = load_openmoji()
 model = FreezeAlign(["efficientnet-lite2", "use-multilingual"], dim=512, seed=0)

@@ -24,11 +24,9 @@ import torch
 
 from freezealign import FeatureStore, FreezeAlign
 from freezealign.curation import CaptionLength, Leaks, NearDuplicates, Prototypes, curate, open_pool
-from freezealign.data.openmoji import load_openmoji
-from freezealign.data.samples import hash_fold
-from freezealign.data.tuxpaint import load_tuxpaint
 from freezealign.evaluation.metrics import bootstrap_interval, positive_ranks
 from freezealign.markdown import markdown_table
+from freezealign.samples import hash_fold, load_openmoji, load_tuxpaint
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
 BATCH_SIZE = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache

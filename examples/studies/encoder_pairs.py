@@ -25,9 +25,8 @@ from grid import Grid, load_features, on_common_items, paired, read_grid, stored
 from pairs_report import write_report
 
 from freezealign import FeatureStore, FreezeAlign, RetrievalEvaluator, rank_encoders
-from freezealign.data.samples import hash_fold
 from freezealign.data.sources import open_pairs
-from freezealign.data.tuxpaint import load_tuxpaint
+from freezealign.samples import hash_fold, load_tuxpaint
 from freezealign.training.losses import ContrastiveLoss
 
 FOLDS, SEED, DIM, KS = 5, 0, 256, (1, 10)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from freezealign import FreezeAlign
-from freezealign.data.samples import SampleSet, pairs
-from freezealign.data.tuxpaint import load_tuxpaint
 from freezealign.evaluation.suites import run_suite
+from freezealign.samples import SampleSet, load_tuxpaint, pairs
 
 IMAGE_ENCODER, MULTILINGUAL, ENGLISH = "efficientnet-lite2", "use-multilingual", "all-minilm-l6-v2"
 BATCH_SIZE = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache

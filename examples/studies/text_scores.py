@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from freezealign import FeatureStore
-from freezealign.data.samples import Sample
-from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
+from freezealign.samples import Sample
+from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
 
 OTHERS = LANGUAGES[1:]
 SCORES = {

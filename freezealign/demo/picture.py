@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezealign.data.samples import Sample
 from freezealign.figures import new_figure
 from freezealign.images import read_image
+from freezealign.samples import Sample
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezealign.data.samples import SampleSet
 from freezealign.files import write_json
 from freezealign.inputs import Skipped
 from freezealign.markdown import markdown_table, score_cell
+from freezealign.samples import SampleSet
 
 if TYPE_CHECKING:
     from freezealign.model import FreezeAlign

@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from freezealign.data.samples import Sample, SampleSet, pairs
 from freezealign.demo.picture import draw_queries
 from freezealign.demo.report import DemoReport
 from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
 from freezealign.features import Level
 from freezealign.features.folder import FORMAT_VERSION
 from freezealign.model import FreezeAlign
+from freezealign.samples import Sample, SampleSet, pairs
 from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
@@ -47,11 +47,11 @@ def load_data(data: str, stamps: str | Path | None = None, fold: int = 0) -> Sam
         ValueError: If there is no such set, or ``tuxpaint`` comes without the folder of its stamps.
     """
     if data == "openmoji":
-        from freezealign.data.openmoji import load_openmoji
+        from freezealign.samples import load_openmoji
 
         return load_openmoji()
     if data == "tuxpaint":
-        from freezealign.data.tuxpaint import load_tuxpaint
+        from freezealign.samples import load_tuxpaint
 
         if stamps is None:
             raise ValueError("say where the stamps are: --stamps DIR; 'make stamps' fetches them.")

@@ -21,6 +21,8 @@ class Evaluator:
 
     Args:
         name: Put in front of every metric, and into the file's name.
+        batch_size: Items a forward pass.
+        show_progress_bar: Show progress if it takes longer than a second.
 
     Attributes:
         greater_is_better: Whether more of the primary metric is better.
@@ -32,8 +34,9 @@ class Evaluator:
     languages: list[str]
     columns: list[str]
 
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, name: str = "", batch_size: int = 32, show_progress_bar: bool = True) -> None:
         self.name = name
+        self.options: dict[str, Any] = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
 
     @property
     def primary_metric(self) -> str:
@@ -47,20 +50,16 @@ class Evaluator:
         return f"{words} on {self.name}" if self.name else words
 
     def evaluate(self, model: Any, folder: Path | None = None) -> Results:
-        """Return the results for ``model``, without the name in front; draw its pictures into a folder if there is one.
-
-        Args:
-            model: Anything with ``encode_image`` and ``encode_text``.
-            folder: Where the pictures go.
-        """
+        """Return the results without the name in front; draw pictures of them into the folder if there is one."""
         raise NotImplementedError
 
     def __call__(self, model: Any, output_path: str | Path | None = None, epoch: int = -1, steps: int = -1) -> Results:
         """Evaluate ``model``, note its scores for the model card, and write them as JSON if a folder is given.
 
         Args:
-            model: A :class:`~freezealign.FreezeAlign`, or anything whose ``encode_image`` and ``encode_text`` take a
-                list and the options of :meth:`~freezealign.FreezeAlign.encode`.
+            model: A :class:`~freezealign.FreezeAlign`, or anything whose ``encode_image`` and ``encode_text`` (and
+                ``encode_tokens`` for segmentation) take a list and the options of
+                :meth:`~freezealign.FreezeAlign.encode`.
             output_path: Folder for ``NAME.json`` and the pictures.
             epoch: When in training this is; -1 outside of it.
             steps: Likewise.
@@ -68,7 +67,7 @@ class Evaluator:
         folder = None if output_path is None else Path(output_path)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        results = {prefixed(self.name, key): value for key, value in self.evaluate(model, folder).items()}
+        results = all_prefixed(self.name, self.evaluate(model, folder))
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
         if folder is not None:
@@ -84,3 +83,8 @@ def by_language(values: Any) -> dict[str, Any]:
 def prefixed(prefix: str, metric: str) -> str:
     """Return ``de_R@1`` for ``de`` and ``R@1``, and the metric alone if the prefix is empty."""
     return f"{prefix}_{metric}" if prefix else metric
+
+
+def all_prefixed(prefix: str, results: Mapping[str, Any]) -> Results:
+    """Return results with every metric :func:`prefixed`."""
+    return {prefixed(prefix, metric): value for metric, value in results.items()}

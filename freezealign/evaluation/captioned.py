@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from freezealign.evaluation.base import Evaluator, Results, by_language, prefixed
+from freezealign.evaluation.base import Evaluator, Results, all_prefixed, by_language
+from freezealign.evaluation.embed import embed
 from freezealign.features import FrozenFeatures
 
 Captions = Sequence[str | Sequence[str] | None]
@@ -39,9 +40,8 @@ class CaptionedImagesEvaluator(Evaluator):
         batch_size: int,
         show_progress_bar: bool,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, batch_size, show_progress_bar)
         self.images = images
-        self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         self.texts: dict[str, Any] = {}
         self.owners: dict[str, list[int]] = {}
         for language, texts in by_language(captions).items():
@@ -54,7 +54,8 @@ class CaptionedImagesEvaluator(Evaluator):
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
 
         Args:
-            model: A :class:`~freezealign.FreezeAlign`, or several in turn that share its encoders.
+            model: A :class:`~freezealign.FreezeAlign`, for its ``extract_features``; others may follow that share its
+                encoders.
             path: Folder to keep the features in; a second call finds them there.
         """
         if not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
@@ -80,10 +81,16 @@ class CaptionedImagesEvaluator(Evaluator):
 
     def evaluate(self, model: Any, folder: Path | None = None) -> Results:
         """Return for each language what :meth:`scores` gives, and the protocol."""
+        images = embed(model, "image", self.images, **self.options)
         results: Results = {"protocol": self.protocol}
-        for language, embeddings in self._embeddings(model):
-            results |= {prefixed(language, key): value for key, value in self.scores(*embeddings).items()}
+        for language, texts in self.texts.items():
+            results |= all_prefixed(language, self.language_scores(model, images, language, texts))
         return results
+
+    def language_scores(self, model: Any, images: Tensor, language: str, texts: Any) -> dict[str, Any]:
+        """Return what :meth:`scores` gives for the captions of a language, or for ``texts`` in their places."""
+        owners = torch.tensor(self.owners[language], device=images.device)
+        return self.scores(images, embed(model, "text", texts, **self.options), owners)
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, Any]:
         """Evaluate one language.
@@ -94,22 +101,6 @@ class CaptionedImagesEvaluator(Evaluator):
             owners: (m,) which image each caption belongs to, in ascending order.
         """
         raise NotImplementedError
-
-    def _embeddings(self, model: Any) -> Iterator[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
-        images = self._embed_images(model)
-        for language, texts in self.texts.items():
-            yield language, (images, self._embed_texts(model, texts), self._owners(language, images.device))
-
-    def _embed_images(self, model: Any) -> Tensor:
-        embeddings: Tensor = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
-        return embeddings
-
-    def _embed_texts(self, model: Any, texts: Any) -> Tensor:
-        embeddings: Tensor = model.encode_text(texts, convert_to_tensor=True, **self.options).float()
-        return embeddings
-
-    def _owners(self, language: str, device: torch.device) -> Tensor:
-        return torch.tensor(self.owners[language], device=device)
 
 
 def _flatten(captions: Captions) -> tuple[list[str], list[int]]:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.registry import find_measure
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
+from freezealign.evaluation.embed import owners_mean
 
 
 class CKAEvaluator(CaptionedImagesEvaluator):
@@ -54,10 +54,8 @@ class CKAEvaluator(CaptionedImagesEvaluator):
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, float]:
         """Return each metric with its interval, chance and calibrated score, and n; arguments as the base has them."""
         shown, place = owners.unique(return_inverse=True)
-        sums = torch.zeros(len(shown), texts.shape[1], device=texts.device).index_add_(
-            0, place, normalize(texts, dim=-1)
-        )
-        sides, bar = (normalize(images[shown], dim=-1), normalize(sums, dim=-1)), self.options["show_progress_bar"]
+        means = owners_mean(texts, place, len(shown))
+        sides, bar = (normalize(images[shown], dim=-1), normalize(means, dim=-1)), self.options["show_progress_bar"]
         found: dict[str, float] = {"n": len(shown)}
         for measure in self.measures:
             score = asdict(measure_alignment(*sides, measure, show_progress_bar=bar))

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freezealign.evaluation.base import Results, prefixed
+from freezealign.evaluation.base import Results, all_prefixed, prefixed
 from freezealign.evaluation.budgets import counting, cut
 from freezealign.evaluation.captioned import Captions
+from freezealign.evaluation.embed import embed
 from freezealign.evaluation.pictures import draw_curves
 from freezealign.evaluation.retrieval import RetrievalEvaluator
 
@@ -58,24 +59,19 @@ class LongContextEvaluator(RetrievalEvaluator):
         What stands without a budget is the largest one's. Draws R@k against the budget.
         """
         ends, unit, limit = counting(model)
-        images = self._embed_images(model)
+        images, metric = embed(model, "image", self.images, **self.options), self.columns[0]
         results: Results = {"protocol": f"{self.protocol}; captions cut to a number of {unit}", "unit": unit}
         curves: dict[str, list[dict[str, float]]] = {}
         for language, texts in self.texts.items():
-            owners = self._owners(language, images.device)
             counts = [len(ends(text)) for text in texts]
-            longest = max(counts)
-            points = curves.setdefault(language or "captions", [])
+            longest, points = max(counts), curves.setdefault(language or "captions", [])
             for budget in _reached(self.budgets, longest, limit):
-                some = [cut(text, ends, budget) for text in texts]
-                scores = self.scores(images, self._embed_texts(model, some), owners)
+                scores = self.language_scores(model, images, language, [cut(text, ends, budget) for text in texts])
                 scores["n_cut"] = sum(count > budget for count in counts)
-                results |= {prefixed(language, prefixed(f"at_{budget}", key)): value for key, value in scores.items()}
-                points.append(_point(budget, scores, self.columns[0]))
-            results |= {prefixed(language, key): value for key, value in scores.items()}
-            results |= {prefixed(language, "longest"): longest, prefixed(language, "budget"): budget}
+                results |= all_prefixed(prefixed(language, f"at_{budget}"), scores)
+                points.append({"x": budget, "y": scores[metric], **_interval(scores, metric)})
+            results |= all_prefixed(language, {**scores, "longest": longest, "budget": budget})
         if folder is not None:
-            metric = self.columns[0]
             draw_curves(folder / "curve.png", curves, (f"{unit} of each caption", metric), f"{metric} by {unit} read")
         return results
 
@@ -91,5 +87,5 @@ def _reached(budgets: Sequence[int], longest: int, limit: int | None) -> list[in
     return [*(budget for budget in budgets if budget < end), end]
 
 
-def _point(budget: int, scores: Mapping[str, float], metric: str) -> dict[str, float]:
-    return {"x": budget, "y": scores[metric], "low": scores[f"{metric}_low"], "high": scores[f"{metric}_high"]}
+def _interval(scores: Mapping[str, float], metric: str) -> dict[str, float]:
+    return {end: scores[f"{metric}_{end}"] for end in ("low", "high")}

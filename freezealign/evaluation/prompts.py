@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from freezealign.evaluation.base import by_language
+from freezealign.evaluation.embed import embed, owners_mean
 
 ClassNames = Sequence[str | None]
 Templates = Sequence[str]
@@ -84,11 +85,9 @@ class ClassPrompts:
         """
         prompts = self.prompts(language)
         texts = [text for some in prompts for text in some]
-        embeddings = model.encode_text(texts, convert_to_tensor=True, **options).float()
-        counts = torch.tensor([len(some) for some in prompts], device=embeddings.device)
-        owners = torch.arange(len(prompts), device=embeddings.device).repeat_interleave(counts)
-        sums = embeddings.new_zeros(len(prompts), embeddings.shape[1])
-        means = sums.index_add_(0, owners, normalize(embeddings, dim=-1)) / counts[:, None]
+        owners = [owner for owner, some in enumerate(prompts) for _ in some]
+        embeddings = embed(model, "text", texts, **options)
+        means = owners_mean(embeddings, torch.tensor(owners, device=embeddings.device), len(prompts))
         return normalize(means, dim=-1) if self.renormalize else means
 
     def _asked(self, name: str, language: str) -> list[str]:

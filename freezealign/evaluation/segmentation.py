@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from freezealign.evaluation.base import Evaluator, Results, prefixed
+from freezealign.evaluation.base import Evaluator, Results, all_prefixed
+from freezealign.evaluation.masks import read_mask
 from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
 from freezealign.evaluation.pictures import Overlay, draw_overlays
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
@@ -39,8 +40,7 @@ class SegmentationEvaluator(Evaluator):
 
     Args:
         images: The pictures, in any form :func:`freezealign.images.read_image` takes.
-        masks: For each an integer array (H, W) of its picture's size, a PIL image of mode ``P``, ``L`` or ``I``, a path
-            of one, or a function that returns one.
+        masks: For each one of its picture's size, in any form :func:`freezealign.evaluation.masks.read_mask` takes.
         class_names: The C names; or such a list for each language.
         templates: Prompts with ``{}`` where the name goes; or such a list for each language.
         name: Put in front of every metric.
@@ -76,7 +76,7 @@ class SegmentationEvaluator(Evaluator):
         batch_size: int = 32,
         show_progress_bar: bool = True,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, batch_size, show_progress_bar)
         for value, known in ((protocol, Protocol), (background, Background), (candidates, Candidates)):
             if value not in get_args(known):
                 raise ValueError(f"unknown option {value!r}; choose one of {get_args(known)}.")
@@ -95,7 +95,7 @@ class SegmentationEvaluator(Evaluator):
         whole = SlidingWindows(224, 224, 224, squash=True)
         self.windows = windows or (SlidingWindows() if protocol == "standard" else whole)
         self.threshold = threshold if threshold is not None else (0.1 if protocol == "standard" else 0.4)
-        self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
+        self.quiet = {**self.options, "show_progress_bar": False}  # one bar shows the pictures
 
     @property
     def protocol(self) -> str:
@@ -125,8 +125,7 @@ class SegmentationEvaluator(Evaluator):
                 "segmentation needs model.encode_tokens(images), which gives (patches, grid) for each: "
                 f"{type(model).__name__} has none."
             )
-        options = {"batch_size": self.batch_size, "show_progress_bar": False}
-        classes = {language: self.prompts.vectors(model, language, **options) for language in self.languages}
+        classes = {language: self.prompts.vectors(model, language, **self.quiet) for language in self.languages}
         found = {language: self._overlap() for language in self.languages}
         chance, overlays = self._overlap(), []
         for index, (image, truth, cells) in enumerate(self._pictures(model)):
@@ -144,10 +143,9 @@ class SegmentationEvaluator(Evaluator):
     def _results(self, found: Mapping[str, Overlap], chance: Overlap) -> Results:
         results: Results = {"protocol": self.protocol}
         floor = chance.scores()["miou"]
+        counts = {"n_images": len(self.images), "n_classes": self.prompts.count}
         for language, overlap in found.items():
-            counts = {"n_images": len(self.images), "n_classes": self.prompts.count}
-            scores = {**overlap.scores(), "miou_chance": floor, **counts}
-            results |= {prefixed(language, key): value for key, value in scores.items()}
+            results |= all_prefixed(language, {**overlap.scores(), "miou_chance": floor, **counts})
         return results
 
     def _overlap(self) -> Overlap:
@@ -166,63 +164,47 @@ class SegmentationEvaluator(Evaluator):
         from tqdm.auto import tqdm
 
         keep = kept_share(model)
-        bar = tqdm(total=len(self.images), desc="Segmenting", unit="image", disable=not self.show_progress_bar, delay=1)
-        with bar:
+        hidden = not self.options["show_progress_bar"]
+        with tqdm(total=len(self.images), desc="Segmenting", unit="image", disable=hidden, delay=1) as bar:
             for start in range(0, len(self.images), PICTURES_AT_ONCE):
                 chosen = range(start, min(start + PICTURES_AT_ONCE, len(self.images)))
-                images = [self._image(index) for index in chosen]
-                windows = [self.windows.cut(image, keep) for image in images]
+                read = [self._read(index) for index in chosen]
+                windows = [self.windows.cut(image, keep) for image, _ in read]
                 cells = iter(
                     model.encode_tokens(
                         [window for some in windows for window in some],
                         modality="image",
-                        batch_size=self.batch_size,
                         convert_to_tensor=True,
-                        show_progress_bar=False,
+                        **self.quiet,
                     )
                 )
-                for index, image, some in zip(chosen, images, windows):
-                    yield image, self._truth(index, image), [next(cells) for _ in some]
+                for (image, truth), some in zip(read, windows):
+                    yield image, truth, [next(cells) for _ in some]
                     bar.update()
 
-    def _image(self, index: int) -> Image.Image:
+    def _read(self, index: int) -> tuple[Image.Image, Tensor]:
+        """Return a picture and its mask."""
         try:
-            return read_image(self.images[index])
+            image = read_image(self.images[index])
         except InputError as error:
             raise InputError(f"item {index}: {error}") from error
+        return image, self._truth(index, (image.height, image.width))
 
-    def _truth(self, index: int, image: Image.Image) -> Tensor:
+    def _truth(self, index: int, shape: tuple[int, int]) -> Tensor:
         """Return the mask of a picture: class indices from 0, C for background that counts, else ``IGNORED``."""
-        mask = read_mask(self.masks[index])
-        if mask.shape != (image.height, image.width):
-            raise ValueError(f"mask {index} is {mask.shape}, its image {(image.height, image.width)} (height, width).")
-        ignored, classes = mask == self.ignore_label, self.prompts.count
+        item = self.masks[index]
+        name = f"mask {index} ({item})" if isinstance(item, (str, Path)) else f"mask {index}"
+        mask, classes = read_mask(item, name), self.prompts.count
+        if mask.shape != shape:
+            raise InputError(f"{name} is {mask.shape}, its image {shape} (height, width); each pixel needs a class.")
+        ignored = mask == self.ignore_label
         wrong = ~ignored & ((mask < 0) | (mask > classes - (self.background == "none")))
         if wrong.any():
-            raise ValueError(
-                f"mask {index} holds {int(mask[wrong][0])}, which is none of the {classes} classes "
-                f"(background='{self.background}') and not ignore_label={self.ignore_label}."
+            raise InputError(
+                f"{name} holds {int(mask[wrong][0])}, which is none of the {classes} classes "
+                f"(background='{self.background}') and not ignore_label={self.ignore_label}. Name every class."
             )
         if self.background != "none":
             counts = self.background == "threshold" or self.rule == "freeze-align"
             mask = np.where(mask == 0, classes if counts else IGNORED, mask - 1)
         return torch.from_numpy(np.where(ignored, IGNORED, mask))
-
-
-def read_mask(item: Any) -> np.ndarray:
-    """Return a mask (H, W) of int64 from an array, a PIL image with one band, a path of one, or a function.
-
-    Raises:
-        ValueError: If it is not two-dimensional or has no integers.
-    """
-    item = item() if callable(item) else item
-    if isinstance(item, (str, Path)):
-        with Image.open(item) as opened:
-            item = np.asarray(opened)
-    mask = np.asarray(item)
-    if mask.ndim != 2 or mask.dtype.kind not in "iub":
-        raise ValueError(
-            f"a mask holds one class index a pixel, (H, W) of integers, not {mask.shape} of {mask.dtype}; a mask of "
-            "colours has to be mapped to indices first."
-        )
-    return mask.astype(np.int64)

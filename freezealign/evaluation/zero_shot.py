@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.evaluation.base import Evaluator, Results, prefixed
+from freezealign.evaluation.base import Evaluator, Results, all_prefixed
+from freezealign.evaluation.embed import embed
 from freezealign.evaluation.metrics import nearest, positive_ranks, scored
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
 
@@ -51,14 +52,13 @@ class ZeroShotClassificationEvaluator(Evaluator):
         batch_size: int = 32,
         show_progress_bar: bool = True,
     ) -> None:
-        super().__init__(name)
+        super().__init__(name, batch_size, show_progress_bar)
         if len(images) != len(labels) or not len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
         self.images, self.labels = images, torch.as_tensor(labels)
         self.prompts = ClassPrompts(class_names, templates, descriptions, renormalize)
         self.ks, self.languages = tuple(ks), self.prompts.languages
         self.columns = [*(f"top{k}" for k in self.ks), "mean_per_class"]
-        self.options = {"batch_size": batch_size, "show_progress_bar": show_progress_bar}
         if int(self.labels.min()) < 0:
             raise ValueError(f"label {int(self.labels.min())} is negative; a label is the index of a class.")
         if int(self.labels.max()) >= self.prompts.count:
@@ -71,15 +71,14 @@ class ZeroShotClassificationEvaluator(Evaluator):
 
         Draws the confusion matrix of the first language.
         """
-        images = model.encode_image(self.images, convert_to_tensor=True, **self.options).float()
+        images = embed(model, "image", self.images, **self.options)
         results: Results = {"protocol": self.prompts.protocol}
         for language in self.languages:
             shown, labels = self._labels(language)
             if not len(shown):
                 raise ValueError(f"no image has a class with a name in '{language}'.")
             classes = self.prompts.vectors(model, language, **self.options)
-            scores = self._scores(images[shown], labels.to(images.device), classes)
-            results |= {prefixed(language, key): value for key, value in scores.items()}
+            results |= all_prefixed(language, self._scores(images[shown], labels.to(images.device), classes))
             if folder is not None and language == self.languages[0]:
                 self._draw(folder, labels, nearest(images[shown], classes).cpu())
         return results

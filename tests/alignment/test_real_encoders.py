@@ -10,20 +10,20 @@ import timm
 import torch
 
 from freezealign import FreezeAlign, FrozenEncoder, rank_encoders
-from freezealign.data.samples import SampleSet, hash_fold
 from freezealign.encoders.timm import TimmEncoder
+from freezealign.samples import SampleSet, hash_fold
 
 pytestmark = pytest.mark.slow
 
 
 def openmoji() -> SampleSet:
-    from freezealign.data.openmoji import load_openmoji
+    from freezealign.samples import load_openmoji
 
     return load_openmoji()
 
 
 def tuxpaint() -> SampleSet:
-    from freezealign.data.tuxpaint import load_tuxpaint
+    from freezealign.samples import load_tuxpaint
 
     if "FREEZEALIGN_STAMPS" not in os.environ:
         pytest.skip("set FREEZEALIGN_STAMPS to the folder that 'make stamps' fetches")

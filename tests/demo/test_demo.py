@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from freezealign import FreezeAlign
-from freezealign.data.samples import Sample, SampleSet, hash_fold
 from freezealign.demo import run_demo
+from freezealign.samples import Sample, SampleSet, hash_fold
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from freezealign import SegmentationEvaluator
 from freezealign.evaluation import SlidingWindows
+from freezealign.evaluation.masks import read_mask
 from freezealign.evaluation.overlap import IGNORED
-from freezealign.evaluation.segmentation import read_mask
+from freezealign.evaluation.pictures import Overlay, by_importance, draw_overlays
+from freezealign.inputs import InputError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 NAMES = list(COLOURS)
@@ -156,7 +158,7 @@ def test_masks_come_as_palettes_and_functions(tmp_path):
         (np.full((32, 32), 7), "mask 0 holds 7"),
         (np.full((32, 32), -3), "mask 0 holds -3"),
         (np.ones((32, 31), dtype=int), r"\(32, 31\), its image \(32, 32\)"),
-        (np.ones((32, 32, 3), dtype=np.uint8), "a mask of colours"),
+        (np.ones((32, 32, 3), dtype=np.uint8), "A mask of colours"),
         (np.ones((32, 32)), "float64"),
         (np.full((32, 32), 255), "no pixel to score"),
     ],
@@ -358,6 +360,32 @@ def test_mask_value_beyond_the_classes_names_its_mask(value, background):
         evaluate(Painter(), pictures, background=background)
 
 
+MASK = PICTURES[0][1].astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (Image.fromarray(np.full_like(MASK, 59)), r"mask 0 \(.*mask\.png\) holds 59, which is none of the 3 classes"),
+        (Image.fromarray(MASK[:4]), r"mask 0 \(.*mask\.png\) is \(4, 32\), its image \(32, 32\)"),
+        (Image.fromarray(MASK).convert("RGB"), r"mask 0 \(.*mask\.png\) holds uint8 of shape .* of mode 'RGB'"),
+        (None, r"cannot read mask 0 \(.*mask\.png\): cannot identify image file"),
+    ],
+)
+def test_file_that_is_no_mask_of_its_picture_is_named(tmp_path, content, message):
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"no picture") if content is None else content.save(path)
+    with pytest.raises(InputError, match=message):
+        evaluate(Painter(), [(PICTURES[0][0], path)])
+
+
+@pytest.mark.parametrize("names", [["x"] * 255, {"en": ["x"] * 300}])
+def test_more_classes_than_masks_can_tell_apart_are_refused(names):
+    assert len(SegmentationEvaluator([0], [0], ["x"] * 254).prompts.named("")) == 254
+    with pytest.raises(ValueError, match="ignore_label=255 is also one of the"):
+        SegmentationEvaluator([0], [0], names)
+
+
 @pytest.mark.parametrize(("background", "label"), [("none", 0), ("none", 2), ("ignore", 3), ("threshold", 1)])
 def test_label_to_ignore_may_not_be_a_class(background, label):
     with pytest.raises(ValueError, match=f"ignore_label={label} is also"):
@@ -411,6 +439,20 @@ def test_overlays_leave_out_what_does_not_count(tmp_path, monkeypatch):
     expected = np.where(mask == 255, IGNORED, mask - 1)
     np.testing.assert_array_equal(drawn[0].truth, expected)
     np.testing.assert_array_equal(drawn[0].predicted, expected)
+
+
+def test_classes_of_an_overlay_are_those_of_the_truth_and_then_the_others_predicted():
+    truth = np.array([[7, 7, 4], [7, 4, -1]])
+    assert by_importance(Overlay(PICTURES[0][0], truth, np.array([[2, 9, 9], [7, 4, -1]]))) == [7, 4, 9, 2]
+
+
+@pytest.mark.parametrize("classes", [1, 12, 40])
+def test_any_number_of_classes_is_drawn_with_a_legend(tmp_path, classes):
+    mask = np.arange(32 * 32).reshape(32, 32) % classes
+    names = [*(f"class {number}" for number in range(classes - 1)), "x$y", "background"]
+    draw_overlays(tmp_path / "overlays.png", [Overlay(PICTURES[0][0], mask, mask + 1)], names)
+    with Image.open(tmp_path / "overlays.png") as picture:
+        picture.load()
 
 
 def test_class_that_never_occurs_is_null_in_json(tmp_path):

@@ -17,13 +17,13 @@ import torch
 import yaml
 from PIL import Image
 
-from freezealign.data.samples import hash_fold
-from freezealign.data.testsets import ClassifiedImages
-from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
 from freezealign.evaluation.suites import Suite, run_suite
-from freezealign.evaluation.suites.data import READERS, read_data
+from freezealign.evaluation.suites.formats import READERS, read_data
 from freezealign.evaluation.suites.suite import builtin_suites
 from freezealign.evaluation.suites.tasks import EVALUATORS, make_evaluator
+from freezealign.evaluation.testsets import ClassifiedImages
+from freezealign.samples import hash_fold
+from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
 
 RED, BLUE = (200, 30, 30), (30, 30, 200)
 FOLDERS = [
@@ -351,7 +351,7 @@ def test_every_format_is_read_and_evaluated(folders, monkeypatch):
     write_voc(data / "voc", "sky\ngrass\n")
     write_mask_dataset(data / "masks")
     (data / "described.json").write_text('{"thing 1": ["It is red."]}')
-    monkeypatch.setattr("freezealign.data.openmoji.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
+    monkeypatch.setattr("freezealign.evaluation.suites.formats.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
     assert {(some["format"], EVALUATORS[name][1]) for name, some, _ in FORMATS} == set(READERS)
 
     tasks = [

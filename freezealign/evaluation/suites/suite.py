@@ -25,7 +25,7 @@ class Task:
     Args:
         name: Its folder and its heading: letters, digits, ``.``, ``_`` and ``-``.
         evaluator: Key of :data:`freezealign.evaluation.suites.tasks.EVALUATORS`.
-        data: ``format``, which names one of :data:`freezealign.evaluation.suites.data.READERS`, and its arguments.
+        data: ``format``, which names one of :data:`freezealign.evaluation.suites.formats.READERS`, and its arguments.
         options: Arguments of the evaluator.
         about: A sentence for the report.
     """

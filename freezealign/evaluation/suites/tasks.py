@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from freezealign.data.testsets import CaptionedImages, ClassifiedImages, MaskedImages
 from freezealign.evaluation.base import Evaluator
 from freezealign.evaluation.cka import CKAEvaluator
 from freezealign.evaluation.long_context import LongContextEvaluator
 from freezealign.evaluation.retrieval import RetrievalEvaluator
 from freezealign.evaluation.segmentation import SegmentationEvaluator
-from freezealign.evaluation.suites.data import read_data
+from freezealign.evaluation.suites.formats import read_data
 from freezealign.evaluation.suites.suite import Task
+from freezealign.evaluation.testsets import CaptionedImages, ClassifiedImages, MaskedImages
 from freezealign.evaluation.windows import SlidingWindows
 from freezealign.evaluation.zero_shot import ZeroShotClassificationEvaluator
 
@@ -66,7 +66,7 @@ def _resolved(key: str, value: Any, root: Path) -> Any:
 
 def _published(key: str, benchmark: str, languages: list[str]) -> dict[str, Any]:
     """Return what the package clip-benchmark publishes for one of its data sets, by language."""
-    from freezealign.data.testsets import benchmark_class_names, benchmark_templates
+    from freezealign.evaluation.testsets import benchmark_class_names, benchmark_templates
 
     read: Any = benchmark_class_names if key == "class_names" else benchmark_templates
     return {language: read(benchmark, language) for language in languages}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,13 +12,10 @@ from freezealign.encoders.timm import TimmEncoder
 from freezealign.features import FeatureStore
 from freezealign.features.shard import ShardBuilder
 
-if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
-
 IMAGENET_CLASSES = 1000
 
 
-def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
+def class_pairs(model: Any, store: FeatureStore) -> FeatureStore:
     """Return one pair a class of the image encoder's own classifier: its weights, as if a picture's, and its name.
 
     To be mixed with real pairs: ``model.fit([store, class_pairs(model, store)])``. Each side is layer-normed and moved
@@ -26,7 +23,7 @@ def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     encoder was given with its labels: say so beside any score.
 
     Args:
-        model: Its image encoder is a timm model with ImageNet's 1,000 classes.
+        model: A :class:`~freezealign.FreezeAlign`; its image encoder is a timm model with ImageNet's 1,000 classes.
         store: The real pairs, at level ``pooled``.
 
     Raises:
@@ -45,7 +42,7 @@ def class_pairs(model: FreezeAlign, store: FeatureStore) -> FeatureStore:
     return FeatureStore.from_shards(store.origins, [builder.build().columns])
 
 
-def _classifier(model: FreezeAlign) -> tuple[Tensor, list[str]]:
+def _classifier(model: Any) -> tuple[Tensor, list[str]]:
     """Return the weights of the image encoder's classifier (1000, D) and the names of its classes."""
     from timm.data import ImageNetInfo
 

@@ -6,8 +6,8 @@ import timm
 import torch
 
 from freezealign import FreezeAlign, FrozenEncoder
-from freezealign.data.classes import class_pairs
 from freezealign.encoders.timm import TimmEncoder
+from freezealign.samples.class_pairs import class_pairs
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from freezealign.data.samples import Sample, SampleSet
-from freezealign.data.scenes import Scenes, compose_scenes
-from freezealign.data.testsets import (
+from freezealign.data.sources import open_pairs
+from freezealign.evaluation.testsets import (
     CaptionedImages,
     ClassifiedImages,
     MaskedImages,
@@ -19,6 +19,9 @@ from freezealign.data.testsets import (
     read_masks,
     read_voc,
 )
+from freezealign.images import read_image
+from freezealign.inputs import InputError
+from freezealign.samples import Sample, SampleSet, Scenes, compose_scenes, load_openmoji, load_tuxpaint
 
 
 def read_data(kind: type, data: Mapping[str, Any], root: Path) -> Any:
@@ -65,8 +68,6 @@ def _class_folders(root: Path, path: str) -> ClassifiedImages:
 
 
 def _captions(root: Path, path: str, text: str = "text") -> CaptionedImages:
-    from freezealign.data.sources import open_pairs
-
     pairs = list(open_pairs(root / path, text=text))
     texts = [[pair["text"]] if isinstance(pair["text"], str) else pair["text"] or [] for pair in pairs]
     return CaptionedImages([pair["image"] for pair in pairs], {"": texts})
@@ -84,23 +85,17 @@ def _mask_dataset(root: Path, path: str, class_names: list[str], split: str = "v
     return read_masks(dataset[split] if isinstance(dataset, dict) else dataset, class_names)
 
 
-def _tuxpaint(root: Path, path: str, fold: int) -> SampleSet:
-    from freezealign.data.tuxpaint import load_tuxpaint
-
-    return load_tuxpaint(root / path, fold)
-
-
 def _tuxpaint_captions(root: Path, path: str, fold: int = 0, languages: Sequence[str] | None = None) -> CaptionedImages:
-    return _sample_captions(_tuxpaint(root, path, fold), languages)
+    return _sample_captions(load_tuxpaint(root / path, fold), languages)
 
 
 def _tuxpaint_categories(root: Path, path: str, fold: int = 0) -> ClassifiedImages:
     """The class of a stamp is the folder that it lies in, at the top; all folders, because not every fold has all."""
-    stamps = _tuxpaint(root, path, fold)
+    stamps = load_tuxpaint(root / path, fold)
     names = sorted({_top_folder(sample) for sample in stamps.samples})
-    samples = _readable(stamps.test)
+    test = _readable(stamps.test)
     return ClassifiedImages(
-        [sample.image for sample in samples], [names.index(_top_folder(sample)) for sample in samples], names
+        [sample.image for sample in test], [names.index(_top_folder(sample)) for sample in test], names
     )
 
 
@@ -109,8 +104,6 @@ def _top_folder(sample: Sample) -> str:
 
 
 def _openmoji_captions(root: Path, languages: Sequence[str] | None = None) -> CaptionedImages:
-    from freezealign.data.openmoji import load_openmoji
-
     return _sample_captions(load_openmoji(), languages)
 
 
@@ -122,17 +115,12 @@ def _sample_captions(samples: SampleSet, languages: Sequence[str] | None) -> Cap
 
 def _readable(samples: Sequence[Sample]) -> list[Sample]:
     """Return the samples whose picture can be read; some of the stamps' SVG files cannot."""
-    from freezealign.images import read_image
-    from freezealign.inputs import InputError
-
-    def is_readable(sample: Sample) -> bool:
-        try:
+    readable = []
+    for sample in samples:
+        with suppress(InputError):
             read_image(sample.image)
-        except InputError:
-            return False
-        return True
-
-    return [sample for sample in samples if is_readable(sample)]
+            readable.append(sample)
+    return readable
 
 
 def _scene_captions(root: Path, samples: str, **options: Any) -> CaptionedImages:
@@ -148,11 +136,9 @@ def _scene_masks(root: Path, samples: str, **options: Any) -> MaskedImages:
 
 def _compose(root: Path, samples: str, path: str = "", fold: int = 0, **options: Any) -> Scenes:
     """Return scenes of held-out samples; ``options`` are those of :func:`compose_scenes`."""
-    from freezealign.data.openmoji import load_openmoji
-
     if samples not in ("openmoji", "tuxpaint"):
         raise ValueError(f"scenes are made of the samples openmoji or tuxpaint, not of '{samples}'.")
-    drawn_from = load_openmoji() if samples == "openmoji" else _tuxpaint(root, path, fold)
+    drawn_from = load_openmoji() if samples == "openmoji" else load_tuxpaint(root / path, fold)
     scenes: Scenes = _call("scenes", compose_scenes, drawn_from.test, **options)
     return scenes
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from freezealign.data.samples import Sample, SampleSet, crop_to_object, hash_fold, render_svg
 from freezealign.images import read_image
 from freezealign.inputs import InputError
+from freezealign.samples.sample import Sample, SampleSet, crop_to_object, hash_fold, render_svg
 
 LICENCE = "Tux Paint stamps, GPL-2, Bill Kendrick and contributors (tuxpaint.org); Debian tuxpaint-stamps-default."
 BORDER = 1.14

@@ -43,10 +43,10 @@ def check_languages(languages: Iterable[str]) -> None:
         raise ValueError(f"there are no words for places in {unknown}; there are for {list(PLACES)}.")
 
 
-def describe(language: str, captions: Sequence[str], columns: int) -> str:
+def describe_grid(language: str, captions: Sequence[str], columns: int) -> str:
     """Return one text that says in reading order what stands where on a grid ``columns`` wide.
 
-    >>> describe("en", ["A frog.", "Boo!", "red apple"], columns=2)
+    >>> describe_grid("en", ["A frog.", "Boo!", "red apple"], columns=2)
     'In row 1, column 1: A frog. In row 1, column 2: Boo! In row 2, column 1: red apple.'
     """
     sentences = [_sentence(PLACES[language], caption, *divmod(cell, columns)) for cell, caption in enumerate(captions)]

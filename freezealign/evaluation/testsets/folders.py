@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
-from freezealign.data.sources.folder import find_pictures
-from freezealign.data.testsets.base import ClassifiedImages, MaskedImages
-from freezealign.data.testsets.lines import find_lines, read_lines
-from freezealign.data.testsets.masks import Mask
+from freezealign.data.class_folders import class_folders
+from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages
+from freezealign.evaluation.testsets.lines import find_lines, read_lines
 
 NAMES = "classnames.txt"
 VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "dining table",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "potted plant",
-    "sheep",
-    "sofa",
-    "train",
-    "tv monitor",
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor"),
 )
 
 
@@ -49,28 +27,15 @@ def read_class_folders(root: str | Path) -> ClassifiedImages:
         FileNotFoundError: If there are no sub-folders, or there is no image in one.
         ValueError: If ``classnames.txt`` has more or fewer lines than there are sub-folders.
     """
-    root = Path(root)
-    folders = sorted(path for path in root.glob("*") if path.is_dir())
-    if not folders:
-        raise FileNotFoundError(f"there is no sub-folder in '{root}'; make one for each class.")
-    images: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        found = [folder / name for name in sorted(find_pictures(folder))]
-        if not found:
-            raise FileNotFoundError(f"there is no image in '{folder}'; remove the folder if it is no class.")
-        images += found
-        labels += [label] * len(found)
-    return ClassifiedImages(images, labels, _folder_names(root, folders))
-
-
-def _folder_names(root: Path, folders: Sequence[Path]) -> list[str]:
-    names = find_lines(root / NAMES)
+    found = class_folders(root)
+    names = find_lines(Path(root) / NAMES)
     if names is None:
-        return [folder.name.replace("_", " ") for folder in folders]
-    if len(names) != len(folders):
-        raise ValueError(f"{root / NAMES} has {len(names)} lines, but there are {len(folders)} folders; name each.")
-    return names
+        names = [name.replace("_", " ") for name in found]
+    if len(names) != len(found):
+        raise ValueError(f"{Path(root) / NAMES} has {len(names)} lines, but there are {len(found)} folders; name each.")
+    images = [picture for pictures in found.values() for picture in pictures]
+    labels = [label for label, pictures in enumerate(found.values()) for _ in pictures]
+    return ClassifiedImages(images, labels, names)
 
 
 def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | None = None) -> MaskedImages:
@@ -97,9 +62,8 @@ def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | 
             f"{root}: {len(missing)} images or masks of the split '{split}' are missing, the first is '{missing[0]}'; "
             "add them, or take them off the list."
         )
-    names = _voc_names(root) if class_names is None else list(class_names)
-    read = [Mask(str(mask), partial(_open, mask), image, len(names)) for mask, image in zip(masks, images)]
-    return MaskedImages(images, read, names)
+    names = find_lines(root / NAMES) if class_names is None else class_names
+    return MaskedImages(images, masks, list(VOC_CLASSES if names is None else names))
 
 
 def _read_split(root: Path, split: str) -> list[str]:
@@ -111,14 +75,3 @@ def _read_split(root: Path, split: str) -> list[str]:
     if not stems:
         raise ValueError(f"{lists / f'{split}.txt'} is empty; write the name of an image a line, without suffix.")
     return stems
-
-
-def _voc_names(root: Path) -> list[str]:
-    names = find_lines(root / NAMES)
-    return list(VOC_CLASSES) if names is None else names
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-        return image

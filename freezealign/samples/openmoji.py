@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from freezealign.data.samples import Sample, SampleSet, crop_to_object, hash_fold, render_svg
+from freezealign.samples.sample import Sample, SampleSet, crop_to_object, hash_fold, render_svg
 
 LICENCE = "Drawings: OpenMoji, CC BY-SA 4.0 (openmoji.org). Names: Unicode CLDR, through the package emoji (BSD)."
 SKIN_TONES = range(0x1F3FB, 0x1F3FF + 1)

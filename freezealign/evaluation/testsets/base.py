@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-
-IGNORED = 255
-"""The value of pixels in masks that do not count."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +62,20 @@ class MaskedImages:
 
     Args:
         images: n images, in any form ``encode_image`` takes.
-        masks: For each a function that reads its mask, (H, W) int64 as large as the image: 0 is background, i is
-            ``class_names[i - 1]``, 255 does not count.
+        masks: For each its mask, in any form :func:`freezealign.evaluation.masks.read_mask` takes: 0 is background, i
+            is ``class_names[i - 1]``, 255 does not count.
         class_names: The names of the classes, without background; or such a list for each language.
 
     Raises:
-        ValueError: If there are no images, their number is not that of the masks, or there are more than 254 classes.
+        ValueError: If there are no images, or their number is not that of the masks.
     """
 
     images: Sequence[Any]
-    masks: Sequence[Callable[[], np.ndarray]]
+    masks: Sequence[Any]
     class_names: list[str] | dict[str, list[str]]
 
     def __post_init__(self) -> None:
         _check_counts(self.images, self.masks, "masks")
-        names = self.class_names
-        classes = max(map(len, names.values())) if isinstance(names, dict) else len(names)
-        if classes >= IGNORED:
-            raise ValueError(
-                f"there are {classes} class names, but {IGNORED} in a mask means that a pixel does not "
-                f"count; leave at most {IGNORED - 1} classes."
-            )
 
 
 def _check_counts(images: Sized, others: Sized, what: str) -> None:

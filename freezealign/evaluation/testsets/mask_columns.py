@@ -1,4 +1,4 @@
-"""Test sets with masks that are a ``datasets.Dataset``."""
+"""Images and masks in the columns of a ``datasets.Dataset``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from freezealign.data.testsets.base import MaskedImages
-from freezealign.data.testsets.masks import Mask
+from freezealign.evaluation.testsets.base import MaskedImages
+from freezealign.inputs import InputError
 
 
 def read_masks(dataset: Any, class_names: Sequence[str], image: str = "image", mask: str = "mask") -> MaskedImages:
@@ -29,23 +29,15 @@ def read_masks(dataset: Any, class_names: Sequence[str], image: str = "image", m
                 f"there is no column '{column}'; the columns are {list(dataset.column_names)}. "
                 f"Say which one to use: {keyword}='…'."
             )
-    # one column each, because a row decodes all that it holds
-    images = _cells(dataset.select_columns([image]), image)
-    masks = _cells(dataset.select_columns([mask]), mask)
-    read = [
-        Mask(f"the mask of row {row} in column '{mask}'", cell, images[row], len(class_names))
-        for row, cell in enumerate(masks)
-    ]
-    return MaskedImages(images, read, list(class_names))
+    return MaskedImages(_cells(dataset, image), _cells(dataset, mask), list(class_names))
 
 
 def _cells(dataset: Any, column: str) -> list[partial[Any]]:
-    return [partial(_read_cell, dataset, row, column) for row in range(len(dataset))]
+    alone = dataset.select_columns([column])  # because a row decodes all that it holds
+    return [partial(_read_cell, alone, row, column) for row in range(len(dataset))]
 
 
 def _read_cell(dataset: Any, row: int, column: str) -> Any:
-    from freezealign.inputs import InputError
-
     content = dataset[row][column]
     if content is None:
         raise InputError(f"row {row} has no '{column}'; leave it out.")

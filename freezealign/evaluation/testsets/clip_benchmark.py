@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.data.sources.shards import Member, find_image, iterate_samples
-from freezealign.data.testsets.base import CaptionedImages, ClassifiedImages
-from freezealign.data.testsets.lines import find_lines, read_lines
+from freezealign.evaluation.testsets.base import CaptionedImages, ClassifiedImages
+from freezealign.evaluation.testsets.lines import find_lines, read_lines
 
 SUFFIXES = {"classification": "cls", "retrieval": "txt"}
 """For each type of data set the suffix of what goes with an image."""

@@ -12,7 +12,7 @@ from freezealign.evaluation.base import Evaluator
 from freezealign.evaluation.suites.report import RESULT, read_record, write_report
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
-from freezealign.files import write_json_atomically
+from freezealign.files import differences, write_json_atomically
 from freezealign.space import Space
 
 
@@ -41,7 +41,7 @@ def run_suite(
         output: Folder for results, pictures, ``report.md`` and ``report.html``.
         name: The model's folder and its name in the report.
         identity: What tells this model from another of the same name, such as a hash of its weights; a FreezeAlign is
-            told by its own.
+            told by its own digest.
         root: What relative paths of data start from.
         tasks: Only these, by name.
         batch_size: Items a forward pass.
@@ -59,10 +59,10 @@ def run_suite(
         raise ValueError(f"a model's name is of letters, digits, '.', '_' and '-'; got {name!r}.")
     chosen = _choose(suite, tasks)
     folder, found = Path(output), {}
-    who = model.weights_digest() if isinstance(model, Space) else identity
+    key = {"model_identity": model.weights_digest() if isinstance(model, Space) else identity}
     for number, task in enumerate(chosen, start=1):
         place = folder / name / task.name
-        key = {"task_identity": task.identity, "model_identity": who}
+        key = {**key, "task_identity": task.identity}
         record = _finished(place / RESULT, key)
         announce(f"[{number}/{len(chosen)}] {task.name}: {'finished earlier' if record else 'running'}")
         if record is None:
@@ -86,8 +86,7 @@ def _choose(suite: Suite, names: Sequence[str] | None) -> list[Task]:
 def _finished(path: Path, key: dict[str, str]) -> dict[str, Any] | None:
     """Return the result that is there already, if it is of this task and model and not an error."""
     record = read_record(path) if path.is_file() else {}
-    same = all(record.get(name) == value for name, value in key.items())
-    return record if same and "error" not in record else None
+    return None if differences(record, key) or "error" in record else record
 
 
 def _clear(place: Path) -> None:

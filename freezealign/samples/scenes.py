@@ -15,9 +15,9 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from freezealign.data.places import check_languages, describe
-from freezealign.data.samples import VISIBLE, Sample
 from freezealign.inputs import InputError, Skipped
+from freezealign.samples.places import check_languages, describe_grid
+from freezealign.samples.sample import VISIBLE, Sample
 
 LONG = 16
 """Objects of a scene with a long caption: 150 to 250 tokens of all-MiniLM-L6-v2 in English.
@@ -177,7 +177,7 @@ def _draw_different(samples: Sequence[Sample], wanted: int, languages: Sequence[
 
 def _describe(scene: _Scene, language: str) -> str:
     captions = [sample.captions[language] for sample in scene.objects.values()]
-    return describe(language, captions, _count_columns(len(captions)))
+    return describe_grid(language, captions, _count_columns(len(captions)))
 
 
 def _count_columns(objects: int) -> int:
