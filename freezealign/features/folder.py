@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ import numpy as np
 
 from freezealign.features.columns import NpyFile
 from freezealign.features.shard import Shard
-from freezealign.files import check_version, inside, read_object, write_atomically, write_json_atomically
+from freezealign.files import check_version, file_digest, inside, read_object, write_atomically, write_json_atomically
 from freezealign.inputs import Skipped
 
 FORMAT_VERSION = 2
@@ -209,11 +208,6 @@ def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:
         file.write(rows.data)
 
     return write
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file that is not empty."""
-    return hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest()
 
 
 @contextmanager

@@ -17,7 +17,10 @@ from freezealign import FreezeAlign, FrozenEncoder, list_encoders, register_enco
 from freezealign.encoders import EncoderReference, registry
 from freezealign.encoders.registry import resolve
 
-OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-multilingual", "all-minilm-l6-v2"]
+OFFLINE = {
+    "image": ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"],
+    "text": ["use-multilingual", "all-minilm-l6-v2"],
+}
 COMMIT = "0123456789" * 4
 each_backend = pytest.mark.parametrize(
     ("fixture", "backend", "modality"),
@@ -97,7 +100,7 @@ def test_a_short_name_stands_for_a_hub_id(name, source, backend, modality):
     assert reference.name == name and reference.package is None
 
 
-@pytest.mark.parametrize("name", OFFLINE_NAMES)
+@pytest.mark.parametrize("name", [*OFFLINE["image"], *OFFLINE["text"]])
 def test_an_encoder_of_the_offline_extra_comes_from_a_package(name):
     assert resolve(name).package == name
 
@@ -324,29 +327,26 @@ def hub(monkeypatch, tmp_path):
     huggingface_hub.set_client_factory(hub_http.default_client_factory)
 
 
-HUB_NAMES = [
-    "dinov2-small",
-    "all-roberta-large-v1",
-    "clip-vit-base-patch32-text",
-    "someone/model",
-    "timm/vit_tiny_patch16_224",
-]
+HUB_NAMES = {
+    "dinov2-small": ("image",),
+    "timm/vit_tiny_patch16_224": ("image",),
+    "all-roberta-large-v1": ("text",),
+    "clip-vit-base-patch32-text": ("text",),
+    "someone/model": ("image", "text"),
+}
+"""Modalities that a name could be of."""
 
 
+@pytest.mark.parametrize("offline", [True, False], ids=["offline mode", "no network"])
 @pytest.mark.parametrize("name", HUB_NAMES)
-def test_in_offline_mode_the_error_names_the_encoders_that_need_no_hub(name):
-    with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
-        FrozenEncoder(name)
-    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
-    assert "pip install 'freezealign[offline]'" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_without_a_network_the_error_names_the_encoders_that_need_no_hub(name, hub):
+def test_without_the_hub_the_error_names_the_encoders_of_that_modality_that_need_none(name, offline, hub, monkeypatch):
     hub.error = "unreachable"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
         FrozenEncoder(name)
-    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
+    for modality, names in OFFLINE.items():
+        assert all((one in str(caught.value)) == (modality in HUB_NAMES[name]) for one in names)
+    assert "pip install 'freezealign[offline]'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
