@@ -10,10 +10,10 @@ from freezealign.files import tensor_digest, to_json
 from freezealign.modules import Module
 
 if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
+    from freezealign.space.space import Space
 
 
-def weights_digest(model: FreezeAlign) -> str:
+def weights_digest(model: Space) -> str:
     """Return a SHA-256 over all that an embedding depends on: the encoders' identity and the trained blocks."""
     digest = hashlib.sha256()
     for name in model.towers:
