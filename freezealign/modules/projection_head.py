@@ -15,7 +15,7 @@ class ProjectionHead(Module):
     Args:
         in_dim: Width of the pooled vector.
         out_dim: Width of the shared space; 1024 in the paper.
-        kind: ``mlp`` (the paper's text head), ``token``, ``linear`` or ``identity``.
+        kind: ``mlp`` (the paper's text head), ``token``, ``linear``, ``glu`` or ``identity``.
         dropout: Dropout probability inside the head, active in training only.
     """
 

@@ -22,7 +22,8 @@ class TokenProjector(Module):
     Args:
         in_dim: Width of the encoder.
         out_dim: Width of the shared space; 1024 in the paper.
-        kind: ``token`` (the paper's), ``mlp``, ``linear`` or ``identity``; see :mod:`freezealign.modules.projection`.
+        kind: ``token`` (the paper's), ``mlp``, ``linear``, ``glu`` or ``identity``; see
+            :mod:`freezealign.modules.projection`.
         cls: Also project ``cls_token_embeddings`` (B, in_dim), with its own weights.
         dropout: Dropout probability inside the projector, active in training only.
     """
