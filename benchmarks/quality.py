@@ -23,7 +23,7 @@ from freezealign.data.classes import class_pairs
 from freezealign.data.openmoji import load_openmoji
 from freezealign.data.samples import Sample, SampleSet
 from freezealign.data.tuxpaint import LANGUAGES, load_tuxpaint
-from freezealign.demo.run import feature_cache
+from freezealign.demo.demo import feature_cache
 
 DIM, FOLDS = 512, 5
 TRAINED = {"recipe": "paper", "init": "random"}
