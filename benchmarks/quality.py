@@ -19,7 +19,7 @@ import numpy as np
 from report import record
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder, RetrievalEvaluator
-from freezealign.demo.run import feature_cache
+from freezealign.demo.demo import feature_cache
 from freezealign.samples import Sample, SampleSet, load_openmoji
 from freezealign.samples.class_pairs import class_pairs
 from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint

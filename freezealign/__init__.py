@@ -37,22 +37,29 @@ _HOMES = {
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
-if TYPE_CHECKING:
-    from freezealign.alignment import rank_encoders
-    from freezealign.encoders import FrozenEncoder
-    from freezealign.encoders.registry import list_encoders, register_encoder
-    from freezealign.evaluation import (
-        CKAEvaluator,
-        LongContextEvaluator,
-        RetrievalEvaluator,
-        SegmentationEvaluator,
-        SequentialEvaluator,
-        ZeroShotClassificationEvaluator,
-    )
-    from freezealign.features import FeatureStore
-    from freezealign.model import FreezeAlign
-    from freezealign.modules import KernelHead, LogitScale, Normalize, Pooling, ProjectionHead, TokenProjector
-    from freezealign.training import ContrastiveLoss, FitArguments, SigmoidLoss
+if TYPE_CHECKING:  # under the same name again: for type checkers that makes it public
+    from freezealign.alignment import rank_encoders as rank_encoders
+    from freezealign.encoders import FrozenEncoder as FrozenEncoder
+    from freezealign.encoders.registry import list_encoders as list_encoders
+    from freezealign.encoders.registry import register_encoder as register_encoder
+    from freezealign.evaluation import CKAEvaluator as CKAEvaluator
+    from freezealign.evaluation import LongContextEvaluator as LongContextEvaluator
+    from freezealign.evaluation import RetrievalEvaluator as RetrievalEvaluator
+    from freezealign.evaluation import SegmentationEvaluator as SegmentationEvaluator
+    from freezealign.evaluation import SequentialEvaluator as SequentialEvaluator
+    from freezealign.evaluation import ZeroShotClassificationEvaluator as ZeroShotClassificationEvaluator
+    from freezealign.features import FeatureStore as FeatureStore
+    from freezealign.model import FreezeAlign as FreezeAlign
+    from freezealign.modules import KernelHead as KernelHead
+    from freezealign.modules import LogitScale as LogitScale
+    from freezealign.modules import Normalize as Normalize
+    from freezealign.modules import Pooling as Pooling
+    from freezealign.modules import ProjectionHead as ProjectionHead
+    from freezealign.modules import RelativeHead as RelativeHead
+    from freezealign.modules import TokenProjector as TokenProjector
+    from freezealign.training import ContrastiveLoss as ContrastiveLoss
+    from freezealign.training import FitArguments as FitArguments
+    from freezealign.training import SigmoidLoss as SigmoidLoss
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from freezealign.training.arguments import NEUTRAL
 
 if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
+    from freezealign.space.space import Space
     from freezealign.training import FitArguments, History
 
 TEMPLATE = """\
@@ -94,7 +94,7 @@ class CardData:
         return cls(content["training"], content["evaluations"])
 
 
-def write_card(model: FreezeAlign, path: Path, model_id: str) -> None:
+def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> None:
     """Write ``path/README.md``, which loads the model as ``model_id``."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -119,19 +119,19 @@ def write_card(model: FreezeAlign, path: Path, model_id: str) -> None:
         ),
         model_id=model_id,
         usage=_usage(model),
-        training=_training(model.model_card_data),
-        evaluation=_evaluation(model.model_card_data),
+        training=_training(card_data),
+        evaluation=_evaluation(card_data),
     )
     card.save(path / "README.md")
 
 
-def _base_models(model: FreezeAlign) -> list[str]:
+def _base_models(model: Space) -> list[str]:
     """Return the hub ids among the encoders' sources; a card may name nothing else here."""
     sources = [encoder.reference.source.removeprefix("hf-hub:") for encoder in model.encoders.values()]
     return [source for source in sources if source.count("/") == 1 and not Path(source).is_dir()]
 
 
-def _usage(model: FreezeAlign) -> str:
+def _usage(model: Space) -> str:
     lines = [USAGE.get(name, f'{name} = model.encode(items, modality="{name}")') for name in model.towers]
     if {"image", "text"} <= set(model.towers):
         lines.append("print(model.similarity(texts, images))")

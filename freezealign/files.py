@@ -238,6 +238,15 @@ def inside(root: Path, relative: str) -> Path:
     return path
 
 
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def tensor_digest(tensors: dict[str, Tensor]) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of ``tensors``, in sorted order of names."""
     digest = hashlib.sha256()

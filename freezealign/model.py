@@ -213,8 +213,9 @@ class FreezeAlign(Space):
     ) -> str:
         """Save the model to a hub repository, created if need be, and return the address of the commit."""
         from freezealign.integrations.hub import push
+        from freezealign.saving import save
 
-        return push(self, repo_id, token=token, private=private, message=message)
+        return push(lambda folder: save(self, folder, repo_id), repo_id, token=token, private=private, message=message)
 
     def to_sentence_transformer(self) -> Any:
         """Return a stock ``SentenceTransformer`` that holds these very blocks: training one trains the other."""

@@ -89,7 +89,7 @@ def save(model: FreezeAlign, path: Path, model_id: str) -> None:
             "card": model.model_card_data.to_dict(),
         },
     )
-    write_card(model, path, model_id)
+    write_card(model, model.model_card_data, path, model_id)
 
 
 def _check_classes(model: FreezeAlign) -> None:

@@ -22,7 +22,7 @@ FLOORS = [
     {"features"},
     {"space"},
     {"training", "alignment", "evaluation", "curation"},
-    {"card", "saving", "integrations", "model"},
+    {"samples", "card", "saving", "integrations", "model"},
     {"demo"},
     {"cli"},
 ]

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from freezealign.demo.run import run_demo
+from freezealign.demo.demo import load_data, run_demo
 
-__all__ = ["run_demo"]
+__all__ = ["load_data", "run_demo"]

@@ -20,8 +20,8 @@ class EncoderReference:
         backend: ``transformers``, ``timm``, ``sentence_transformers`` or ``callable``.
         modality: ``image``, ``text``, or any other name of a tower.
         source: What the backend loads: a hub id, a folder, or an architecture whose weights a ``package`` holds.
-        package: Key into :data:`freezealign.encoders.packages.PACKAGES`, for weights from the Python package index, or
-            into :data:`freezealign.encoders.split.SPLIT_PACKAGES`, for weights from there or else from the hub.
+        package: Key into :data:`freezealign.encoders.packaged.PACKAGES`, for weights from the Python package index;
+            those in parts come from the hub where they are not installed.
         revision: Commit of the hub repository; ``None`` is its main branch.
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         return [self.forward(batch)]
 
     @property
-    def kept_share(self) -> float:
+    def center_crop_share(self) -> float:
         """The share of a square picture's side that preprocessing keeps: less than 1 where it cuts out the centre."""
         return 1.0
 

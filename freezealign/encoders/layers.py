@@ -31,9 +31,9 @@ class LayerEncoder(Encoder):
         return getattr(self.encoder, "max_length", None)
 
     @property
-    def kept_share(self) -> float:
+    def center_crop_share(self) -> float:
         """The wrapped encoder's."""
-        return self.encoder.kept_share
+        return self.encoder.center_crop_share
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return what the wrapped encoder takes."""

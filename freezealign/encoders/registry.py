@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.packages import PACKAGES
-from freezealign.encoders.split import SPLIT_PACKAGES, is_packaged
+from freezealign.encoders.packaged import PACKAGES, is_packaged, offline_remedy
 from freezealign.files import is_folder, read_json
 from freezealign.hub import cached_commit, explain_hub_errors
 
@@ -77,8 +76,8 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
         if modality not in (None, reference.modality):
             raise ValueError(f"'{name}' is an encoder of {reference.modality}, not of {modality}.")
         # A package holds one revision, so another one comes from the hub.
-        package = None if revision and reference.package in SPLIT_PACKAGES else reference.package
-        return replace(reference, revision=revision, package=package)
+        on_hub = reference.package is not None and PACKAGES[reference.package].parts
+        return replace(reference, revision=revision, package=None if revision and on_hub else reference.package)
     if is_folder(name) or "/" in name:
         return _resolve_model(name, modality, revision)
     near = difflib.get_close_matches(name, _REGISTRY, n=3)
@@ -94,9 +93,9 @@ def _resolve_model(name: str, modality: str | None, revision: str | None) -> Enc
     name = str(Path(name).resolve()) if is_folder(name) else name
     if name.startswith("timm/"):
         return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
-    if _read_config(name, "modules.json", revision) is not None:
+    if _read_config(name, "modules.json", revision, modality) is not None:
         return EncoderReference(name, "sentence_transformers", modality or "text", name, revision=revision)
-    config = _read_config(name, "config.json", revision)
+    config = _read_config(name, "config.json", revision, modality)
     if config is None:
         raise ValueError(f"'{name}' has neither modules.json nor config.json; it is not a model folder.")
     if "architecture" in config and "pretrained_cfg" in config:
@@ -112,7 +111,7 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
     return "image" if is_vision else "text"
 
 
-def _read_config(name: str, filename: str, revision: str | None) -> Any:
+def _read_config(name: str, filename: str, revision: str | None, modality: str | None) -> Any:
     """Return a JSON file of a folder or hub repository, or ``None`` where it does not exist."""
     path = Path(name) / filename
     if not is_folder(name):
@@ -120,7 +119,7 @@ def _read_config(name: str, filename: str, revision: str | None) -> Any:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
-            with explain_hub_errors(name, revision):
+            with explain_hub_errors(name, revision, offline_remedy(modality)):
                 path = Path(hf_hub_download(name, filename, revision=revision))
         except EntryNotFoundError as error:
             if isinstance(error, LocalEntryNotFoundError):
@@ -222,7 +221,7 @@ def _universal_sentence_encoder() -> Encoder:
 
     from freezealign.encoders.callable import CallableEncoder
 
-    weights = package.files["resources/weights.npz"]
+    weights = package.files["weights.npz"]
     # More BLAS threads than cores make it thirty times slower; its own default is four.
     model = USE(threads=torch.get_num_threads())
     return CallableEncoder(model.encode, "text", 512, fingerprint=weights, parameters=68_927_268)

@@ -10,11 +10,10 @@ import torch
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.packages import find_package
-from freezealign.encoders.split import SPLIT_PACKAGES
+from freezealign.encoders.packaged import find_package, is_packaged, offline_remedy
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
 from freezealign.encoders.transformers import inner_states
-from freezealign.hub import OFFLINE_REMEDY, explain_hub_errors
+from freezealign.hub import explain_hub_errors
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -98,9 +97,10 @@ def load(reference: EncoderReference) -> SentenceTransformerEncoder:
 
 def _locate(reference: EncoderReference) -> tuple[str, str]:
     """Return the folder or hub id to load, and what to do where it is a hub id and the hub cannot be reached."""
-    split = SPLIT_PACKAGES.get(reference.package or "")
-    if split is not None:
-        return str(split.folder()) if split.is_installed() else reference.source, f"{split.remedy} {OFFLINE_REMEDY}"
-    if reference.package:
-        return str(find_package(reference.package).folder() / "model"), OFFLINE_REMEDY
-    return reference.source, OFFLINE_REMEDY
+    remedy = offline_remedy(reference.modality)
+    if reference.package is None:
+        return reference.source, remedy
+    package = find_package(reference.package)
+    if is_packaged(reference.package):
+        return str(package.folder()), remedy
+    return reference.source, f"{package.remedy} {remedy}"

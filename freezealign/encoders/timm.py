@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.packages import find_package
+from freezealign.encoders.packaged import find_package, offline_remedy
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.hub import explain_hub_errors
 
@@ -90,7 +90,7 @@ class TimmEncoder(Encoder):
         return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, pooled)
 
     @property
-    def kept_share(self) -> float:
+    def center_crop_share(self) -> float:
         """The share of a square picture's side that preprocessing keeps."""
         return min(1.0, float(self._settings["crop_pct"]))
 
@@ -109,7 +109,7 @@ def load(reference: EncoderReference) -> TimmEncoder:
         load_in_order(model, find_package(reference.package).file())
     else:
         source = f"{reference.source}@{reference.revision}" if reference.revision else reference.source
-        with explain_hub_errors(reference.source, reference.revision):
+        with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
             model = timm.create_model(source, pretrained=True)
     return TimmEncoder(model, reference.image_size)
 

@@ -12,6 +12,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.packaged import offline_remedy
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.hub import explain_hub_errors
@@ -75,7 +76,7 @@ class TransformersVisionEncoder(Encoder):
         return [*features, self._last(output, pixels)]
 
     @property
-    def kept_share(self) -> float:
+    def center_crop_share(self) -> float:
         """The share of a square picture's side that the processor keeps."""
         settings = self.preprocessing
         if not settings.get("do_center_crop"):
@@ -235,7 +236,7 @@ def load(reference: EncoderReference) -> Encoder:
     """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    with explain_hub_errors(reference.source, reference.revision):
+    with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
         model = AutoModel.from_pretrained(reference.source, revision=reference.revision)
         tower = select_tower(model, reference.modality)
         if reference.modality == "image":

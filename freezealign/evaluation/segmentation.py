@@ -16,7 +16,7 @@ from freezealign.evaluation.masks import read_mask
 from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
 from freezealign.evaluation.pictures import Overlay, draw_overlays
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
-from freezealign.evaluation.windows import SlidingWindows, cell_map, kept_share
+from freezealign.evaluation.windows import SlidingWindows, cell_map, center_crop_share
 from freezealign.images import read_image
 from freezealign.inputs import InputError
 
@@ -163,7 +163,7 @@ class SegmentationEvaluator(Evaluator):
         """Yield each picture, its mask (H, W), and the patches and grid of each of its windows."""
         from tqdm.auto import tqdm
 
-        keep = kept_share(model)
+        keep = center_crop_share(model)
         hidden = not self.options["show_progress_bar"]
         with tqdm(total=len(self.images), desc="Segmenting", unit="image", disable=hidden, delay=1) as bar:
             for start in range(0, len(self.images), PICTURES_AT_ONCE):

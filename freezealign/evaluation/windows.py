@@ -94,10 +94,10 @@ def _upsample(values: Tensor, size: tuple[int, int]) -> Tensor:
     return interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
-def kept_share(model: Any) -> float:
+def center_crop_share(model: Any) -> float:
     """Return the share of a picture's side that a model's image encoder looks at; all of it where it does not say."""
     encoder = getattr(model, "encoders", {}).get("image")
-    return float(encoder.encoder.kept_share) if encoder is not None else 1.0
+    return float(encoder.encoder.center_crop_share) if encoder is not None else 1.0
 
 
 def cell_map(classes: Tensor, patches: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -26,6 +25,7 @@ from freezealign.files import (
     check_version,
     claim,
     exclusive,
+    file_digest,
     inside,
     read_object,
     write_atomically,
@@ -185,11 +185,6 @@ def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:
         file.write(rows.data)
 
     return write
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file that is not empty."""
-    return hashlib.sha256(np.memmap(path, np.uint8, "r").data).hexdigest()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from freezealign.encoders import FrozenEncoder
-    from freezealign.model import FreezeAlign
+    from freezealign.space.space import Space
 
 MODEL_TYPE = "freezealign"
 
@@ -41,7 +41,7 @@ class ClipModel(nn.Module):
         model: The model it embeds with, and puts into eval mode.
     """
 
-    def __init__(self, model: FreezeAlign) -> None:
+    def __init__(self, model: Space) -> None:
         super().__init__()
         self.model = model
         self.eval()
@@ -72,7 +72,7 @@ class ClipBenchmarkModel(NamedTuple):
     tokenizer: Callable[[Sequence[str]], Texts]
 
 
-def as_clip_benchmark(model: FreezeAlign) -> ClipBenchmarkModel:
+def as_clip_benchmark(model: Space) -> ClipBenchmarkModel:
     """Return ``(model, transform, tokenizer)`` for clip-benchmark's ``evaluate`` functions.
 
     The transform is the image encoder's own preprocessing, and embeddings are those of ``encode``. The model is put
@@ -134,7 +134,7 @@ def load(model_name: str, pretrained: str, cache_dir: str | None, device: str) -
     Raises:
         ValueError: If there is a checkpoint or a cache folder.
     """
-    from freezealign.model import FreezeAlign
+    from freezealign import FreezeAlign
 
     if pretrained:
         raise ValueError(f"a freezealign model has no checkpoint {pretrained!r}; pass --pretrained ''.")

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from freezealign.integrations import import_benchmark
 
 if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
+    from freezealign.space.space import Space
 
 MODALITIES = ("text", "image")
 
@@ -27,7 +27,7 @@ class MtebModel:
         meta: What mteb keeps of it with each score.
     """
 
-    def __init__(self, model: FreezeAlign, meta: Any) -> None:
+    def __init__(self, model: Space, meta: Any) -> None:
         self.model, self.mteb_model_meta = model, meta
 
     def encode(
@@ -99,7 +99,7 @@ class MtebModel:
         return vectors
 
 
-def as_mteb(model: FreezeAlign, name: str | None = None, revision: str | None = None) -> MtebModel:
+def as_mteb(model: Space, name: str | None = None, revision: str | None = None) -> MtebModel:
     """Return what ``mteb.evaluate`` takes.
 
     Args:
@@ -127,6 +127,6 @@ def as_mteb(model: FreezeAlign, name: str | None = None, revision: str | None = 
     return MtebModel(model, model_meta.model_validate({**model_meta.create_empty().model_dump(), **facts}))
 
 
-def default_name(model: FreezeAlign) -> str:
+def default_name(model: Space) -> str:
     """Return ``freezealign/`` and the names of the encoders, without their folders and organisations."""
     return "freezealign/" + "+".join(Path(encoder.name).name for encoder in model.encoders.values())

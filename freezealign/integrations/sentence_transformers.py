@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
+    from freezealign.space.space import Space
 
 
-def route_mappings(model: FreezeAlign) -> dict[tuple[None, str], str]:
+def route_mappings(model: Space) -> dict[tuple[None, str], str]:
     """Return sentence-transformers' routes: from (any task, modality) to the one tower of that modality."""
     kinds = [encoder.modality for encoder in model.encoders.values()]
     return {(None, kind): name for name, kind in zip(model.towers, kinds) if kinds.count(kind) == 1}
 
 
-def to_sentence_transformer(model: FreezeAlign) -> Any:
+def to_sentence_transformer(model: Space) -> Any:
     """Return ``SentenceTransformer(Router, Normalize)`` that holds the very blocks of ``model``.
 
     Its embeddings are the model's, training either trains both, and every tool that takes a SentenceTransformer takes

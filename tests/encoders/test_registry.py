@@ -17,17 +17,18 @@ from freezealign import FreezeAlign, FrozenEncoder, list_encoders, register_enco
 from freezealign.encoders import EncoderReference, registry
 from freezealign.encoders.registry import resolve
 
-OFFLINE_NAMES = [*(f"efficientnet-lite{number}" for number in range(3)), "use-multilingual", "all-minilm-l6-v2"]
+OFFLINE = {
+    "image": ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"],
+    "text": ["use-multilingual", "all-minilm-l6-v2"],
+}
 COMMIT = "0123456789" * 4
-each_backend = pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("bert_folder", "transformers", "text"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
+BACKENDS = [
+    ("dinov2_folder", "transformers", "image"),
+    ("bert_folder", "transformers", "text"),
+    ("sbert_folder", "sentence_transformers", "text"),
+    ("timm_folder", "timm", "image"),
+]
+each_backend = pytest.mark.parametrize(("fixture", "backend", "modality"), BACKENDS)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +98,7 @@ def test_a_short_name_stands_for_a_hub_id(name, source, backend, modality):
     assert reference.name == name and reference.package is None
 
 
-@pytest.mark.parametrize("name", OFFLINE_NAMES)
+@pytest.mark.parametrize("name", [*OFFLINE["image"], *OFFLINE["text"]])
 def test_an_encoder_of_the_offline_extra_comes_from_a_package(name):
     assert resolve(name).package == name
 
@@ -324,66 +325,55 @@ def hub(monkeypatch, tmp_path):
     huggingface_hub.set_client_factory(hub_http.default_client_factory)
 
 
-HUB_NAMES = [
-    "dinov2-small",
-    "all-roberta-large-v1",
-    "clip-vit-base-patch32-text",
-    "someone/model",
-    "timm/vit_tiny_patch16_224",
-]
+@pytest.fixture(params=BACKENDS, ids=lambda row: row[0])
+def tiny(request, hub) -> None:
+    """An encoder on the hub, registered as ``tiny``, for each backend."""
+    fixture, backend, modality = request.param
+    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
+    register_encoder("tiny", source, modality=modality, backend=backend)
 
 
+HUB_NAMES = {
+    "dinov2-small": ("image",),
+    "timm/vit_tiny_patch16_224": ("image",),
+    "all-roberta-large-v1": ("text",),
+    "clip-vit-base-patch32-text": ("text",),
+    "someone/model": ("image", "text"),
+}
+"""Modalities that a name could be of."""
+
+
+@pytest.mark.parametrize("offline", [True, False], ids=["offline mode", "no network"])
 @pytest.mark.parametrize("name", HUB_NAMES)
-def test_in_offline_mode_the_error_names_the_encoders_that_need_no_hub(name):
+def test_without_the_hub_the_error_names_the_encoders_of_that_modality_that_need_none(name, offline, hub, monkeypatch):
+    hub.error = "unreachable"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
         FrozenEncoder(name)
-    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
+    for modality, names in OFFLINE.items():
+        assert all((one in str(caught.value)) == (modality in HUB_NAMES[name]) for one in names)
     assert "pip install 'freezealign[offline]'" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_without_a_network_the_error_names_the_encoders_that_need_no_hub(name, hub):
-    hub.error = "unreachable"
-    with pytest.raises(ConnectionError, match="cannot reach the model hub") as caught:
-        FrozenEncoder(name)
-    assert all(offline in str(caught.value) for offline in OFFLINE_NAMES)
-
-
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
-def test_a_network_that_breaks_off_during_a_download_is_answered_alike(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
+def test_a_network_that_breaks_off_during_a_download_is_answered_alike(tiny, hub):
     hub.error = "breaks off"
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
     with pytest.raises(ConnectionError, match="cannot reach the model hub"):
         FrozenEncoder("tiny")
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ("GatedRepo", r"is gated: accept its licence.*hf auth login"),
+        ("RepoNotFound", "neither a local folder nor a model on the hub"),
+        ("RevisionNotFound", "no revision 'no-such-branch'"),
+    ],
+)
 @pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_gated_model_is_answered_with_how_to_get_access(name, hub):
-    hub.error = "GatedRepo"
-    with pytest.raises(ValueError, match=r"is gated: accept its licence.*hf auth login"):
-        FrozenEncoder(name)
-
-
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_model_the_hub_does_not_have_is_not_taken_for_a_network_failure(name, hub):
-    hub.error = "RepoNotFound"
-    with pytest.raises(ValueError, match="neither a local folder nor a model on the hub"):
-        FrozenEncoder(name)
-
-
-@pytest.mark.parametrize("name", HUB_NAMES)
-def test_a_revision_the_hub_does_not_have_is_named(name, hub):
-    hub.error = "RevisionNotFound"
-    with pytest.raises(ValueError, match="no-such-branch"):
+def test_what_the_hub_refuses_is_not_taken_for_a_network_failure(name, error, message, hub):
+    hub.error = error
+    with pytest.raises(ValueError, match=message):
         FrozenEncoder(name, revision="no-such-branch")
 
 
@@ -401,26 +391,11 @@ def test_a_hub_id_tells_its_backend_and_modality(fixture, backend, modality, req
     assert (reference.backend, reference.modality) == (backend, modality)
 
 
-@each_backend
-def test_a_hub_encoder_remembers_the_commit_it_came_from(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
+def test_a_hub_encoder_remembers_the_commit_it_came_from(tiny, hub):
     assert FrozenEncoder("tiny").reference.revision == COMMIT
 
 
-@pytest.mark.parametrize(
-    ("fixture", "backend", "modality"),
-    [
-        ("dinov2_folder", "transformers", "image"),
-        ("sbert_folder", "sentence_transformers", "text"),
-        ("timm_folder", "timm", "image"),
-    ],
-)
-def test_every_file_is_of_the_revision_asked_for(fixture, backend, modality, request, hub):
-    hub.folders["someone/tiny"] = request.getfixturevalue(fixture)
-    source = "hf-hub:someone/tiny" if backend == "timm" else "someone/tiny"
-    register_encoder("tiny", source, modality=modality, backend=backend)
+def test_every_file_is_of_the_revision_asked_for(tiny, hub):
     FrozenEncoder("tiny", revision="v1")
     revisions = {path.split("/resolve/")[1].split("/")[0] for path in hub.requests if "/resolve/" in path}
     assert revisions <= {"v1", COMMIT} and not any(path.endswith("/revision/main") for path in hub.requests)

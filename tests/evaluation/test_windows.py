@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 
 from freezealign.encoders.timm import TimmEncoder
 from freezealign.encoders.transformers import TransformersVisionEncoder
-from freezealign.evaluation.windows import SlidingWindows, cell_map, kept_share
+from freezealign.evaluation.windows import SlidingWindows, cell_map, center_crop_share
 
 SMALL = SlidingWindows(short_side=24, window=16, stride=8)
 
@@ -223,20 +223,20 @@ def shift(encoder, keep: float) -> float:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_what_a_cropping_encoder_keeps_is_the_window_itself(name):
     encoder = ENCODERS[name]()
-    assert encoder.kept_share < 1
+    assert encoder.center_crop_share < 1
     # The window's 112 pixels are 127 of 256 greens: 2.5 are a little more than two pixels.
-    assert shift(encoder, encoder.kept_share) < 2.5
-    assert shift(encoder, keep=1) > shift(encoder, encoder.kept_share) + 0.5
+    assert shift(encoder, encoder.center_crop_share) < 2.5
+    assert shift(encoder, keep=1) > shift(encoder, encoder.center_crop_share) + 0.5
 
 
 @pytest.mark.parametrize("encoder", [timm_encoder(1.0), transformers_encoder(56)], ids=["timm", "transformers"])
 def test_encoder_that_crops_nothing_is_given_the_window(encoder):
-    assert encoder.kept_share == 1
+    assert encoder.center_crop_share == 1
     assert shift(encoder, 1) < 2.5
 
 
 def test_encoder_that_squashes_is_given_the_window(model):
-    assert kept_share(model) == 1
+    assert center_crop_share(model) == 1
 
 
 def test_margin_repeats_the_pictures_edge():
@@ -247,13 +247,13 @@ def test_margin_repeats_the_pictures_edge():
 
 
 def test_model_that_does_not_say_keeps_everything():
-    assert kept_share(object()) == 1
-    assert kept_share(SimpleNamespace(encoders={"text": None})) == 1
+    assert center_crop_share(object()) == 1
+    assert center_crop_share(SimpleNamespace(encoders={"text": None})) == 1
 
 
 def test_share_is_the_image_encoders():
-    inner = SimpleNamespace(encoder=SimpleNamespace(kept_share=0.875))
-    assert kept_share(SimpleNamespace(encoders={"image": inner})) == 0.875
+    inner = SimpleNamespace(encoder=SimpleNamespace(center_crop_share=0.875))
+    assert center_crop_share(SimpleNamespace(encoders={"image": inner})) == 0.875
 
 
 # Similarities of cells

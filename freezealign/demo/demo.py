@@ -6,10 +6,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from freezealign.demo.picture import draw_queries
+from freezealign.demo.queries import draw_queries
 from freezealign.demo.report import DemoReport
 from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEvaluator
 from freezealign.features import Level
@@ -22,22 +23,6 @@ ENCODERS = ("efficientnet-lite2", "use-multilingual")
 ZERO_SHOT_LANGUAGES = ("en", "de", "ja")
 BATCH_SIZE = 8  # a convolutional encoder on a CPU is fastest while its feature maps fit the cache
 PICTURE_LANGUAGES = ("en", "de", "ru", "ja", "ar", "ko", "es", "zh", "zh_CN")
-
-
-class Stopwatch:
-    """Measures named stages and announces each as it begins."""
-
-    def __init__(self, announce: Callable[[str], None]) -> None:
-        self.announce = announce
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block as ``stage``."""
-        self.announce(stage)
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - start
 
 
 def load_data(data: str, stamps: str | Path | None = None, fold: int = 0) -> SampleSet:
@@ -86,33 +71,43 @@ def run_demo(
         seed: Of initial weights, order and dropout.
         announce: Called with the name of each stage as it begins.
     """
-    output, clock = Path(output), Stopwatch(announce)
+    output, seconds = Path(output), dict[str, float]()
+    stage = partial(timed, announce, seconds)
     output.mkdir(parents=True, exist_ok=True)
-    with clock("Loading the encoders"):
+    with stage("Loading the encoders"):
         model = FreezeAlign(list(encoders), recipe=recipe, dim=dim, seed=seed)
         level: Level = "tokens" if recipe == "token" else "pooled"
         cache = feature_cache(model, samples) / level
         options: dict[str, Any] = {"level": level, "reuse": True, "batch_size": BATCH_SIZE}
-    with clock("Frozen features, training set"):
+    with stage("Frozen features, training set"):
         store = model.extract_features(pairs(samples.train), cache / "train", **options)
-    with clock("Frozen features, test set"):
+    with stage("Frozen features, test set"):
         pictures = [{"image": sample.image} for sample in samples.test]
         images = model.extract_features(pictures, cache / "test-images", modalities=["image"], **options)
         unreadable = {entry.index for entry in images.skipped}
         test = [sample for index, sample in enumerate(samples.test) if index not in unreadable]
         retrieval = retrieval_evaluator(images["image"], test, samples.languages).precompute(model, cache / "test")
-    with clock("Training"):
+    with stage("Training"):
         model.fit(store, init=init, epochs=epochs, seed=seed, data_name=f"{samples.name}, English captions")
-    with clock("Evaluation"):
+    with stage("Evaluation"):
         recalls = retrieval(model)
         accuracies = zero_shot_evaluator(images["image"], test)(model)
-    with clock("Picture"):
+    with stage("Picture"):
         draw_queries(output / "queries.png", model, test, images["image"], PICTURE_LANGUAGES)
     model.save_pretrained(output / "model")
     skipped = {"training": store.skipped, "test": images.skipped}
-    report = DemoReport(samples, model, skipped, recalls, accuracies, clock.seconds)
+    report = DemoReport(samples, model, skipped, recalls, accuracies, seconds)
     report.write(output)
     return report
+
+
+@contextmanager
+def timed(announce: Callable[[str], None], seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Announce a stage as it begins, and note how long it took."""
+    announce(stage)
+    start = time.perf_counter()
+    yield
+    seconds[stage] = time.perf_counter() - start
 
 
 def retrieval_evaluator(images: Any, test: Sequence[Sample], languages: Sequence[str]) -> RetrievalEvaluator:
@@ -126,12 +121,11 @@ def zero_shot_evaluator(images: Any, test: Sequence[Sample]) -> ZeroShotClassifi
 
     A class without a name in a language keeps its English one, and the report says so.
     """
-    names = {language: [_name(sample, language) for sample in test] for language in ZERO_SHOT_LANGUAGES}
+    names = {
+        language: [sample.captions.get(language) or sample.captions["en"] for sample in test]
+        for language in ZERO_SHOT_LANGUAGES
+    }
     return ZeroShotClassificationEvaluator(images, range(len(test)), names, name="zero_shot")
-
-
-def _name(sample: Sample, language: str) -> str:
-    return sample.captions.get(language) or sample.captions["en"]
 
 
 def feature_cache(model: FreezeAlign, samples: SampleSet) -> Path:
