@@ -20,9 +20,9 @@ FLOORS = [
     {"encoders"},
     {"data"},
     {"features"},
-    {"space"},
+    {"samples", "space"},
     {"training", "alignment", "evaluation", "curation"},
-    {"samples", "card", "saving", "integrations", "model"},
+    {"card", "saving", "integrations", "model"},
     {"demo"},
     {"cli"},
 ]
@@ -106,13 +106,18 @@ def test_no_rooms_stand_in_a_circle():
     assert circles(rooms) == []
 
 
-def test_no_folders_stand_in_a_circle_within_their_room():
-    folders = {module.rpartition(".")[0] for module in HOUSE}
-    graph: dict[str, set[str]] = {folder: set() for folder in folders}
+def folder(module: str) -> str:
+    """Return the folder that a file lies in; ``__init__.py`` lies in the folder that it is the face of."""
+    is_face = (ROOT.parent / module.replace(".", "/")).is_dir()
+    return module if is_face else module.rpartition(".")[0]
+
+
+def test_no_folders_stand_in_a_circle():
+    graph: dict[str, set[str]] = {folder(module): set() for module in HOUSE}
     for module, others in HOUSE.items():
-        own = module.rpartition(".")[0]
-        graph[own] |= {other.rpartition(".")[0] for other in others} - {own, "freezealign"}
-    assert circles({name: others for name, others in graph.items() if name != "freezealign"}) == []
+        graph[folder(module)] |= {folder(other) for other in others} - {folder(module)}
+    leaves = graph.pop("freezealign")  # its files are rooms of their own, on many floors
+    assert leaves and circles({name: others - {"freezealign"} for name, others in graph.items()}) == []
 
 
 def test_a_circle_would_be_found():
