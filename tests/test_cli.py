@@ -99,6 +99,19 @@ def test_extract_then_train_makes_a_model(folder, dinov2_folder, bert_folder, te
     assert code == 0 and "6 steps" in output
     model = FreezeAlign.from_pretrained(tmp_path / "model", device="cpu")
     assert model.encode(texts).shape == (12, 8)
+    assert model.tower("text").blocks[-1].kind == "token"  # what pooled has, and not what few pairs would get
+
+
+def test_extract_reads_columns_of_other_names(folder, dinov2_folder, bert_folder, tmp_path):
+    from freezealign import FeatureStore
+
+    (folder / "table.csv").write_text("picture,caption,key\n00.png,an apple,a\n01.png,a car,b\n02.png,a dog,c\n")
+    encoders = ("--image-encoder", dinov2_folder, "--text-encoder", bert_folder, "--output", str(tmp_path / "store"))
+    columns = ("--image-column", "picture", "--text-column", "caption", "--id-column", "key")
+    code, _ = run("extract", str(folder / "table.csv"), *encoders, *columns)
+    store = FeatureStore.open(tmp_path / "store")
+    assert code == 0 and list(store.ids) == ["a", "b", "c"]
+    assert list(store["text"].captions([0, 1])) == ["an apple", "a car"]
 
 
 def test_extracting_again_says_what_is_there(folder, dinov2_folder, bert_folder, tmp_path):
@@ -283,3 +296,23 @@ def test_eval_of_no_suite_names_those_that_come_along(evaluation):
 def test_help_of_eval_names_the_suites():
     code, output = run("eval", "--help")
     assert code == 0 and "offline, poster" in output and "make stamps" in output
+
+
+# Curate; the rest is in tests/curation
+
+
+@pytest.mark.parametrize(
+    ("option", "other"), [(("--exclude-threshold", "0.9"), "--exclude"), (("--temperature", "2"), "--mix-with")]
+)
+def test_curate_refuses_an_option_without_the_one_it_goes_with(option, other, tmp_path):
+    code, printed = run("curate", "pool", "--concepts", "c", "--output", str(tmp_path / "out"), *option)
+    assert (code, printed) == (1, f"freezealign: {option[0]} goes with {other}.\n")
+
+
+def test_curate_makes_of_each_option_its_filter():
+    from freezealign.cli.curate import _caption_filters
+    from freezealign.curation import CaptionLength, Language, StatedSimilarity
+
+    assert _caption_filters(None, None, None, None) == []
+    assert _caption_filters(None, 9, None, None) == [CaptionLength(1, 9)]
+    assert _caption_filters(3, None, ["en"], 0.0) == [CaptionLength(3, None), Language(("en",)), StatedSimilarity(0.0)]
