@@ -359,12 +359,6 @@ def test_other_encoders_and_their_order_change_no_score():
     assert alone == pytest.approx({key: together[key] for key in alone}, abs=1e-6)
 
 
-@pytest.mark.parametrize("max_items", [3, 0, -1])
-def test_too_small_a_sample_is_refused(max_items):
-    with pytest.raises(ValueError, match="max_items"):
-        rank(*planted(), max_items=max_items)
-
-
 # Data
 
 
@@ -390,12 +384,6 @@ def test_form_of_the_data_changes_nothing(tmp_path):
         assert_same(rank(vision, text, data, metrics=("cka", "mutual_knn"), batch_size=9), expected)
 
 
-def test_loader_that_shuffles_is_refused():
-    data = DataLoader(PAIRS, batch_size=6, shuffle=True, collate_fn=collate)
-    with pytest.raises(ValueError, match="shuffle"):
-        rank(*planted(), data)
-
-
 def test_several_captions_count_as_their_mean():
     image, text = Planted(0, 2), Planted(0, 3)
     captions = [[f"{number} a", f"{number + 9} b", f"{number + 4} c"][: 1 + number % 3] for number in range(N)]
@@ -412,28 +400,12 @@ def test_bad_items_are_left_out_for_every_encoder_and_logged(caplog):
     vision, text = planted()
     with caplog.at_level(logging.WARNING):
         ranking = rank(vision, text, data, metrics=("cka", "mutual_knn"))
-    assert "left out" in caplog.text and "the first is 5" in caplog.text and "the first is 20" in caplog.text
+    assert f"2 of {N} items are left out" in caplog.text  # those of both sides
+    assert "the first is 5" in caplog.text and "the first is 20" in caplog.text
     rest = [pair for number, pair in enumerate(PAIRS) if number not in (5, 20)]
     expected = rank(vision, text, rest, metrics=("cka", "mutual_knn"))
     assert ranking.best.scores["cka"].n == N - 2
     assert_same(ranking, expected)
-
-
-def test_number_of_items_left_out_counts_those_of_both_sides(caplog):
-    data = list(PAIRS)
-    data[5], data[20] = (b"nothing", TEXTS[5]), (PICTURES[20], "  ")
-    rank(*planted(), data)
-    assert f"2 of {N} items are left out" in caplog.text
-
-
-def test_items_of_one_id_are_not_taken_for_each_other():
-    data = [{"id": number // 2, "image": image, "text": text} for number, (image, text) in enumerate(PAIRS)]
-    image, text = Planted(0, 2), Planted(0, 3)
-    try:
-        found = rank({"near": frozen(image, "image")}, {"words": frozen(text, "text")}, data).best.scores["cka"].value
-    except ValueError:
-        return  # to refuse them would do as well
-    assert found == pytest.approx(linear_cka(image(PICTURES), text(TEXTS)), abs=1e-6)
 
 
 # Features from stores
@@ -471,14 +443,20 @@ def test_last_and_all_layers_share_a_folder(dinov2_folder, tmp_path):
     assert_same(rank([dinov2_folder], text, path=tmp_path, layers="all"), every)
 
 
-def test_features_of_other_data_are_not_taken_for_these(tmp_path):
+@pytest.mark.parametrize("other", [PAIRS[:20], PAIRS[::-1]], ids=["fewer", "reordered"])
+def test_features_of_other_data_are_not_taken_for_these(tmp_path, other):
     vision, text = {"near": frozen(Planted(0, 2), "image")}, {"words": frozen(Planted(0, 3), "text")}
     rank(vision, text, path=tmp_path)
-    try:
-        found = rank(vision, text, PAIRS[:20], path=tmp_path)
-    except ValueError:
-        return  # to refuse them would do as well
-    assert found.best.scores["cka"].n == 20
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"features of these pairs in this order .* was begun with .*sha256"):
+        rank(vision, text, other, path=tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(FileExistsError, match="holds 'thesis"):
+        rank(*planted(), path=tmp_path)
 
 
 def test_encoders_of_one_name_on_both_sides_have_features_of_their_own(tmp_path):
@@ -521,6 +499,8 @@ def test_items_of_stores_are_matched_by_id(caplog):
 
 
 VISION, TEXT = planted()
+HEARD = [{"image": image, "sound": text, "text": text} for image, text in PAIRS]
+TWO_LAYERS = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
 
 
 @pytest.mark.parametrize(
@@ -541,7 +521,19 @@ VISION, TEXT = planted()
         ({"data": "no/such/folder"}, "no/such/folder"),
         ({"data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
         ({"vision": ["dinov2-lrge"]}, "did you mean 'dinov2-large'"),
-        ({"text": {"flat": frozen(ones, "text")}}, "is constant: all its 36 vectors are equal"),
+        ({"text": {"flat": frozen(ones, "text")}}, "'flat' is constant: all its 36 vectors are equal"),
+        ({"text": {"flat": frozen(ones, "text")}, "layers": "all"}, "'flat' is constant"),
+        (
+            {"text": {"t": TWO_LAYERS}, "data": PAIRS[:8], "metrics": ["mutual_knn"], "layers": "all"},
+            "12 items.* got 8",
+        ),
+        ({"text": {"t": VISION["near"]}}, r"of image, not of text|both sides"),
+        ({"text": {"s": frozen(ones, "sound"), "t": TEXT["words"]}, "data": HEARD}, "encoder of text, .*sound"),
+        ({"metrics": [MutualKNN(3), MutualKNN(10)]}, "each only once"),
+        ({"data": [{"id": i // 2, "image": x, "text": y} for i, (x, y) in enumerate(PAIRS)]}, "two items .* id '0'"),
+        ({"data": DataLoader(PAIRS, batch_size=6, shuffle=True, collate_fn=collate)}, "pass shuffle=False"),
+        ({"max_items": 3}, "max_items must be at least 4"),
+        ({"max_items": -1}, "max_items must be at least 4"),
         ({"permutations": 0}, "permutations must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
     ],
@@ -562,39 +554,8 @@ def test_stores_that_do_not_fit_are_refused():
         rank({"kept": texts}, TEXT)
 
 
-@pytest.mark.parametrize("layers", ["last", "all"])
-def test_constant_encoder_is_called_by_its_name(layers):
-    with pytest.raises(ValueError, match="flat"):
-        rank(VISION, {"flat": frozen(ones, "text")}, layers=layers)
-
-
-def test_too_few_items_for_the_choice_of_layers_are_refused():
-    text = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
-    with pytest.raises(ValueError, match="at least 12 items are needed, got 8"):
-        rank(VISION, {"t": text}, PAIRS[:8], metrics=("mutual_knn",), layers="all")
-
-
-def test_measures_of_one_name_do_not_replace_each_other():
-    try:
-        ranking = rank(VISION, TEXT, metrics=[MutualKNN(3), MutualKNN(10)])
-    except ValueError:
-        return  # to refuse them would do as well
-    assert len(ranking.best.scores) == 2
-
-
 def test_an_encoder_may_stand_alone():
     assert rank(VISION["near"], TEXT["words"]).best.scores["cka"].p_value == 1 / 40
-
-
-def test_image_encoder_among_the_texts_is_refused():
-    with pytest.raises(ValueError, match=r"of image, not of text|both sides"):
-        rank(VISION, {"t": VISION["near"]})
-
-
-def test_encoders_of_two_modalities_on_one_side_are_refused():
-    data = [{"image": image, "sound": text, "text": text} for image, text in PAIRS]
-    with pytest.raises(ValueError, match="sound"):
-        rank(VISION, {"s": frozen(Planted(0, 3), "sound"), "t": TEXT["words"]}, data)
 
 
 # Vectors of stores
