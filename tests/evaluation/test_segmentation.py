@@ -379,6 +379,12 @@ def test_file_that_is_no_mask_of_its_picture_is_named(tmp_path, content, message
         evaluate(Painter(), [(PICTURES[0][0], path)])
 
 
+def test_mask_of_its_picture_on_the_side_is_refused():
+    image, mask = PICTURES[0][0].crop((0, 0, 32, 16)), PICTURES[0][1][:, :16]
+    with pytest.raises(InputError, match=r"mask 0 is \(32, 16\), its image \(16, 32\)"):
+        evaluate(Painter(), [(image, mask)])
+
+
 @pytest.mark.parametrize("names", [["x"] * 255, {"en": ["x"] * 300}])
 def test_more_classes_than_masks_can_tell_apart_are_refused(names):
     assert len(SegmentationEvaluator([0], [0], ["x"] * 254).prompts.named("")) == 254

@@ -337,11 +337,14 @@ def write_folders(root: Path, names: dict[str, int]) -> Path:
 
 
 def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path):
-    write_folders(tmp_path, {"tabby_cat/b.png": 1, "dog/x.png": 2, "tabby_cat/a.png": 3, "tabby_cat/sub/c.png": 4})
+    write_folders(
+        tmp_path,
+        {"tabby_cat/b.png": 1, "dog/x.png": 2, "tabby_cat/a.png": 3, "tabby_cat/c.png": 5, "tabby_cat/sub/c.png": 4},
+    )
     (tmp_path / "tabby_cat/notes.txt").write_text("no picture")
     found = read_class_folders(tmp_path)
-    assert found.class_names == ["dog", "tabby cat"] and found.labels == [0, 1, 1, 1] and found.templates is None
-    assert reds(found.images) == [2, 3, 1, 4]
+    assert found.class_names == ["dog", "tabby cat"] and found.labels == [0, 1, 1, 1, 1] and found.templates is None
+    assert reds(found.images) == [2, 3, 1, 5, 4]
 
 
 def test_a_list_of_names_takes_the_place_of_folder_names(tmp_path):
