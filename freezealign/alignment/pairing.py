@@ -62,8 +62,7 @@ def rank_encoders(
         ValueError: If one side has no encoder, a metric is unknown, the data is an iterator, or fewer items than the
             measures need are common to all.
     """
-    measures = [find_measure(metric) for metric in ([metrics] if isinstance(metrics, (str, Measure)) else metrics)]
-    _check_options(measures, max_items)
+    measures = _find_measures([metrics] if isinstance(metrics, (str, Measure)) else metrics, max_items)
     sides = named(vision, "image"), named(text, "text")
     modalities = _modality(sides[0], "image"), _modality(sides[1], "text")
     if modalities[0] == modalities[1]:
@@ -78,22 +77,22 @@ def rank_encoders(
     chosen = search.best_layers(measures[0])
     options = {"permutations": permutations, "resamples": resamples, "seed": seed}
     columns = [search.score(measure, chosen, show_progress_bar=show_progress_bar, **options) for measure in measures]
-    names = [(x.name, y.name) for x in xs for y in ys]
-    numbers = [(i + 1, j + 1) if layers == "all" else None for (_, i), (_, j) in chosen]
     ranked = [
-        RankedPair(*pair, layers=number, scores={score.metric: score for score in scores})
-        for pair, number, scores in zip(names, numbers, zip(*columns))
+        RankedPair(xs[x].name, ys[y].name, (i + 1, j + 1) if layers == "all" else None, {s.metric: s for s in scores})
+        for ((x, i), (y, j)), scores in zip(chosen, zip(*columns))
     ]
     return PairRanking(ranked, *({candidate.name: candidate.cost for candidate in side} for side in (xs, ys)))
 
 
-def _check_options(measures: Sequence[Measure], max_items: int) -> None:
+def _find_measures(metrics: Sequence[str | Measure], max_items: int) -> list[Measure]:
+    measures = [find_measure(metric) for metric in metrics]
     names = [measure.name for measure in measures]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"name at least one metric, and each only once, got {names}.")
     least = max(measure.least for measure in measures)
     if max_items < least:
         raise ValueError(f"max_items must be at least {least} for {names}, got {max_items}.")
+    return measures
 
 
 Layer = tuple[int, int]

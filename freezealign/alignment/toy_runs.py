@@ -214,7 +214,11 @@ def train_projectors(first: Tensor, second: Tensor, settings: ToySettings, seed:
         optimizer.step()
     with torch.no_grad():
         held_out = embed(slice(settings.train, None))
-        similarity = held_out[0] @ held_out[1].T
-        right = [(side >= side.diagonal()[:, None]).sum(1) == 1 for side in (similarity, similarity.T)]  # a tie is not
         losses = [float(criterion(*pairs, scale)) for pairs in (embed(train), held_out)]
-    return losses[0], losses[1], float(torch.cat(right).double().mean())
+        return losses[0], losses[1], recall_at_1(held_out[0] @ held_out[1].T)
+
+
+def recall_at_1(similarity: Tensor) -> float:
+    """Return the share of n pairs whose similarity is above all others, in rows and columns (n, n); a tie is not."""
+    right = [(side >= side.diagonal()[:, None]).sum(1) == 1 for side in (similarity, similarity.T)]
+    return float(torch.cat(right).double().mean())

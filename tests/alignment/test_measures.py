@@ -246,6 +246,12 @@ def test_neighbours_of_four_points_on_a_circle(path, y, k, expected):
     assert mutual_knn(circle(0, 10, 30, 70), circle(*y), k) == pytest.approx(expected)
 
 
+def test_an_item_is_not_its_own_neighbour_where_all_others_are_far(path):
+    x, y = circle(0, 95, 185, 276), circle(0, 185, 95, 276)  # of each, one of the two nearest is more than 90° away
+    assert mutual_knn(x, y, 2) == pytest.approx(plain_mutual_knn(x, y, 2))
+    assert cknna(x, y, 2) == pytest.approx(plain_cknna(x, y, 2))
+
+
 def test_spaces_with_no_neighbour_in_common_read_zero(path):
     # Pairs 01, 23, 45 are close in x; 02, 14, 35 in y.
     x, y = circle(0, 1, 90, 91, 180, 181), circle(0, 90, 1, 180, 91, 181)
@@ -528,6 +534,13 @@ def test_equal_distances_share_a_rank(monkeypatch, few):
 def test_a_space_of_equal_distances_is_refused(name, path):
     with pytest.raises(ValueError, match="equally far"):
         MEASURES[name](np.eye(20), related(27, 20, 3, 3)[0])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_rounding_leaves_of_equal_distances_is_no_space(monkeypatch, seed):
+    monkeypatch.setattr(measure, "FEW", 0)
+    with pytest.raises(ValueError, match="equally far"):
+        linear_cka(rotation(seed, 20).astype(np.float32), related(27, 20, 3, 3)[0])
 
 
 @pytest.mark.parametrize("scale", [1e25, 1e-25])

@@ -85,6 +85,11 @@ def test_recommendation_names_no_larger_pair():
     assert "million" not in make(values).recommendation()
 
 
+def test_a_pair_of_nearly_the_size_of_the_best_is_not_worth_a_word():
+    costs = {**COSTS, "small": Cost(270_000_000, 1.5, 384)}  # 370 of 400 million
+    assert "million" not in make({("large", "words"): 0.5, ("small", "words"): 0.49}, costs).recommendation()
+
+
 @pytest.mark.parametrize("unknown", ["small", "large"])
 def test_pairs_of_unknown_size_are_never_called_smaller(unknown):
     words = make({("large", "words"): 0.5, ("small", "words"): 0.45}, {**COSTS, unknown: Cost(None, None, 8)})

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from freezealign.alignment import linear_cka, toy
 from freezealign.alignment.toy import ToySettings, ToyStudy, describe, run_toy
 from freezealign.alignment.toy_report import rank_correlation
-from freezealign.alignment.toy_runs import COLUMNS, MEASURES, make_spaces, train_projectors
+from freezealign.alignment.toy_runs import COLUMNS, MEASURES, make_spaces, recall_at_1, train_projectors
 from freezealign.cli import app
 
 SMALL = ToySettings.small()
@@ -93,6 +93,13 @@ def test_a_shared_latent_is_learnt_and_unrelated_spaces_are_not():
     assert learnt[1] < 0.5 and learnt[2] > 0.9
     assert math.log(64) - 0.1 < unrelated[1] < math.log(64) + 1.5
     assert unrelated[2] < 0.1
+
+
+def test_recall_is_of_both_directions_and_a_tie_counts_against():
+    assert recall_at_1(torch.eye(3)) == 1
+    # Rows: right, second, right. Columns: right, tied, right.
+    similarity = torch.tensor([[0.9, 0.5, 0.1], [0.6, 0.5, 0.0], [0.2, 0.3, 0.8]])
+    assert recall_at_1(similarity) == pytest.approx(4 / 6)
 
 
 # Rank correlation
