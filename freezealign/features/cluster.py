@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from freezealign.batch import default_device
-from freezealign.data.pairs import count_pairs
+from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shard
 from freezealign.features.folder import StoreFolder
 
@@ -25,7 +25,7 @@ class ShardWorker:
     def __init__(self, job: Any, path: str) -> None:
         import ray
 
-        self.data, self.extraction = ray.get(job[0])
+        self.reader, self.extraction = ray.get(job[0])
         self.folder, self.device = StoreFolder(Path(path)), default_device()
         for encoder in self.extraction.encoders.values():
             encoder.to(self.device)
@@ -33,11 +33,11 @@ class ShardWorker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Extract and write the shards with these numbers."""
         for number in batch["shard"].tolist():
-            self.folder.write(number, extract_shard(self.data, self.extraction, self.device, number))
+            self.folder.write(number, extract_shard(self.reader, self.extraction, self.device, number))
         return batch
 
 
-def extract_with_ray(data: Iterable[Any], extraction: Extraction, folder: StoreFolder, done: Sequence[int]) -> None:
+def extract_with_ray(reader: PairReader, extraction: Extraction, folder: StoreFolder, done: Sequence[int]) -> None:
     """Write every shard that is not done, on the Ray cluster this process is connected to, or on a local one.
 
     Raises:
@@ -48,11 +48,11 @@ def extract_with_ray(data: Iterable[Any], extraction: Extraction, folder: StoreF
         import ray
     except ModuleNotFoundError:
         raise ModuleNotFoundError("engine='ray' needs Ray; run: pip install 'freezealign[scale]'") from None
-    total = count_pairs(data, list(extraction.encoders))
+    total = reader.count
     if total is None:
         raise ValueError(
             "engine='ray' needs data of known length that can be read from any position: a list, a datasets.Dataset, "
-            f"a folder or Parquet files, not {type(data).__name__}."
+            f"a folder or Parquet files, not {type(reader.data).__name__}."
         )
     shards = sorted(set(range(-(-total // extraction.shard_size))) - set(done))
     if not shards:
@@ -61,7 +61,7 @@ def extract_with_ray(data: Iterable[Any], extraction: Extraction, folder: StoreF
     if started:
         ray.init(log_to_driver=False)
     try:
-        _run(ray, shards, ray.put((data, extraction)), folder)
+        _run(ray, shards, ray.put((reader, extraction)), folder)
     finally:
         if started:
             ray.shutdown()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from freezealign.batch import Features, to_device
-from freezealign.data.pairs import Pair, count_pairs, is_map_style, pairs_from
+from freezealign.data.pairs import Pair
+from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.origin import Origin
 from freezealign.features.read import ReadBatch, read_batch
@@ -89,7 +90,7 @@ class Batch(NamedTuple):
 
 
 def extract_shards(
-    data: Iterable[Any],
+    reader: PairReader,
     extraction: Extraction,
     device: torch.device,
     done: Sequence[int] = (),
@@ -101,7 +102,7 @@ def extract_shards(
     Pictures are read and preprocessed in threads while the model works on those before.
 
     Args:
-        data: Pairs or batches of pairs; see :func:`freezealign.data.pairs.iterate_pairs`.
+        reader: Of the pairs.
         extraction: What to do with them.
         device: Where the encoders are.
         done: Numbers of the shards to leave out.
@@ -112,16 +113,15 @@ def extract_shards(
         InputError: With ``strict``, at the first item that cannot be read or whose features are not finite.
         ValueError: If a pair lacks a modality.
     """
-    total = count_pairs(data, list(extraction.encoders))
-    runs = _runs(data, extraction, set(done))
-    bar = {"total": total, "initial": min(len(done) * extraction.shard_size, total or 0)}
+    runs = _runs(reader, extraction, set(done))
+    bar = {"total": reader.count, "initial": min(len(done) * extraction.shard_size, reader.count or 0)}
     yield from _extract(runs, extraction, device, watch, disable=not show_progress_bar, **bar)
 
 
-def extract_shard(data: Iterable[Any], extraction: Extraction, device: torch.device, number: int) -> Shard:
+def extract_shard(reader: PairReader, extraction: Extraction, device: torch.device, number: int) -> Shard:
     """Return one shard of data that has positions; raises what :func:`extract_shards` does."""
     size = extraction.shard_size
-    pairs = islice(pairs_from(data, list(extraction.encoders), number * size), size)
+    pairs = islice(reader.read(number * size), size)
     _, shard = next(
         _extract(_runs_of(number, pairs, extraction), extraction, device, lambda nbytes: None, disable=True)
     )
@@ -148,14 +148,12 @@ def _extract(
         yield batch.shard, builder.build()
 
 
-def _runs(data: Iterable[Any], extraction: Extraction, done: set[int]) -> Iterator[Run]:
+def _runs(reader: PairReader, extraction: Extraction, done: set[int]) -> Iterator[Run]:
     """Yield the batches of every shard that is not done; what lies between is not read where data has positions."""
-    modalities, size = list(extraction.encoders), extraction.shard_size
-    seekable = hasattr(data, "iter_from") or is_map_style(data, modalities)
-    pairs, reached = None, 0
+    size, pairs, reached = extraction.shard_size, None, 0
     for shard in (number for number in count() if number not in done):
-        if pairs is None or (seekable and shard != reached):
-            pairs = pairs_from(data, modalities, shard * size)
+        if pairs is None or (reader.is_seekable and shard != reached):
+            pairs = reader.read(shard * size)
         elif shard != reached:
             pairs = islice(pairs, (shard - reached) * size, None)
         runs, reached = _runs_of(shard, islice(pairs, size), extraction), shard + 1

@@ -10,8 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from freezealign.data.pairs import count_pairs, undecoded
-from freezealign.data.sources import open_pairs
+from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
 from freezealign.features.store import FeatureStore
@@ -23,7 +22,7 @@ Engine = Literal["local", "ray"]
 
 
 def extract_features(
-    data: str | Path | Iterable[Any],
+    data: PairReader | str | Path | Iterable[Any],
     extraction: Extraction,
     device: torch.device,
     path: Path | None,
@@ -34,13 +33,13 @@ def extract_features(
     """Do what :meth:`freezealign.FreezeAlign.extract_features` says."""
     if engine not in get_args(Engine):
         raise ValueError(f"unknown engine {engine!r}; choose one of {get_args(Engine)}.")
-    pairs = open_pairs(data) if isinstance(data, (str, Path)) else undecoded(data)
+    reader = data if isinstance(data, PairReader) else PairReader(data, list(extraction.encoders))
     if path is None:
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
-        return extract_to_memory(pairs, extraction, device, show_progress_bar)
+        return extract_to_memory(reader, extraction, device, show_progress_bar)
     if not StoreFolder(path).exists or not StoreFolder(path).complete:
-        return extract_to_folder(pairs, extraction, device, path, show_progress_bar, engine)
+        return extract_to_folder(reader, extraction, device, path, show_progress_bar, engine)
     if not reuse:
         raise FileExistsError(
             f"{path} exists and holds a complete store; pass reuse=True to use it, or choose another folder."
@@ -53,7 +52,7 @@ def extract_features(
 
 
 def extract_to_memory(
-    data: Iterable[Any], extraction: Extraction, device: torch.device, show_progress_bar: bool
+    reader: PairReader, extraction: Extraction, device: torch.device, show_progress_bar: bool
 ) -> FeatureStore:
     """Return the features of every readable pair.
 
@@ -61,8 +60,8 @@ def extract_to_memory(
         MemoryError: If they will not fit; known as soon as the first batches tell their size.
         ValueError: If there is no pair that can be read.
     """
-    watch, shards = _MemoryWatch(count_pairs(data, list(extraction.encoders)), extraction), []
-    for _, shard in extract_shards(data, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
+    watch, shards = _MemoryWatch(reader.count, extraction), []
+    for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
         shards.append(shard)
         watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
@@ -73,7 +72,7 @@ def extract_to_memory(
 
 
 def extract_to_folder(
-    data: Iterable[Any],
+    reader: PairReader,
     extraction: Extraction,
     device: torch.device,
     path: Path,
@@ -95,9 +94,9 @@ def extract_to_folder(
         if engine == "ray":
             from freezealign.features.cluster import extract_with_ray
 
-            extract_with_ray(data, extraction, folder, done)
+            extract_with_ray(reader, extraction, folder, done)
         else:
-            for number, shard in extract_shards(data, extraction, device, done, show_progress_bar):
+            for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar):
                 folder.write(number, shard)
         numbers = folder.finished()
         files = [folder.files(number) for number in numbers]

@@ -16,9 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from torch.utils.data import DataLoader
-
-from freezealign.data.pairs import count_pairs
+from freezealign.data.reader import PairReader
 from freezealign.features import FeatureStore
 from freezealign.features.folder import StoreFolder
 from freezealign.features.job import extract_features
@@ -29,7 +27,7 @@ from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.checkpoints import trained_parameters
 from freezealign.training.closed_form import closed_form_obstacle, initialize_closed_form
 from freezealign.training.history import History
-from freezealign.training.plan import Plan, choose_recipe, make_plan, suits_kernel
+from freezealign.training.plan import NEEDS_CACHE, Plan, choose_recipe, make_plan, suits_kernel
 from freezealign.training.trainer import Trainer, check_trainable, seeded
 
 if TYPE_CHECKING:
@@ -52,12 +50,18 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
     """Do what :meth:`freezealign.FreezeAlign.fit` says."""
     check_trainable(space)
     accelerator = make_accelerator(space, arguments)
-    arguments = settle(space, data, arguments, accelerator.num_processes)
+    stores = given_stores(data)
+    reader = None if stores else PairReader(data, space.modalities)
+    arguments = settle(space, stores, reader, arguments, accelerator.num_processes)
     with seeded(arguments.seed, space.device):
-        stores = find_stores(space, data, arguments, accelerator)
+        if reader is not None and arguments.cache_features:
+            stores = [extract(space, reader, arguments, accelerator)]
+        for store in stores:
+            store.check(space.origins(store.level))
         recipe = choose_recipe(space, stores, arguments)
-        plan = make_plan(space, recipe, _number(data, stores, space), bool(stores), arguments)
-        batches = make_batches(space, data, stores, plan.arguments, accelerator)
+        pairs = reader.count if reader is not None and not stores else sum(map(len, stores))
+        plan = make_plan(space, recipe, pairs, bool(stores), arguments)
+        batches = make_batches(space, stores, reader, plan.arguments, accelerator)
     with own_folder(identity(space, recipe, batches, plan.arguments, accelerator), plan.arguments, accelerator):
         logger.info(plan.reasons)
         with seeded(arguments.seed, space.device):
@@ -66,13 +70,14 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
     return Fitted(plan.arguments, history, batches.num_pairs)
 
 
-def settle(space: Space, data: Any, arguments: FitArguments, processes: int) -> FitArguments:
+def settle(
+    space: Space, stores: Sequence[FeatureStore], reader: PairReader | None, arguments: FitArguments, processes: int
+) -> FitArguments:
     """Return the arguments with what the data decides, and check that they go together with it.
 
     Raises:
         ValueError: If they do not.
     """
-    stores = given_stores(data)
     cached = bool(stores) or arguments.cache_features
     if arguments.weights is not None and len(arguments.weights) != max(len(stores), int(cached)):
         raise ValueError(f"{len(arguments.weights)} weights for {len(stores)} feature stores.")
@@ -80,18 +85,14 @@ def settle(space: Space, data: Any, arguments: FitArguments, processes: int) -> 
         raise ValueError(f"captions={arguments.captions} needs cached features: leave cache_features=True.")
     if processes > 1 and not cached:
         raise ValueError("with several processes, extract the features first: model.extract_features(data, path).")
-    if arguments.init == "closed-form":
-        obstacle = (
-            closed_form_obstacle(space) if cached else "it needs the features of all pairs: leave cache_features=True"
-        )
-        if obstacle:
-            raise ValueError(f"init='closed-form' cannot be used: {obstacle}.")
-    if not isinstance(data, DataLoader):
+    if arguments.init == "closed-form" and (obstacle := closed_form_obstacle(space) if cached else NEEDS_CACHE):
+        raise ValueError(f"init='closed-form' cannot be used: {obstacle}.")
+    if reader is None or reader.loader is None:
         return arguments
-    size = data.batch_size if arguments.batch_size is None else arguments.batch_size
-    if size != data.batch_size and not cached:
-        raise ValueError(f"batch_size={size}, but without a cache the DataLoader keeps its own {data.batch_size}.")
-    return replace(arguments, batch_size=size)
+    own = reader.loader.batch_size
+    if not cached and arguments.batch_size not in (None, own):
+        raise ValueError(f"batch_size={arguments.batch_size}, but without a cache the DataLoader keeps its own {own}.")
+    return replace(arguments, batch_size=arguments.batch_size or own)
 
 
 # Store
@@ -104,29 +105,15 @@ def given_stores(data: Any) -> list[FeatureStore]:
     return list(data) if is_stores else []
 
 
-def find_stores(space: Space, data: Any, arguments: FitArguments, accelerator: Accelerator) -> list[FeatureStore]:
-    """Return the frozen features to train on: those given, or the data's; none if it is to be encoded in each epoch.
-
-    Raises:
-        ValueError: If they are of other encoders.
-    """
-    stores = given_stores(data)
-    if not stores and arguments.cache_features:
-        stores = [extract(space, data, arguments, accelerator)]
-    for store in stores:
-        store.check(space.origins(store.level))
-    return stores
-
-
-def extract(space: Space, data: Any, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
+def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
     """Return the frozen features of the data in memory; of several processes, the first extracts them for all."""
-    few = space.recipe == "auto" and suits_kernel(count_pairs(data, space.modalities), arguments)
+    few = space.recipe == "auto" and suits_kernel(reader.count, arguments)
     extraction = space.extraction(
         "pooled" if few else None, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
     )
 
     def run(path: Path | None) -> FeatureStore:
-        return extract_features(data, extraction, space.device, path, True, "local", arguments.show_progress_bar)
+        return extract_features(reader, extraction, space.device, path, True, "local", arguments.show_progress_bar)
 
     if accelerator.num_processes == 1:
         return run(None)
@@ -153,20 +140,21 @@ def shared_folder(accelerator: Accelerator) -> Iterator[Path]:
             shutil.rmtree(root, ignore_errors=True)
 
 
-def _number(data: Any, stores: Sequence[FeatureStore], space: Space) -> int | None:
-    return sum(map(len, stores)) if stores else count_pairs(data, space.modalities)
-
-
 # Plan: what to train on
 
 
 def make_batches(
-    space: Space, data: Any, stores: Sequence[FeatureStore], arguments: FitArguments, accelerator: Accelerator
+    space: Space,
+    stores: Sequence[FeatureStore],
+    reader: PairReader | None,
+    arguments: FitArguments,
+    accelerator: Accelerator,
 ) -> Batches:
     """Return what the steps of training are given."""
     assert arguments.batch_size is not None
     if not stores:
-        return OnlineBatches(data, space.encoders, arguments.batch_size, arguments.seed, arguments.strict)
+        assert reader is not None
+        return OnlineBatches(reader, space.encoders, arguments.batch_size, arguments.seed, arguments.strict)
     ranks = (accelerator.process_index, accelerator.num_processes)
     return CachedBatches(stores, arguments.batch_size, arguments.seed, arguments.weights, arguments.captions, *ranks)
 

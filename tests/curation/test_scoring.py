@@ -194,7 +194,7 @@ def test_approximate_search_states_its_recall(tmp_path):
     for concept, own in enumerate(found.keys):
         own = own[own != NOTHING]
         np.testing.assert_allclose(scores_of(own), known[concept][rows_of(own)], atol=1e-5)
-    with pytest.raises(ValueError, match="was begun with approximate.seed = "):
+    with pytest.raises(ValueError, match=r"was begun with approximate\.seed = "):
         score(pool, tmp_path / "near", k=50, prototypes=prototypes, engine="faiss", seed=1)
     assert files_of(tmp_path / "near") == ["request.json", "scores.safetensors"]
 

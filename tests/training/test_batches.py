@@ -181,7 +181,7 @@ def test_epoch_of_data_starts_where_it_is_told(model, loader, start):
     data = pairs_of(20, captions=3)
     if loader:
         data = DataLoader(data, batch_size=4, collate_fn=lambda batch: tuple(map(list, zip(*batch))))
-    batches = OnlineBatches(data, model.encoders, 4, seed=0, strict=False)
+    batches = OnlineBatches(PairReader(data, list(model.encoders)), model.encoders, 4, seed=0, strict=False)
     found = [batch.inputs for batch in batches.epoch(3, start)]
     assert found == [batch.inputs for batch in batches.epoch(3)][start:]
     assert [batch.number for batch in batches.epoch(3, start)] == list(range(start, 5))
@@ -337,7 +337,7 @@ def test_image_and_caption_are_chosen_apart_where_there_are_several_of_both(mode
     )
     for batches in (
         CachedBatches([extract(model, loader)], 20, seed=0),
-        OnlineBatches(loader, model.encoders, 20, seed=0, strict=False),
+        OnlineBatches(PairReader(loader, list(model.encoders)), model.encoders, 20, seed=0, strict=False),
     ):
         chosen = set()
         for batch in batches.epoch(1):

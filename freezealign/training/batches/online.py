@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, undecoded
+from freezealign.data.pairs import Pair
+from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.read import read_batch
 from freezealign.inputs import Skipped
@@ -26,26 +27,23 @@ class OnlineBatches:
     """
 
     def __init__(
-        self, data: Any, encoders: Mapping[str, FrozenEncoder], batch_size: int, seed: int, strict: bool
+        self, reader: PairReader, encoders: Mapping[str, FrozenEncoder], batch_size: int, seed: int, strict: bool
     ) -> None:
-        data, modalities = undecoded(data), list(encoders)
-        if isinstance(data, DataLoader):
-            _check_loader(data)
-        elif not is_map_style(data, modalities):
+        if reader.loader is not None:
+            _check_loader(reader.loader)
+        elif not reader.has_positions:
             raise ValueError(
                 f"cache_features=False needs data that can be read again in every epoch: a list, a datasets.Dataset "
-                f"or a DataLoader, not {type(data).__name__}."
+                f"or a DataLoader, not {type(reader.data).__name__}."
             )
-        self.data, self.encoders, self.seed, self.strict = data, encoders, seed, strict
+        self.reader, self.encoders, self.seed, self.strict = reader, encoders, seed, strict
         self.skipped: list[Skipped] = []
-        self.num_pairs = count_pairs(data, modalities)
-        self.order = None
-        if not isinstance(data, DataLoader):
-            self.order = Order([len(data)], batch_size, seed)
-        self.batch_size = self.order.batch_size if self.order else data.batch_size
+        self.num_pairs = reader.count
+        self.order = Order([reader.count or 0], batch_size, seed) if reader.loader is None else None
+        self.batch_size: int | None = self.order.batch_size if self.order else batch_size
 
     def __len__(self) -> int:
-        return len(self.data) if self.order is None else len(self.order)
+        return len(self.order or self.reader.data)
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch; the next is read while the model works."""
@@ -56,13 +54,12 @@ class OnlineBatches:
         assert self.order is not None
         draws = (draw for window in self.order.epoch(number) for draw in window)
         for place, draw in islice(enumerate(draws), start, None):
-            pairs = [as_pair(self.data[int(i)], list(self.encoders)) for i in draw.positions]
+            pairs = [self.reader.at(int(position)) for position in draw.positions]
             yield from self._batch(place, draw.positions, pairs, draw.row_draws)
 
     def _loaded(self, number: int, start: int) -> Iterator[TrainingBatch]:
         rng, seen = np.random.default_rng([self.seed, number]), 0
-        for place, batch in enumerate(self.data):
-            pairs = list(iterate_pairs([batch], list(self.encoders)))
+        for place, pairs in enumerate(self.reader.batches()):
             draws = rng.random(len(pairs))
             if place >= start:
                 yield from self._batch(place, np.arange(seen, seen + len(pairs)), pairs, draws)

@@ -1,0 +1,49 @@
+"""PairReader: pairs out of whatever holds them, from any place on, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, pairs_from, undecoded
+from freezealign.data.sources import open_pairs
+
+
+class PairReader:
+    """Reads pairs.
+
+    Args:
+        data: A path that :func:`freezealign.data.sources.open_pairs` opens, or what
+            :func:`freezealign.data.pairs.iterate_pairs` takes.
+        modalities: Names of the towers, in the order that tuples follow.
+
+    Attributes:
+        count: How many pairs there are; ``None`` where nobody can tell.
+        has_positions: Whether any pair can be read on its own.
+        is_seekable: Whether reading can begin anywhere without reading what comes before.
+        loader: The data itself, if it is a ``DataLoader``, which keeps its own batches and order.
+    """
+
+    def __init__(self, data: Any, modalities: Sequence[str]) -> None:
+        self.data = open_pairs(data) if isinstance(data, (str, PathLike)) else undecoded(data)
+        self.modalities = list(modalities)
+        self.count = count_pairs(self.data, self.modalities)
+        self.has_positions = is_map_style(self.data, self.modalities)
+        self.is_seekable = self.has_positions or hasattr(self.data, "iter_from")
+        self.loader: DataLoader[Any] | None = self.data if isinstance(self.data, DataLoader) else None
+
+    def read(self, start: int = 0) -> Iterator[Pair]:
+        """Yield the pairs from number ``start`` on."""
+        return pairs_from(self.data, self.modalities, start)
+
+    def at(self, position: int) -> Pair:
+        """Return one pair of data that has positions."""
+        return as_pair(self.data[position], self.modalities)
+
+    def batches(self) -> Iterator[list[Pair]]:
+        """Yield the pairs of each batch of a ``DataLoader``."""
+        for batch in self.loader or ():
+            yield list(iterate_pairs([batch], self.modalities))
