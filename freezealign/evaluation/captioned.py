@@ -21,13 +21,7 @@ Captions = Sequence[str | Sequence[str] | None]
 class CaptionedImagesEvaluator(Evaluator):
     """Base of the evaluators that compare images with their captions; a subclass implements :meth:`scores`.
 
-    Args:
-        images: The images, in any form ``encode_image`` takes.
-        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
-            such a list for each language. Languages are evaluated apart.
-        name: Put in front of every metric.
-        batch_size: Items a forward pass.
-        show_progress_bar: Show progress if it takes longer than a second.
+    Its arguments are those of :class:`~freezealign.RetrievalEvaluator`.
     """
 
     protocol: str

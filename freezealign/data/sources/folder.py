@@ -11,6 +11,7 @@ from typing import Any
 from freezealign.data.sources.rows import locate, make_pair, unreadable
 from freezealign.data.sources.source import Columns, PairSource
 from freezealign.data.sources.text_table import column_names, read_rows
+from freezealign.inputs import is_url
 
 METADATA = ("metadata.csv", "metadata.jsonl", "captions.csv", "captions.jsonl")
 
@@ -105,6 +106,4 @@ def _with_file_name(columns: Columns, path: Path) -> Columns:
 
 def _normalise(name: str) -> str:
     """Return a path as ``find_pictures`` spells it."""
-    from freezealign.inputs import is_url
-
     return name if is_url(name) else PurePosixPath(name).as_posix()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from freezealign.data.sources.source import Columns
+from freezealign.inputs import InputError, is_url, shorten
 
 Row = Mapping[str, Any] | str
 """The cells by column, or the reason why the row cannot be read."""
@@ -31,8 +32,6 @@ def row_to_pair(row: Row, number: int, columns: Columns, folder: Path) -> dict[s
 
 def make_pair(name: str, image: Any, text: Any) -> dict[str, Any]:
     """Return a pair; one without a text has an empty list of them."""
-    from freezealign.inputs import shorten
-
     name = name.encode("utf-8", "backslashreplace").decode()
     if isinstance(image, (list, tuple)):
         return unreadable(name, f"expected one image, got {shorten(image)}.")
@@ -50,8 +49,6 @@ def unreadable(name: str, reason: str) -> dict[str, Any]:
 
 def locate(image: Any, folder: Path) -> Any:
     """Return an image as ``read_image`` takes it: a relative path becomes one below ``folder``."""
-    from freezealign.inputs import is_url
-
     if isinstance(image, Mapping) and not image.get("bytes"):
         image = image.get("path")
     if not isinstance(image, str) or is_url(image):
@@ -60,8 +57,6 @@ def locate(image: Any, folder: Path) -> Any:
 
 
 def _refuse(reason: str) -> NoReturn:
-    from freezealign.inputs import InputError
-
     raise InputError(reason)
 
 
