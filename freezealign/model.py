@@ -82,15 +82,15 @@ class FreezeAlign(Space):
         Args:
             data: Pairs, as :meth:`fit` takes them; or the path of a folder of pictures with captions, a CSV, JSONL or
                 Parquet file, or webdataset shards (see :func:`freezealign.data.sources.open_pairs`).
-            path: A folder to keep them in. A run that was interrupted goes on where it stopped. Without a folder they
-                are kept in memory.
+            path: A folder to keep them in. A run that was interrupted goes on where it stopped, if the data is as it
+                was; one that is complete is opened. Without a folder they are kept in memory.
             level: ``tokens`` keeps everything the encoders give; ``pooled`` one vector an item, for projectors that
                 read nothing else. By default the least that this model's projectors need.
             dtype: What embeddings are stored as: ``float16`` (the default on disk), ``float32`` (the default in
                 memory), or ``int8`` with one scale a row.
             modalities: Which towers the data has something for; all by default.
-            reuse: Open the store at ``path`` if a complete one is there already, instead of refusing. Its encoders are
-                checked; that it holds the features of this very data is for the caller to know.
+            reuse: Open a complete store at ``path`` whatever data it is of and however it was extracted. Its encoders
+                are checked; that it holds the features of this very data is for the caller to know.
             batch_size: Pairs a forward pass.
             shard_size: Pairs a file, which are lost together if the run is killed; 8,192 vectors or 1,024 token
                 sequences by default.
@@ -101,11 +101,12 @@ class FreezeAlign(Space):
             show_progress_bar: Show progress if it takes longer than a second.
 
         Raises:
-            FileExistsError: If a complete store is at ``path``, unless ``reuse``.
+            FileExistsError: If something else is at ``path``.
             MemoryError: If the features will not fit into memory; give a ``path``.
             OSError: If the folder cannot be written; finished shards are kept.
             RuntimeError: If another process is writing to the folder.
-            ValueError: If the store there was made by other encoders or in another way, or no pair can be read.
+            ValueError: If the store there was made by other encoders, in another way or of other data (the message
+                names the first pair that differs), or no pair can be read.
         """
         from freezealign.features.job import extract_features
 

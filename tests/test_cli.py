@@ -99,7 +99,7 @@ def test_extract_then_train_makes_a_model(folder, dinov2_folder, bert_folder, te
     assert code == 0 and "6 steps" in output
     model = FreezeAlign.from_pretrained(tmp_path / "model", device="cpu")
     assert model.encode(texts).shape == (12, 8)
-    assert model.tower("text").blocks[-1].kind == "token"  # what pooled has, and not what few pairs would get
+    assert model.tower("text").blocks[-1].kind == "linear+mlp"  # what pooled has, and not what few pairs would get
 
 
 def test_extract_reads_columns_of_other_names(folder, dinov2_folder, bert_folder, tmp_path):
@@ -114,12 +114,15 @@ def test_extract_reads_columns_of_other_names(folder, dinov2_folder, bert_folder
     assert list(store["text"].captions([0, 1])) == ["an apple", "a car"]
 
 
-def test_extracting_again_says_what_is_there(folder, dinov2_folder, bert_folder, tmp_path):
+def test_extracting_again_opens_what_is_there_and_other_data_is_refused(folder, dinov2_folder, bert_folder, tmp_path):
     arguments = ("extract", str(folder), "--output", str(tmp_path / "store"))
     encoders = ("--image-encoder", dinov2_folder, "--text-encoder", bert_folder)
     assert run(*arguments, *encoders)[0] == 0
+    assert run(*arguments, *encoders)[0] == 0
+    table = next(folder.glob("metadata.*"), None) or next(folder.glob("*.txt"))
+    table.write_text(table.read_text().replace("a", "o"))
     code, output = run(*arguments, *encoders)
-    assert code == 1 and "exists" in output
+    assert code == 1 and "data has changed" in " ".join(output.split())
 
 
 def test_train_refuses_a_store_of_other_encoders(folder, dinov2_folder, bert_folder, sbert_folder, tmp_path):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
 from torch.utils.data import DataLoader
 
+from freezealign.data.digest import pairs_digest
 from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, pairs_from, undecoded
 from freezealign.data.sources import open_pairs
+
+DIGEST_PAIRS = 1000
 
 
 class PairReader:
@@ -38,6 +42,30 @@ class PairReader:
     def read(self, start: int = 0) -> Iterator[Pair]:
         """Yield the pairs from number ``start`` on."""
         return pairs_from(self.data, self.modalities, start)
+
+    def fingerprint(self) -> str | None:
+        """Return what tells the data from other data without reading it; ``None`` where only reading can tell.
+
+        Names, sizes and times of the files it is in, or what ``datasets`` calls its fingerprint.
+        """
+        if isinstance(paths := getattr(self.data, "paths", None), (list, tuple)):
+            facts = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+            return hashlib.sha256(repr(facts).encode()).hexdigest()
+        is_dataset = type(self.data).__module__.startswith("datasets.")
+        return getattr(self.data, "_fingerprint", None) if is_dataset else None
+
+    def digest(self) -> str | None:
+        """Return a digest of the data by up to 1,000 pairs all over it; ``None`` of data that has no positions."""
+        if found := self.fingerprint():
+            return found
+        if not self.has_positions or not self.count:
+            return None
+        places = range(0, self.count, -(-self.count // DIGEST_PAIRS))
+        return hashlib.sha256(self.digests(map(self.at, places)).encode()).hexdigest()
+
+    def digests(self, pairs: Iterable[Pair]) -> str:
+        """Return the digests of some pairs; pixels count where they are in a list, which is the same each time."""
+        return pairs_digest(pairs, pixels=isinstance(self.data, (list, tuple)))
 
     def at(self, position: int) -> Pair:
         """Return one pair of data that has positions."""

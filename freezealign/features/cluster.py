@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from freezealign.batch import default_device
 from freezealign.data.reader import PairReader
-from freezealign.features.extract import Extraction, extract_shard
+from freezealign.features.extract import Extraction, check_source, extract_shard
 from freezealign.features.folder import StoreFolder
 
 
@@ -37,7 +38,7 @@ class ShardWorker:
         return batch
 
 
-def extract_with_ray(reader: PairReader, extraction: Extraction, folder: StoreFolder, done: Sequence[int]) -> None:
+def extract_with_ray(reader: PairReader, extraction: Extraction, folder: StoreFolder, done: Mapping[int, str]) -> None:
     """Write every shard that is not done, on the Ray cluster this process is connected to, or on a local one.
 
     Raises:
@@ -54,7 +55,10 @@ def extract_with_ray(reader: PairReader, extraction: Extraction, folder: StoreFo
             "engine='ray' needs data of known length that can be read from any position: a list, a datasets.Dataset, "
             f"a folder or Parquet files, not {type(reader.data).__name__}."
         )
-    shards = sorted(set(range(-(-total // extraction.shard_size))) - set(done))
+    size = extraction.shard_size
+    for number in (number for number, before in done.items() if before):
+        check_source(done[number], reader.digests(islice(reader.read(number * size), size)), number * size)
+    shards = sorted(set(range(-(-total // size))) - set(done))
     if not shards:
         return
     started = not ray.is_initialized()

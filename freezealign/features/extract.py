@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 
 from freezealign.batch import Features, to_device
+from freezealign.data.digest import first_difference
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
@@ -82,10 +84,11 @@ class Run(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A run of pairs of one shard, read: the shard's number, how many pairs there were, and what became of them."""
+    """A run of pairs of one shard, read: how many there were, their digests, and what became of them."""
 
     shard: int
     size: int
+    source: str
     read: ReadBatch
 
 
@@ -93,7 +96,7 @@ def extract_shards(
     reader: PairReader,
     extraction: Extraction,
     device: torch.device,
-    done: Sequence[int] = (),
+    done: Mapping[int, str] = MappingProxyType({}),
     show_progress_bar: bool = True,
     watch: Callable[[int], None] = lambda nbytes: None,
 ) -> Iterator[tuple[int, Shard]]:
@@ -105,17 +108,18 @@ def extract_shards(
         reader: Of the pairs.
         extraction: What to do with them.
         device: Where the encoders are.
-        done: Numbers of the shards to leave out.
+        done: Numbers of the shards to leave out, and the digests of the pairs they were made of, which are compared
+            with those of ``reader``; an empty one is not.
         show_progress_bar: Show progress if it takes longer than a second.
         watch: Called after every batch with the bytes that the shard at work has so far.
 
     Raises:
         InputError: With ``strict``, at the first item that cannot be read or whose features are not finite.
-        ValueError: If a pair lacks a modality.
+        ValueError: If a pair lacks a modality, or a shard that is done was made of other pairs.
     """
-    runs = _runs(reader, extraction, set(done))
+    runs = _runs(reader, extraction, done)
     bar = {"total": reader.count, "initial": min(len(done) * extraction.shard_size, reader.count or 0)}
-    yield from _extract(runs, extraction, device, watch, disable=not show_progress_bar, **bar)
+    yield from _extract(reader, runs, extraction, device, watch, disable=not show_progress_bar, **bar)
 
 
 def extract_shard(reader: PairReader, extraction: Extraction, device: torch.device, number: int) -> Shard:
@@ -123,22 +127,27 @@ def extract_shard(reader: PairReader, extraction: Extraction, device: torch.devi
     size = extraction.shard_size
     pairs = islice(reader.read(number * size), size)
     _, shard = next(
-        _extract(_runs_of(number, pairs, extraction), extraction, device, lambda nbytes: None, disable=True)
+        _extract(reader, _runs_of(number, pairs, extraction), extraction, device, lambda nbytes: None, disable=True)
     )
     return shard
 
 
 def _extract(
-    runs: Iterator[Run], extraction: Extraction, device: torch.device, watch: Callable[[int], None], **bar_options: Any
+    reader: PairReader,
+    runs: Iterator[Run],
+    extraction: Extraction,
+    device: torch.device,
+    watch: Callable[[int], None],
+    **bar_options: Any,
 ) -> Iterator[tuple[int, Shard]]:
     from tqdm.auto import tqdm
 
     builder, size = ShardBuilder(extraction.dtype), 0
-    batches = prefetch(ordered_map(partial(_read_run, extraction), _errors_last(runs), READERS))
+    batches = prefetch(ordered_map(partial(_read_run, reader, extraction), _errors_last(runs), READERS))
     with tqdm(desc="Frozen features", unit="pair", delay=1, **bar_options) as bar:
         for batch in batches:
             _encode(batch.read, extraction, device, builder)
-            size += batch.size
+            size, builder.source = size + batch.size, builder.source + batch.source
             watch(builder.nbytes)
             bar.update(batch.size)
             if size == extraction.shard_size:
@@ -148,19 +157,36 @@ def _extract(
         yield batch.shard, builder.build()
 
 
-def _runs(reader: PairReader, extraction: Extraction, done: set[int]) -> Iterator[Run]:
-    """Yield the batches of every shard that is not done; what lies between is not read where data has positions."""
+def _runs(reader: PairReader, extraction: Extraction, done: Mapping[int, str]) -> Iterator[Run]:
+    """Yield the batches of every shard that is not done; make sure that those that are were made of these pairs.
+
+    What is done and need not be compared is not read where reading can begin anywhere.
+    """
     size, pairs, reached = extraction.shard_size, None, 0
-    for shard in (number for number in count() if number not in done):
+    for shard in (number for number in count() if done.get(number) != ""):
         if pairs is None or (reader.is_seekable and shard != reached):
             pairs = reader.read(shard * size)
         elif shard != reached:
             pairs = islice(pairs, (shard - reached) * size, None)
-        runs, reached = _runs_of(shard, islice(pairs, size), extraction), shard + 1
+        own, reached = islice(pairs, size), shard + 1
+        if shard in done:
+            check_source(done[shard], reader.digests(own), shard * size)
+            continue
+        runs = _runs_of(shard, own, extraction)
         if (first := next(runs, None)) is None:
+            check_source("".join(done[number] for number in done if number > shard), "", shard * size)
             return
         yield first
         yield from runs
+
+
+def check_source(before: str, now: str, start: int) -> None:
+    """Raise a ``ValueError`` that names the first pair that has changed; the digests begin at pair ``start``."""
+    if (place := first_difference(before, now)) is not None:
+        raise ValueError(
+            f"the data has changed since these features were begun, from pair {start + place} on: it was edited, put "
+            "in another order, made longer or shorter. Extract from the data as it was, or into another folder."
+        )
 
 
 def _errors_last(runs: Iterator[Run]) -> Iterator[Run | Exception]:
@@ -179,13 +205,14 @@ def _runs_of(shard: int, pairs: Iterator[Pair], extraction: Extraction) -> Itera
         yield Run(shard, start, run)
 
 
-def _read_run(extraction: Extraction, run: Run | Exception) -> Batch:
+def _read_run(reader: PairReader, extraction: Extraction, run: Run | Exception) -> Batch:
     """Read the pairs of a batch, leave out those that cannot be read, preprocess the rest."""
     if isinstance(run, Exception):
         raise run
     change = partial(augmented, encoders=extraction.encoders, views=extraction.views)
     pairs = enumerate(run.pairs, run.start)
-    return Batch(run.shard, len(run.pairs), read_batch(pairs, extraction.encoders, extraction.strict, change))
+    read = read_batch(pairs, extraction.encoders, extraction.strict, change)
+    return Batch(run.shard, len(run.pairs), reader.digests(run.pairs), read)
 
 
 @torch.no_grad()

@@ -82,8 +82,10 @@ class StoreFolder:
     # Writing
 
     @contextmanager
-    def writing(self, request: dict[str, Any]) -> Iterator[None]:
+    def writing(self, request: dict[str, Any], fingerprint: str | None = None) -> Iterator[None]:
         """Start a store, or go on with the one that was begun here with the same ``request``, while the block runs.
+
+        The manifest of a new one notes the ``fingerprint`` of the data, by which it is known without being read.
 
         Raises:
             FileExistsError: If something else is here.
@@ -97,7 +99,8 @@ class StoreFolder:
             if self.exists:
                 self.manifest()
             with explained(self.path):
-                claim(self._manifest, request, "feature store", format_version=FORMAT_VERSION, complete=False)
+                more = {"format_version": FORMAT_VERSION, "complete": False, "data": fingerprint}
+                claim(self._manifest, request, "feature store", **more)
             yield
 
     def finish(self, shards: int) -> None:
@@ -109,7 +112,8 @@ class StoreFolder:
         """Write a shard: its arrays first, then the file that makes them count."""
         with explained(self.path):
             files = {name: self._write_array(number, name, rows) for name, rows in sorted(shard.columns.items())}
-            content = {"files": files, "skipped": [asdict(entry) for entry in shard.skipped]}
+            skipped = [asdict(entry) for entry in shard.skipped]
+            content = {"files": files, "skipped": skipped, "source": shard.source}
             write_json_atomically(self._shard_file(number), content)
 
     def _write_array(self, number: int, name: str, rows: np.ndarray) -> dict[str, Any]:
@@ -141,6 +145,14 @@ class StoreFolder:
     def skipped(self, number: int) -> list[Skipped]:
         """Return what was left out of a shard."""
         return [Skipped(**entry) for entry in self._entry(number)["skipped"]]
+
+    def source(self, number: int) -> str:
+        """Return the digests of the pairs that a shard was made of; empty where it does not say."""
+        return str(self._entry(number).get("source", ""))
+
+    def checksums(self, number: int) -> str:
+        """Return what tells a shard from any other."""
+        return "".join(entry["sha256"] for entry in self._entry(number)["files"].values())
 
     def verify(self, number: int) -> None:
         """Read every file of a shard and compare its checksum.

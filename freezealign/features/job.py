@@ -38,12 +38,8 @@ def extract_features(
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
         return extract_to_memory(reader, extraction, device, show_progress_bar)
-    if not StoreFolder(path).exists or not StoreFolder(path).complete:
+    if not (reuse and StoreFolder(path).exists and StoreFolder(path).complete):
         return extract_to_folder(reader, extraction, device, path, show_progress_bar, engine)
-    if not reuse:
-        raise FileExistsError(
-            f"{path} exists and holds a complete store; pass reuse=True to use it, or choose another folder."
-        )
     store = FeatureStore.open(path)
     if store.level == "tokens":  # which hold what pooled vectors are made of
         extraction = replace(extraction, poolings={})
@@ -66,7 +62,8 @@ def extract_to_memory(
         watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
     _check_any([shard for shard in shards if shard.columns], skipped)
-    store = FeatureStore.from_shards(extraction.origins, [shard.columns for shard in shards], skipped)
+    columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
+    store = FeatureStore.from_shards(extraction.origins, columns, skipped, source)
     _log_skipped(store)
     return store
 
@@ -84,11 +81,12 @@ def extract_to_folder(
     Raises:
         OSError: If the folder cannot be written; shards already there are kept.
         RuntimeError: If another process is writing to it.
-        ValueError: If the store there was begun in another way, or there is no pair that can be read.
+        ValueError: If the store there was begun in another way or of other data, or no pair can be read.
     """
-    folder = StoreFolder(path)
-    with folder.writing(extraction.request()):
-        done = folder.finished()
+    folder, fingerprint = StoreFolder(path), reader.fingerprint()
+    with folder.writing(extraction.request(), fingerprint):
+        known = fingerprint is not None and folder.manifest().get("data") == fingerprint
+        done = {number: "" if known else folder.source(number) for number in folder.finished()}
         if done:
             logger.info("going on in %s: %d shards are done", path, len(done))
         if engine == "ray":

@@ -30,10 +30,13 @@ class Shard:
         columns: ``MODALITY/KEY`` to the rows of that column (see :class:`FrozenFeatures`), and of the items
             ``items/MODALITY`` (how many rows each has) and ``items/ids.utf8``, ``items/ids.lengths``.
         skipped: The pairs that were left out.
+        source: Digests of the pairs it was made of, left out or not (see :mod:`freezealign.data.digest`); empty where
+            nobody knows them.
     """
 
     columns: dict[str, np.ndarray]
     skipped: list[Skipped] = field(default_factory=list)
+    source: str = ""
 
 
 class ShardBuilder:
@@ -46,6 +49,7 @@ class ShardBuilder:
     def __init__(self, dtype: StoreDtype) -> None:
         self.dtype = dtype
         self.skipped: list[Skipped] = []
+        self.source = ""
         self._parts: dict[str, list[np.ndarray]] = {}
         self._ids: list[str] = []
         self._texts: dict[str, list[str]] = {}
@@ -90,7 +94,7 @@ class ShardBuilder:
             columns["items/ids.utf8"], columns["items/ids.lengths"] = as_bytes(self._ids)
         for modality, texts in self._texts.items():
             columns[f"{modality}/captions.utf8"], columns[f"{modality}/captions.lengths"] = as_bytes(texts)
-        return Shard(columns, self.skipped)
+        return Shard(columns, self.skipped, self.source)
 
     def _append(self, key: str, rows: np.ndarray) -> None:
         self._parts.setdefault(key, []).append(rows)

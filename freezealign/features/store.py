@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,7 @@ class FeatureStore:
         columns: As :class:`~freezealign.features.shard.Shard` names them.
         skipped: What was left out on the way.
         items: Which items this object shows, in order; all by default.
+        source: What tells the data it was made of from other data; by default the columns themselves do.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class FeatureStore:
         columns: Mapping[str, Column],
         skipped: Sequence[Skipped] = (),
         items: np.ndarray | None = None,
+        source: str = "",
     ) -> None:
-        self.columns, self.skipped, self.items = dict(columns), list(skipped), items
+        self.columns, self.skipped, self.items, self._source = dict(columns), list(skipped), items, source
         self.features: dict[str, FrozenFeatures] = {}
         self.rows: dict[str, Runs] = {}
         for modality, origin in origins.items():
@@ -61,12 +64,14 @@ class FeatureStore:
         origins: Mapping[str, Origin],
         shards: Sequence[Mapping[str, np.ndarray | NpyFile]],
         skipped: Sequence[Skipped] = (),
+        source: str = "",
     ) -> FeatureStore:
         """Put shards together, each a mapping as :class:`~freezealign.features.shard.Shard` has it."""
         shards = [shard for shard in shards if shard]
         if not shards:
             raise ValueError("a feature store needs at least one item.")
-        return cls(origins, {key: Column([shard[key] for shard in shards]) for key in shards[0]}, skipped)
+        columns = {key: Column([shard[key] for shard in shards]) for key in shards[0]}
+        return cls(origins, columns, skipped, source=source)
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if self.items is None else len(self.items)
@@ -99,6 +104,21 @@ class FeatureStore:
     def ids(self) -> list[str]:
         """The name of each item: its ``id`` in the data, else its position there."""
         return self._ids.take(self._at(np.arange(len(self))))
+
+    def digest(self) -> str:
+        """Return a SHA-256 that tells these items from others, and from the same in another order.
+
+        Of features extracted here it is that of the data, of a store on disk that of its checksums.
+        """
+        digest = hashlib.sha256(self._source.encode())
+        if not self._source:
+            for key, column in sorted(self.columns.items()):
+                digest.update(f"{key}:{column.dtype}:{len(column)};".encode())
+                for part in column.parts:
+                    digest.update(np.ascontiguousarray(part.map() if isinstance(part, NpyFile) else part).data)
+        if self.items is not None:
+            digest.update(np.asarray(self.items, np.int64).tobytes())
+        return digest.hexdigest()
 
     def select(self, index: Sequence[int] | np.ndarray | slice) -> FeatureStore:
         """Return some of the items, sharing the features."""
@@ -146,7 +166,7 @@ class FeatureStore:
         """Return some of the items, or all, read into memory."""
         store = self if index is None else self.select(index)
         shard = store._shard(np.arange(len(store)))
-        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped)
+        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped, store.digest())
 
     @classmethod
     def join(cls, stores: Sequence[FeatureStore]) -> FeatureStore:
@@ -165,7 +185,8 @@ class FeatureStore:
         columns = {key: Column([part for s in stores for part in s.columns[key].parts]) for key in first.columns}
         starts = np.cumsum([0, *(len(store.columns["items/ids.lengths"]) for store in stores)])
         items = [start + store._at(np.arange(len(store))) for start, store in zip(starts, stores)]
-        return cls(first.origins, columns, [e for store in stores for e in store.skipped], np.concatenate(items))
+        skipped, source = [e for store in stores for e in store.skipped], "".join(store.digest() for store in stores)
+        return cls(first.origins, columns, skipped, np.concatenate(items), source)
 
     def check(self, origins: Mapping[str, Origin]) -> None:
         """Make sure these features come from encoders with the given origins.
@@ -228,7 +249,8 @@ class FeatureStore:
                 folder.verify(number)
             origins = {modality: Origin(**entry) for modality, entry in manifest["modalities"].items()}
             skipped = [entry for number in numbers for entry in folder.skipped(number)]
-            return cls.from_shards(origins, [folder.files(number) for number in numbers], skipped)
+            source = "".join(map(folder.checksums, numbers))
+            return cls.from_shards(origins, [folder.files(number) for number in numbers], skipped, source)
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]

@@ -167,6 +167,7 @@ def identity(
     shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in trained_parameters(space).items()}
     facts = {
         "pairs": batches.num_pairs,
+        "data": batches.digest(),
         "processes": accelerator.num_processes,
         "autocast": arguments.precision or accelerator.mixed_precision,
         "recipe": recipe,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from pathlib import Path
@@ -65,6 +66,12 @@ def ended(process: Any) -> int:
     return process.exitcode
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, hidden ones too."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def files_of(folder: Path) -> dict[str, Any]:
+    """Every file below a folder, hidden ones too; but for how the data was known, by its files or by its pairs."""
+
+    def content(path: Path) -> Any:
+        if path.suffix != ".json":
+            return path.read_bytes()
+        return {key: value for key, value in json.loads(path.read_text()).items() if key not in ("data", "source")}
+
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*") if path.is_file()}

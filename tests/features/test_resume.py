@@ -219,25 +219,70 @@ def test_finished_shards_are_never_written_again(whole, tmp_path):
     assert files_of(path) == files_of(whole)
 
 
-@pytest.mark.parametrize("kind", [Counted, Source])
-def test_pairs_of_finished_shards_are_not_read_again(whole, tmp_path, kind):
-    path, data = tmp_path / "store", kind(make_pairs())
-    extract(path)
+@pytest.fixture(params=[Counted, Source])
+def in_files(request, tmp_path):
+    """Data that lies in files, by which it is known without being read."""
+    (tmp_path / "data.tar").write_bytes(b"pairs")
+    data = request.param(make_pairs())
+    data.paths = [tmp_path / "data.tar"]
+    return data
+
+
+def test_pairs_of_finished_shards_are_not_read_again_where_their_files_are_as_they_were(whole, tmp_path, in_files):
+    path = tmp_path / "store"
+    extract(path, in_files)
     undo(path, 7, 8)
-    extract(path, data)
-    assert set(data.read) - {0} == set(range(49, 60))  # the first is looked at to tell pairs from batches
+    in_files.read.clear()
+    extract(path, in_files)
+    assert set(in_files.read) - {0} == set(range(49, 60))  # the first is looked at to tell pairs from batches
     assert files_of(path) == files_of(whole)
 
 
-@pytest.mark.parametrize("kind", [Counted, Source])
-def test_pairs_between_missing_shards_are_not_read_again(whole, tmp_path, kind):
-    path, data = tmp_path / "store", kind(make_pairs())
-    extract(path)
+def test_pairs_between_missing_shards_are_not_read_again_where_their_files_are_as_they_were(tmp_path, in_files):
+    path = tmp_path / "store"
+    extract(path, in_files)
     undo(path, 1, 2, 5)
-    extract(path, data)
-    assert set(range(7, 21)) | set(range(35, 42)) <= set(data.read)
-    assert set(data.read) <= {0, *range(7, 22), *range(35, 43)}
-    assert files_of(path) == files_of(whole)
+    in_files.read.clear()
+    extract(path, in_files)
+    assert set(range(7, 21)) | set(range(35, 42)) <= set(in_files.read)
+    assert set(in_files.read) <= {0, *range(7, 22), *range(35, 43)}
+
+
+def swapped(pairs):
+    pairs[10], pairs[11] = pairs[11], pairs[10]
+
+
+def edited(pairs):
+    pairs[3]["text"] = "another caption"
+
+
+CHANGES = {
+    "put in another order": (swapped, 10),
+    "a caption edited": (edited, 3),
+    "a pair put in": (lambda pairs: pairs.insert(20, dict(pairs[20])), 21),
+    "a pair taken out": (lambda pairs: pairs.pop(8), 8),
+    "cut short": (lambda pairs: pairs.__delitem__(slice(20, None)), 20),
+}
+
+
+@pytest.mark.parametrize("kind", [list, Source, iter])
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_data_is_refused_naming_the_first_pair_that_differs(tmp_path, change, kind):
+    path, pairs = tmp_path / "store", [dict(pair) for pair in make_pairs()]
+    extract(path, kind(pairs))
+    undo(path, 8)
+    before = files_of(path)
+    make, first = CHANGES[change]
+    make(pairs)
+    with pytest.raises(ValueError, match=rf"data has changed .* from pair {first} on"):
+        extract(path, kind(pairs))
+    assert files_of(path) == before
+
+
+def test_complete_store_of_the_same_data_is_opened(whole, tmp_path):
+    extract(tmp_path / "store")
+    extract(tmp_path / "store")
+    assert files_of(tmp_path / "store") == files_of(whole)
 
 
 @pytest.mark.parametrize("missing", [[0], [8], [3, 5], [0, 1, 8], list(range(SHARDS))])

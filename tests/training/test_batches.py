@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from freezealign import ContrastiveLoss, FeatureStore, FitArguments, FreezeAlign, FrozenEncoder
+from freezealign.data.reader import PairReader
 from freezealign.encoders.callable import CallableEncoder
 from freezealign.training.batches import CachedBatches, OnlineBatches, order
 from freezealign.training.batches import TrainingBatch as Batch

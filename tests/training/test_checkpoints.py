@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from runs import QUIET, Score, make_model, make_pairs, trained
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -248,3 +250,34 @@ def test_damaged_checkpoint_is_refused_by_name(finished, name, damage):
     with pytest.raises(ValueError, match=rf"step-00000018/{name}"):
         model.fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
     assert all(torch.equal(value, before[key]) for key, value in trained(model).items())
+
+
+def other_pictures(pairs):
+    return [(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), text) for image, text in pairs]
+
+
+OTHER_DATA = {
+    "other captions": lambda pairs: [(image, f"another {text}") for image, text in pairs],
+    "other pictures": other_pictures,
+    "another order": lambda pairs: pairs[::-1],
+    "one pair edited": lambda pairs: [*pairs[:-1], (pairs[-1][0], "something else")],
+}
+
+
+@pytest.mark.parametrize("form", ["pairs", "store in memory", "store on disk", "online"])
+@pytest.mark.parametrize("change", OTHER_DATA)
+@pytest.mark.parametrize("schedule", ["auto", "paper"])
+def test_run_on_other_data_of_the_same_size_is_refused(callable_model, images, tmp_path, change, form, schedule):
+    pairs = [(image, f"picture {number}") for number, image in enumerate(images)]
+    options = {"output_dir": tmp_path / "run", "schedule": schedule, "epochs": 1, "batch_size": 4, **QUIET}
+    options |= {"init": "random", "cache_features": False} if form == "online" else {}
+
+    def run(data, name):
+        if form.startswith("store"):
+            data = callable_model.extract_features(data, tmp_path / name if form.endswith("disk") else None, **QUIET)
+        return copy.deepcopy(callable_model).fit(data, **options)
+
+    first = run(pairs, "first")
+    assert run(pairs, "first").losses == first.losses
+    with pytest.raises(ValueError, match=r"begun with data = .*another folder"):
+        run(OTHER_DATA[change](pairs), "second")

@@ -46,5 +46,8 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Return the steps of an epoch."""
 
+    def digest(self) -> str | None:
+        """Return what tells the data from other data; ``None`` where only its size is known."""
+
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch from number ``start`` on."""

@@ -62,6 +62,10 @@ class CachedBatches:
     def __len__(self) -> int:
         return len(self.order)
 
+    def digest(self) -> str:
+        """Return what tells the pairs from others."""
+        return self.store.digest()
+
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch; the next are gathered while the model works."""
         return prefetch(self._batches(number, start))

@@ -45,6 +45,10 @@ class OnlineBatches:
     def __len__(self) -> int:
         return len(self.order or self.reader.data)
 
+    def digest(self) -> str | None:
+        """Return what tells the pairs from others, of a ``DataLoader`` what its data set knows of itself."""
+        return self.reader.digest()
+
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch; the next is read while the model works."""
         self.skipped = []
