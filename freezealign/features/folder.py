@@ -67,6 +67,8 @@ class StoreFolder:
         Raises:
             ValueError: If it is missing or damaged, or another version wrote it.
         """
+        if not self.exists:
+            raise ValueError(f"there is no feature store in {self.path}: it has no manifest.json.")
         keys = ("format_version", "complete", "level", "modalities")
         manifest = read_object(self._manifest, ("format_version",))
         if not isinstance(manifest["format_version"], int):

@@ -200,7 +200,7 @@ class FeatureStore:
             self.features[modality].origin.check(modality, origin)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write these items to a new folder; if that fails, nothing is left there.
+        """Write these items to a new folder, which appears whole or not at all.
 
         Raises:
             FileExistsError: If ``path`` exists.
@@ -209,10 +209,13 @@ class FeatureStore:
         path = Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
+        partial = path.with_name(f".{path.name}.tmp")
+        shutil.rmtree(partial, ignore_errors=True)
         try:
-            self._write(StoreFolder(path))
+            self._write(StoreFolder(partial))
+            partial.rename(path)
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
 
     def _write(self, folder: StoreFolder) -> None:

@@ -36,6 +36,9 @@ class Space(nn.Module):
         logit_scale: The temperature; a new one with the paper's bounds by default.
         device: Where the towers live; the machine's accelerator by default, else the CPU.
 
+    Attributes:
+        is_trained: Whether the weights of its blocks come from training.
+
     Raises:
         ValueError: If there is no tower, or they end in different widths.
     """
@@ -49,7 +52,7 @@ class Space(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(towers)
-        self.towers, self.recipe = nn.ModuleDict(towers), recipe
+        self.towers, self.recipe, self.is_trained = nn.ModuleDict(towers), recipe, False
         self.normalize = Normalize()
         self.logit_scale = logit_scale or LogitScale()
         self.to(device or default_device()).eval()

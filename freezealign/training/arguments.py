@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Schedule = Literal["auto", "paper"]
-InitKind = Literal["random", "closed-form"]
+InitKind = Literal["random", "closed-form", "keep"]
 LossKind = Literal["infonce", "sigmoid"]
 Precision = Literal["no", "bf16", "fp16"]
 
@@ -29,8 +29,9 @@ class FitArguments:
     Args:
         schedule: ``auto`` chooses by the number of pairs; ``paper`` is the paper's training, whatever the data.
             See :mod:`freezealign.training.plan`.
-        init: ``random`` keeps the projectors as they are; ``closed-form`` starts from regularised canonical correlation
-            analysis (seconds; with few pairs it is better than any training, and ``epochs=0`` stops there).
+        init: ``closed-form`` starts from regularised canonical correlation analysis (seconds; with few pairs it is
+            better than any training, and ``epochs=0`` stops there). ``random`` and ``keep`` start from the weights
+            there are: a new model's random ones, or those that a trained one is to be trained on from.
         epochs: Passes over the data; 0 only initialises.
         batch_size: Pairs a step, over all processes, each the other's negative; a DataLoader's own is kept.
         learning_rate: Peak of the schedule.

@@ -18,10 +18,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from freezealign.files import check_version, read_object, save_tensors, write_json
+from freezealign.files import check_version, read_object, save_tensors, write_json_atomically
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+
+
+def recover(folder: Path) -> None:
+    """Put a checkpoint in its place that was whole when a kill stopped :func:`commit`."""
+    for path in sorted(folder.glob(".step-*.tmp"), reverse=True):  # the newer of one step first
+        final = path.with_name(path.name.removeprefix(".").split(".")[0])
+        if (path / STATE).is_file() and not final.exists():
+            path.rename(final)
 
 
 def latest(folder: Path) -> Path | None:
@@ -44,7 +52,7 @@ def begin(path: Path) -> None:
 
 def commit(path: Path, state: dict[str, Any], keep: int) -> None:
     """Write the state, make the checkpoint count, and remove all but the newest ``keep``."""
-    write_json(path / STATE, {"format_version": FORMAT_VERSION, **state})
+    write_json_atomically(path / STATE, {"format_version": FORMAT_VERSION, **state})
     final = path.with_name(path.name.removeprefix(".").removesuffix(".tmp"))
     aside = final.with_name(f".{final.name}.old.tmp")
     if final.exists():  # the last step of a run that is saved once more at its end

@@ -67,6 +67,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
         with seeded(arguments.seed, space.device):
             initialize(space, recipe, stores, plan)
         history = Trainer(space, batches, plan, accelerator, evaluator).run()
+    space.is_trained = True
     return Fitted(plan.arguments, history, batches.num_pairs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,8 @@ from freezealign.features import FeatureStore
 from freezealign.space import Space
 from freezealign.training.arguments import FitArguments
 from freezealign.training.closed_form import closed_form_obstacle
+
+logger = logging.getLogger(__name__)
 
 KERNEL, FEW, MANY = 3_000, 10_000, 100_000
 """Numbers of pairs up to which a kernel, a linear closed form, and training from one suit.
@@ -36,7 +39,12 @@ class Plan:
 
 def suits_kernel(pairs: int | None, arguments: FitArguments) -> bool:
     """Whether there are so few pairs that a kernel head suits them, and nothing else was asked for."""
-    return arguments.schedule == "auto" and arguments.init != "random" and pairs is not None and pairs < KERNEL
+    return (
+        arguments.schedule == "auto"
+        and arguments.init in (None, "closed-form")
+        and pairs is not None
+        and pairs < KERNEL
+    )
 
 
 def choose_recipe(space: Space, stores: Sequence[FeatureStore], arguments: FitArguments) -> str | None:
@@ -66,14 +74,17 @@ def make_plan(space: Space, recipe: str | None, pairs: int | None, cached: bool,
     else:
         chosen, reasons = _automatic(pairs, _obstacle(space, recipe, cached, arguments))
     open_fields = {key: value for key, value in chosen.items() if getattr(arguments, key) is None}
+    if space.is_trained and open_fields.get("init") == "closed-form":
+        reasons += "; it replaces the weights this model was trained to, where init='keep' would train on from them"
+        logger.warning(reasons)
     settings = ", ".join(f"{key}={value}" for key, value in open_fields.items())
     return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")
 
 
 def _obstacle(space: Space, recipe: str | None, cached: bool, arguments: FitArguments) -> str | None:
     """Return why the closed form is not to be used; recipes that are chosen here all have one."""
-    if arguments.init == "random":
-        return "init='random' was asked for"
+    if arguments.init in ("random", "keep"):
+        return f"init='{arguments.init}' was asked for"
     if not cached:
         return NEEDS_CACHE
     return closed_form_obstacle(space) if recipe is None else None

@@ -241,8 +241,12 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go back to the last checkpoint, if there is one."""
-        path = None if self.folder is None else checkpoints.latest(self.folder)
-        if path is None:
+        if self.folder is None:
+            return
+        if self.accelerator.is_main_process:
+            checkpoints.recover(self.folder)
+        self.accelerator.wait_for_everyone()
+        if (path := checkpoints.latest(self.folder)) is None:
             return
         state = checkpoints.read_state(path)
         weights = checkpoints.read_tensors(path / "weights.safetensors")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 import os
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from kills import check_every_kill
 from made import make_prototypes, make_store, make_vectors, write_shards
 
 from freezealign.curation import (
@@ -24,65 +21,9 @@ from freezealign.curation import (
     write_subset,
 )
 from freezealign.curation import card as card_module
-from freezealign.files import LOCK, exclusive
+from freezealign.files import exclusive
 
 QUIET = {"show_progress_bar": False}
-
-
-class Killed(BaseException):
-    """The process is dead: nothing that it calls from now on happens."""
-
-
-class Deadly:
-    """Counts the calls that change files; from call number ``last`` on none is made any more."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, last: float = float("inf")) -> None:
-        self.calls, self.last = 0, last
-        for name in ("replace", "rename", "unlink", "mkdir", "rmdir", "fsync"):
-            monkeypatch.setattr(os, name, self.counted(getattr(os, name)))
-        opened = Path.open
-
-        def open_(path: Path, mode: str = "r", *args: Any, **options: Any) -> Any:
-            return (opened if "r" in mode else self.counted(opened))(path, mode, *args, **options)
-
-        monkeypatch.setattr(Path, "open", open_)
-
-    def counted(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        def deadly(*args: Any, **options: Any) -> Any:
-            if self.calls >= self.last:
-                raise Killed
-            self.calls += 1
-            return call(*args, **options)
-
-        return deadly
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """All that is left; the lock of a dead process holds nothing, and nobody out."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-
-
-def check_every_kill(run: Callable[[Path], Any], tmp_path: Path, fewest: int) -> None:
-    """Kill ``run`` at each of its calls in turn, run it again, and compare; it makes ``fewest`` calls or more."""
-    with pytest.MonkeyPatch.context() as patch:
-        counter = Deadly(patch)
-        run(tmp_path / "whole")
-    assert counter.calls >= fewest
-    expected = files_of(tmp_path / "whole")
-    for last in range(counter.calls):
-        folder = tmp_path / f"killed at {last}"
-        with pytest.MonkeyPatch.context() as patch:
-            Deadly(patch, last)
-            try:
-                run(folder)
-                pytest.fail(f"call {last} was not made")
-            except Killed:
-                pass
-        gc.collect(1)  # the lock goes with the frames that hold it, as with a process
-        run(folder)
-        assert files_of(folder) == expected, f"killed at call {last}"
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(autouse=True)
