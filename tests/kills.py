@@ -53,6 +53,7 @@ def check_every_kill(run: Callable[[Path], Any], tmp_path: Path, fewest: int, bu
 
     It makes ``fewest`` calls or more.
     """
+    run(tmp_path / "first")  # what is imported or cached once is written now
     with pytest.MonkeyPatch.context() as patch:
         counter = Deadly(patch)
         run(tmp_path / "whole")
