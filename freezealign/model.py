@@ -180,7 +180,7 @@ class FreezeAlign(Space):
         """Save projectors, encoder references and a model card to a folder, in sentence-transformers' layout."""
         from freezealign.saving import save
 
-        save(self, Path(path), Path(path).name)
+        save(self, self.model_card_data, Path(path), Path(path).name)
 
     @classmethod
     def from_pretrained(
@@ -207,7 +207,10 @@ class FreezeAlign(Space):
         """
         from freezealign.saving import load
 
-        return load(str(name_or_path), encoders=encoders or {}, device=device, revision=revision, token=token)
+        parts = load(str(name_or_path), encoders=encoders or {}, revision=revision, token=token)
+        model = cls(parts.towers, logit_scale=parts.logit_scale, device=device)
+        model.model_card_data, model.is_trained = parts.card, True
+        return model
 
     def push_to_hub(
         self, repo_id: str, *, token: bool | str | None = None, private: bool = False, message: str = "Upload model"
@@ -216,7 +219,10 @@ class FreezeAlign(Space):
         from freezealign.integrations.hub import push
         from freezealign.saving import save
 
-        return push(lambda folder: save(self, folder, repo_id), repo_id, token=token, private=private, message=message)
+        def write(folder: Path) -> None:
+            save(self, self.model_card_data, folder, repo_id)
+
+        return push(write, repo_id, token=token, private=private, message=message)
 
     def to_sentence_transformer(self) -> Any:
         """Return a stock ``SentenceTransformer`` that holds these very blocks: training one trains the other."""

@@ -7,9 +7,10 @@ file, never imported by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,12 +30,10 @@ from freezealign.modules import (
     RelativeHead,
     TokenProjector,
 )
+from freezealign.space import Space
 from freezealign.space.recipes import EncoderLike, as_encoder
 
-if TYPE_CHECKING:
-    from freezealign.model import FreezeAlign
-
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LOGIT_SCALE_FOLDER = "logit_scale"
 ROUTER_TYPE = "sentence_transformers.base.modules.router.Router"
 NORMALIZE_TYPE = "sentence_transformers.base.modules.normalize.Normalize"
@@ -60,40 +59,42 @@ CLASSES: dict[str, type[Module]] = {
 }
 
 
-def save(model: FreezeAlign, path: Path, model_id: str) -> None:
-    """Write ``model`` to ``path``; its card calls it ``model_id``.
+class Parts(NamedTuple):
+    """What a folder holds: the blocks of each tower, the temperature, and the card's data."""
+
+    towers: dict[str, list[Module]]
+    logit_scale: LogitScale
+    card: CardData
+
+
+def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
+    """Write ``space`` and its ``card`` to ``path``; the card calls it ``model_id``.
 
     Raises:
         TypeError: If a block is of a class that loading would not know.
     """
-    _check_classes(model)
+    _check_classes(space)
     path.mkdir(parents=True, exist_ok=True)
     structure: dict[str, list[str]] = {}
     types: dict[str, str] = {}
-    for name in model.towers:
-        for position, block in enumerate(model.tower(name)):
+    for name, tower in space.named_towers.items():
+        for position, block in enumerate(tower):
             folder = f"{name}_{position}_{type(block).__name__}"
             types[folder] = class_name(type(block))
             structure.setdefault(name, []).append(folder)
             block.save(str(path / folder))
-    routes = {str(key): name for key, name in route_mappings(model).items()}
-    parameters = {"default_route": model.modalities[0], "allow_empty_key": True, "route_mappings": routes}
+    routes = {str(key): name for key, name in route_mappings(space).items()}
+    parameters = {"default_route": space.modalities[0], "allow_empty_key": True, "route_mappings": routes}
     write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
     _write_sentence_transformers_files(path)
-    model.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
-    write_json(
-        path / "config_freezealign.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "freezealign": freezealign.__version__,
-            "card": model.model_card_data.to_dict(),
-        },
-    )
-    write_card(model, model.model_card_data, path, model_id)
+    space.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
+    config = {"format_version": FORMAT_VERSION, "freezealign": freezealign.__version__, "card": card.to_dict()}
+    write_json(path / "config_freezealign.json", config)
+    write_card(space, card, path, model_id)
 
 
-def _check_classes(model: FreezeAlign) -> None:
-    kinds = {type(block) for name in model.towers for block in model.tower(name)}
+def _check_classes(space: Space) -> None:
+    kinds = {type(block) for tower in space.named_towers.values() for block in tower}
     unknown = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values()))
     if unknown:
         raise TypeError(
@@ -102,16 +103,9 @@ def _check_classes(model: FreezeAlign) -> None:
 
 
 def load(
-    name_or_path: str,
-    *,
-    encoders: Mapping[str, EncoderLike],
-    device: str | torch.device | None,
-    revision: str | None,
-    token: bool | str | None,
-) -> FreezeAlign:
-    """Read a model from a folder or the hub; see :meth:`FreezeAlign.from_pretrained`."""
-    from freezealign.model import FreezeAlign
-
+    name_or_path: str, *, encoders: Mapping[str, EncoderLike], revision: str | None, token: bool | str | None
+) -> Parts:
+    """Read the parts of a model from a folder or the hub; see :meth:`freezealign.FreezeAlign.from_pretrained`."""
     root = locate_folder(name_or_path, revision=revision, token=token)
     config = read_object(root / "config_freezealign.json", ("format_version", "card"))
     check_version(root, config, FORMAT_VERSION)
@@ -125,14 +119,13 @@ def load(
     }
     logit_scale = LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER))
     assert isinstance(logit_scale, LogitScale)
-    model = FreezeAlign(towers, logit_scale=logit_scale, device=device)
-    model.model_card_data = CardData.from_dict(config["card"])
-    return model
+    return Parts(towers, logit_scale, CardData.from_dict(config["card"]))
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:
     """Load one block, or put ``other`` in place of a frozen encoder."""
-    kind = types.get(folder, "nothing")
+    # format 1 named a class by its file: freezealign.modules.pooling.Pooling
+    kind = re.sub(r"^freezealign\.[a-z_.]+\.", "freezealign.", types.get(folder, "nothing"))
     if kind not in CLASSES:
         raise ValueError(f"{root}: '{folder}' is of class '{kind}', which is none of ours: {sorted(CLASSES)}.")
     path = inside(root, folder)

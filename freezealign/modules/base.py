@@ -85,6 +85,8 @@ class Module(nn.Module):
     def from_folder(cls, folder: Path) -> Module:
         """Load the block from a local ``folder`` as :meth:`save` wrote it."""
         config = read_object(folder / cls.config_file_name)
+        if config.get("kind") == "token":  # what format 1 of model folders called it
+            config["kind"] = "linear+mlp"
         unknown = sorted(set(config) - set(cls.config_keys))
         if unknown:
             raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
