@@ -17,7 +17,8 @@ from PIL import Image, features
 from freezealign import FrozenEncoder, inputs
 from freezealign.images import read_image
 from freezealign.inputs import InputError
-from freezealign.modality import as_items, infer_modality, is_single, read_text
+from freezealign.modality import read_text
+from freezealign.space.recognise import as_items, infer_modality, is_single
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 TOWERS = {"image": "image", "text": "text"}

@@ -12,8 +12,9 @@ from freezealign.batch import Features, to_device
 from freezealign.encoders import FrozenEncoder
 from freezealign.features import FrozenFeatures, Origin
 from freezealign.inputs import InputError
-from freezealign.modality import as_items, infer_modality, unwrap
+from freezealign.modality import unwrap
 from freezealign.prefetch import prefetch
+from freezealign.space.recognise import as_items, infer_modality
 from freezealign.space.tower import Tower, find_tower
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Items:
     """Raw inputs of one tower, read and preprocessed when their batch is due.
 
     Args:
+        tower: What the tower is called, as a dict may that holds an item.
         encoder: Reads them.
         items: The inputs.
         positions: Where each stood in what the user passed, for error messages.
@@ -48,16 +50,23 @@ class Items:
     """
 
     def __init__(
-        self, encoder: FrozenEncoder, items: list[Any], positions: Sequence[int], prompt: str | None = None
+        self,
+        tower: str,
+        encoder: FrozenEncoder,
+        items: list[Any],
+        positions: Sequence[int],
+        prompt: str | None = None,
     ) -> None:
-        self.encoder, self.items, self.positions, self.prompt = encoder, items, positions, prompt
+        self.tower, self.encoder = tower, encoder
+        self.items, self.positions, self.prompt = items, positions, prompt
 
     def __len__(self) -> int:
         return len(self.items)
 
     def lengths(self) -> np.ndarray:
         """Return the characters of a text, and 0 for anything else."""
-        return np.array([len(item) if isinstance(item, str) else 0 for item in self.items])
+        items = (unwrap(item, self.tower) for item in self.items)
+        return np.array([len(item) if isinstance(item, str) else 0 for item in items])
 
     def load(self, index: np.ndarray) -> Features:
         """Read the items and preprocess them.
@@ -68,7 +77,7 @@ class Items:
         read = []
         for row in index:
             try:
-                read.append(self.encoder.read(self.items[row]))
+                read.append(self.encoder.read(unwrap(self.items[row], self.tower)))
             except InputError as error:
                 raise InputError(f"item {self.positions[row]}: {error}") from error
         return self.encoder.collate(read, self.prompt)
@@ -96,8 +105,8 @@ def group_inputs(
     groups: dict[str, Group] = {}
     for name in dict.fromkeys(names):
         positions = [position for position, other in enumerate(names) if other == name]
-        members = [unwrap(items[position], name) for position in positions]
-        groups[name] = Group(Items(towers[name].encoder, members, positions, prompt), np.array(positions))
+        members = Items(name, towers[name].encoder, [items[position] for position in positions], positions, prompt)
+        groups[name] = Group(members, np.array(positions))
     return groups
 
 

@@ -16,11 +16,11 @@ from freezealign.encoders import FrozenEncoder
 from freezealign.features import SHARD_SIZES, Level, Origin
 from freezealign.features.extract import Extraction
 from freezealign.files import tensor_digest, to_json
-from freezealign.modality import is_single
 from freezealign.modules import LogitScale, Module, Normalize, Pooling
 from freezealign.space.encode import Group, group_inputs, run_group
 from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
+from freezealign.space.recognise import is_single
 from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower, least_level
 from freezealign.vectors import check_finite, quantize, unit
 
