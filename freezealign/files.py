@@ -13,12 +13,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 LOCK = ".lock"
+JSON_LIMIT_BYTES = 64 * 2**20
 
 
 def is_file(path: str | Path) -> bool:
@@ -41,27 +43,34 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: If the file is missing or is not JSON.
+        ValueError: If the file is missing, larger than 64 MiB, or not JSON.
     """
     try:
+        if path.stat().st_size > JSON_LIMIT_BYTES:
+            raise ValueError(
+                f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
+            )
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
 
 
-def read_object(path: Path, required: Iterable[str] = ()) -> dict[str, Any]:
-    """Parse a JSON file that holds an object with at least the ``required`` keys.
+def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | Iterable[str] = ()) -> dict[str, Any]:
+    """Parse a JSON file that holds an object with at least the ``required`` keys, of their types where they have one.
 
     Raises:
-        ValueError: If it is missing, not JSON, not an object, or lacks a key.
+        ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
     content = read_json(path)
     missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
-    return content
+    for key, kind in required.items() if isinstance(required, Mapping) else ():
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
+            raise ValueError(f"{path}: '{key}' is {str(content[key])[:80]!r}; this is not what freezealign writes.")
+    return dict(content)
 
 
 def check_version(path: Path, content: dict[str, Any], known: int) -> None:
@@ -198,12 +207,27 @@ def write_arrays_atomically(path: Path, arrays: dict[str, np.ndarray], metadata:
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors as safetensors, from whatever device they are on."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, str(path))
+    """Write tensors as safetensors, from whatever device they are on; see :func:`write_atomically`."""
+    content = to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def load_tensors(path: Path, module: nn.Module) -> None:
-    """Load a safetensors file into ``module``; names and shapes must agree exactly.
+    """Load a safetensors file into ``module``; names and shapes must agree exactly, and values be finite.
+
+    Raises:
+        ValueError: If the file is missing or damaged, names or shapes differ, or a value is NaN or infinite.
+    """
+    check_shapes(path, module)
+    tensors = load_file(str(path))
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: '{name}' holds NaN or infinity; these weights are damaged.")
+    module.load_state_dict(tensors)
+
+
+def check_shapes(path: Path, module: nn.Module) -> None:
+    """Compare names and shapes in a safetensors file with those of ``module``, which may be on the meta device.
 
     Raises:
         ValueError: If the file is missing or damaged, or names or shapes differ.
@@ -211,19 +235,17 @@ def load_tensors(path: Path, module: nn.Module) -> None:
     if not path.is_file():
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.")
     try:
-        tensors = load_file(str(path))
-    except SafetensorError as error:
+        with safe_open(str(path), "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
-    expected = module.state_dict()
-    if set(tensors) != set(expected):
-        missing, extra = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    if set(shapes) != set(expected):
+        missing, extra = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))
         raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {extra}.")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise ValueError(
-                f"{path}: '{name}' has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}."
-            )
-    module.load_state_dict(tensors)
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise ValueError(f"{path}: '{name}' has shape {shape}, expected {expected[name]}.")
 
 
 def inside(root: Path, relative: str) -> Path:

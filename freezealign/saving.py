@@ -107,9 +107,9 @@ def load(
 ) -> Parts:
     """Read the parts of a model from a folder or the hub; see :meth:`freezealign.FreezeAlign.from_pretrained`."""
     root = locate_folder(name_or_path, revision=revision, token=token)
-    config = read_object(root / "config_freezealign.json", ("format_version", "card"))
+    config = read_object(root / "config_freezealign.json", {"format_version": int, "card": dict})
     check_version(root, config, FORMAT_VERSION)
-    router = read_object(root / "router_config.json", ("types", "structure"))
+    router = read_object(root / "router_config.json", {"types": dict, "structure": dict})
     unknown = sorted(set(encoders) - set(router["structure"]))
     if unknown:
         raise ValueError(f"encoders= names {unknown}, but the model has {list(router['structure'])}.")
@@ -117,9 +117,7 @@ def load(
         name: [_load_block(root, folder, router["types"], encoders.get(name), name) for folder in folders]
         for name, folders in router["structure"].items()
     }
-    logit_scale = LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER))
-    assert isinstance(logit_scale, LogitScale)
-    return Parts(towers, logit_scale, CardData.from_dict(config["card"]))
+    return Parts(towers, LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER)), CardData.from_dict(config["card"]))
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:

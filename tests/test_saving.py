@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load as parse_tensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from freezealign import FreezeAlign, FrozenEncoder, LogitScale, Pooling, ProjectionHead, TokenProjector
 from freezealign.modules import Module
@@ -587,3 +588,62 @@ def test_usage_code_of_the_card_runs(original, tmp_path, monkeypatch, capsys):
     assert scope["images"].shape == (1, 16)
     assert scope["texts"].shape == (2, 16)
     assert "tensor" in capsys.readouterr().out
+
+
+# What a damaged folder is told by
+
+
+DAMAGE = {
+    "temperature of 0": ("logit_scale", lambda tensors: tensors["temperature"].zero_(), "the temperature is 0"),
+    "temperature below 0": ("logit_scale", lambda tensors: tensors["temperature"].fill_(-1), "the temperature is -1"),
+    "temperature of NaN": ("logit_scale", lambda tensors: tensors["temperature"].fill_(torch.nan), "NaN or infinity"),
+    "weights of NaN": ("image_1", lambda tensors: next(iter(tensors.values())).fill_(torch.nan), "NaN or infinity"),
+    "weights of infinity": ("text_1", lambda tensors: next(iter(tensors.values())).fill_(torch.inf), "NaN or infinity"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_weights_are_refused_by_the_name_of_their_file(saved, damage):
+    prefix, spoil, message = DAMAGE[damage]
+    path = next(saved.glob(f"{prefix}*/model.safetensors"))
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    spoil(tensors)
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=rf"{prefix}.*{message}"):
+        FreezeAlign.from_pretrained(saved)
+
+
+CONFIGS = {
+    "a width beyond memory": ("image_1*/config.json", lambda c: c.update(out_dim=10**9)),
+    "a width that is text": ("image_1*/config.json", lambda c: c.update(out_dim="8")),
+    "structure that is a list": ("router_config.json", lambda c: c.update(structure=[])),
+    "types that are text": ("router_config.json", lambda c: c.update(types="freezealign.Pooling")),
+    "version that is text": ("config_freezealign.json", lambda c: c.update(format_version="2")),
+}
+
+
+@pytest.mark.parametrize("change", CONFIGS)
+def test_odd_configurations_are_refused_before_anything_is_allocated(saved, change):
+    pattern, make = CONFIGS[change]
+    path = next(saved.glob(pattern))
+    content = json.loads(path.read_text())
+    make(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=path.parent.name):
+        FreezeAlign.from_pretrained(saved)
+
+
+def test_deep_json_is_refused(saved):
+    (saved / "router_config.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"router_config\.json: not valid JSON"):
+        FreezeAlign.from_pretrained(saved)
+
+
+def test_files_follow_the_umask(model, tmp_path):
+    before = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path / "shared")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "shared").rglob("*") if path.is_file()}
+    assert set(modes.values()) == {0o644}, modes

@@ -90,6 +90,11 @@ class Encoder(nn.Module):
         """What is done to an input before the model sees it, as JSON: part of the encoder's identity."""
         raise NotImplementedError
 
+    @property
+    def configuration(self) -> str:
+        """A digest of all else that what it gives depends on, such as activations and heads; empty where unknown."""
+        return ""
+
     def fingerprint(self) -> str:
         """Return a SHA-256 over every tensor of the encoder."""
         return tensor_digest(self.state_dict())

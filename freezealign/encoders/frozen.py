@@ -14,6 +14,7 @@ from torch import Tensor
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
+from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
 from freezealign.files import read_object
 from freezealign.modality import read_item
@@ -85,9 +86,10 @@ class FrozenEncoder(Module):
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells this encoder from any other: fingerprint and preprocessing, as JSON; computed once."""
+        """What tells this encoder from any other, as JSON: tensors, configuration, preprocessing; computed once."""
         preprocessing = json.loads(json.dumps(self.encoder.preprocessing))  # tuples become lists, as they do on disk
-        return {"fingerprint": self.fingerprint, "preprocessing": preprocessing}
+        configuration = self.encoder.configuration
+        return {"fingerprint": self.fingerprint, "preprocessing": preprocessing, "configuration": configuration}
 
     @property
     def max_seq_length(self) -> int | None:
@@ -105,6 +107,12 @@ class FrozenEncoder(Module):
     def train(self, mode: bool = True) -> FrozenEncoder:
         """Stay in eval mode whatever ``mode`` says."""
         return super().train(False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenEncoder:
+        """Move or cast; what the encoder is, is told by the tensors that it was loaded with."""
+        if fn(torch.zeros(1)).dtype != torch.float32:
+            _ = self.identity
+        return super()._apply(fn, recurse)
 
     def read(self, item: Any) -> Any:
         """Return one input as the encoder takes it: an RGB PIL image, a non-empty string.
@@ -156,7 +164,7 @@ class FrozenEncoder(Module):
         """Load the encoder a folder refers to, and check that it is the one the model was trained with.
 
         Raises:
-            ValueError: If the encoder's fingerprint or preprocessing differs from the saved one.
+            ValueError: If the encoder's tensors, configuration or preprocessing differ from the saved ones.
         """
         required = ("name", "backend", "modality", "source", "fingerprint", "preprocessing")
         config = read_object(folder / cls.config_file_name, required)
@@ -171,13 +179,12 @@ class FrozenEncoder(Module):
         Raises:
             ValueError: If they differ; the message names both.
         """
-        for key, now in self.identity.items():
-            if saved.get(key) != now:
-                raise ValueError(
-                    f"the encoder '{self.name}' is not the one this model was trained with: its {key} is {now}, "
-                    f"the saved one is {saved.get(key)}. Install the encoder as it was, or pass encoders="
-                    f"{{'{self.modality}': …}} to use this one knowingly."
-                )
+        for key, (before, now) in identity_differences(saved, self.identity).items():
+            raise ValueError(
+                f"the encoder '{self.name}' is not the one this model was trained with: its {key} is {now}, the saved "
+                f"one is {before}. Install the encoder as it was, or pass encoders={{'{self.modality}': …}} to use it "
+                "knowingly."
+            )
 
 
 def _as_encoder(encoder: Any, modality: str | None, layer: int | None) -> Encoder:

@@ -39,6 +39,11 @@ class LayerEncoder(Encoder):
         """Return what the wrapped encoder takes."""
         return self.encoder.preprocess(items)
 
+    @property
+    def configuration(self) -> str:
+        """The wrapped encoder's."""
+        return self.encoder.configuration
+
     def fingerprint(self) -> str:
         """Return the wrapped encoder's: its weights are the same, its layers are part of ``preprocessing``."""
         return self.encoder.fingerprint()

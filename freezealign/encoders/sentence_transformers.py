@@ -10,9 +10,10 @@ import torch
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.identity import config_digest, digest
 from freezealign.encoders.packaged import find_package, is_packaged, offline_remedy
-from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
-from freezealign.encoders.transformers import inner_states
+from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
+from freezealign.encoders.transformers import inner_states, safetensors_only
 from freezealign.hub import explain_hub_errors
 
 
@@ -67,8 +68,15 @@ class SentenceTransformerEncoder(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The length limit and the vocabulary."""
-        return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.model.tokenizer)}
+        """The length limit, the vocabulary and the tokenizer."""
+        return tokenizing(self.model.tokenizer, self.max_length)
+
+    @property
+    def configuration(self) -> str:
+        """A digest of the transformer's configuration, and of the settings of what follows it."""
+        own = config_digest(getattr(self.model[0], "model", None))
+        later = [[type(module).__name__, module.get_config_dict()] for module in list(self.model)[1:]]
+        return digest([own, later])
 
     def _token_width(self) -> int:
         width: int = self.model[0].get_embedding_dimension()
@@ -90,8 +98,14 @@ def load(reference: EncoderReference) -> SentenceTransformerEncoder:
     from sentence_transformers import SentenceTransformer
 
     source, remedy = _locate(reference)
-    with explain_hub_errors(reference.source, reference.revision, remedy):
-        model = SentenceTransformer(source, revision=reference.revision, device="cpu", trust_remote_code=False)
+    with explain_hub_errors(reference.source, reference.revision, remedy), safetensors_only(source):
+        model = SentenceTransformer(
+            source,
+            revision=reference.revision,
+            device="cpu",
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     return SentenceTransformerEncoder(model, reference.max_length)
 
 

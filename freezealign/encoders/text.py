@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from freezealign.batch import Features
+from freezealign.encoders.identity import tokenizer_digest
 
 
 def special_token_ids(tokenizer: Any) -> Tensor:
@@ -23,6 +24,15 @@ def vocabulary_digest(tokenizer: Any) -> str:
     """Return a SHA-256 over words and ids: two swapped ids turn every text into another one."""
     words = sorted(tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def tokenizing(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
+    """Return what is done to a text, as JSON: the length limit, the vocabulary, and the whole tokenizer."""
+    return {
+        "max_length": max_length,
+        "vocabulary": vocabulary_digest(tokenizer),
+        "tokenizer": tokenizer_digest(tokenizer),
+    }
 
 
 def text_features(tokens: Tensor, batch: Features, special_ids: Tensor) -> Features:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.identity import modules_digest
 from freezealign.encoders.packaged import find_package, offline_remedy
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.hub import explain_hub_errors
@@ -59,7 +60,7 @@ class TimmEncoder(Encoder):
         return [*map(self._inner_features, inner[:-1]), self._features(states, pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:
-        pixels: Tensor = batch["pixel_values"]
+        pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def _prefix_options(self) -> dict[str, bool]:
@@ -98,6 +99,11 @@ class TimmEncoder(Encoder):
     def preprocessing(self) -> dict[str, Any]:
         """Size, crop, interpolation, mean and standard deviation."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self._settings.items()}
+
+    @property
+    def configuration(self) -> str:
+        """A digest of the settings of every layer, as timm's models keep no configuration."""
+        return modules_digest(self.model)
 
 
 def load(reference: EncoderReference) -> TimmEncoder:

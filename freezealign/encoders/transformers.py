@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.identity import config_digest, settings_digest
 from freezealign.encoders.packaged import offline_remedy
-from freezealign.encoders.text import CutWarning, special_token_ids, text_features, vocabulary_digest
+from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.hub import explain_hub_errors
 
@@ -90,7 +92,13 @@ class TransformersVisionEncoder(Encoder):
         settings = self.processor.to_dict()
         keys = {"size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor"}
         kept = {key: value for key, value in settings.items() if key in keys or key.startswith("do_")}
-        return {key: value for key, value in kept.items() if value is not None} | self._sizes()
+        settings = {key: value for key, value in kept.items() if value is not None} | self._sizes()
+        return {**settings, "processor": settings_digest(self.processor.to_dict())}
+
+    @property
+    def configuration(self) -> str:
+        """A digest of the model's configuration."""
+        return config_digest(self.model)
 
     def _pixels(self, batch: Features) -> Tensor:
         return batch["pixel_values"].to(next(self.model.parameters()).dtype)
@@ -163,8 +171,9 @@ class TransformersTextEncoder(Encoder):
         accepted = set(inspect.signature(model.forward).parameters)
         # SigLIP was trained on texts padded to full length, without a mask.
         self._full_length = config.model_type.startswith("siglip")
-        masks = set() if self._full_length else {"attention_mask"}
-        self._inputs = (set(tokenizer.model_input_names) | masks) & accepted
+        mask = {"attention_mask"}
+        names = set(tokenizer.model_input_names)
+        self._inputs = (names - mask if self._full_length else names | mask) & accepted
         self.register_buffer("special_ids", special_token_ids(tokenizer), persistent=False)
         self._cut = CutWarning(tokenizer, self.max_length)
 
@@ -192,8 +201,13 @@ class TransformersTextEncoder(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The length limit and the vocabulary."""
-        return {"max_length": self.max_length, "vocabulary": vocabulary_digest(self.tokenizer)}
+        """The length limit, the vocabulary and the tokenizer."""
+        return tokenizing(self.tokenizer, self.max_length)
+
+    @property
+    def configuration(self) -> str:
+        """A digest of the model's configuration."""
+        return config_digest(self.model)
 
 
 def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
@@ -233,19 +247,71 @@ def positional_limit(config: Any, tokenizer: Any) -> int | None:
 
 
 def load(reference: EncoderReference) -> Encoder:
-    """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``."""
-    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``.
 
-    with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
-        model = AutoModel.from_pretrained(reference.source, revision=reference.revision)
+    Raises:
+        ValueError: If weights that are used are not in the checkpoint; the message lists them.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+
+    # without trust_remote_code=False a user at a terminal is asked whether to run the folder's code
+    source, options = reference.source, {"revision": reference.revision, "trust_remote_code": False}
+    with explain_hub_errors(source, reference.revision, offline_remedy(reference.modality)), safetensors_only(source):
+        kind = model_class(AutoConfig.from_pretrained(source, **options))
+        model, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
         tower = select_tower(model, reference.modality)
+        leave_out_missing(tower, model, [*report["missing_keys"], *report["mismatched_keys"]], source)
         if reference.modality == "image":
-            processor = AutoImageProcessor.from_pretrained(reference.source, revision=reference.revision)
+            processor = AutoImageProcessor.from_pretrained(source, **options)
             encoder: Encoder = TransformersVisionEncoder(tower, processor, reference.image_size)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(reference.source, revision=reference.revision)
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
             encoder = TransformersTextEncoder(tower, tokenizer, reference.max_length)
     return encoder
+
+
+def model_class(config: Any) -> Any:
+    """Return the class to load: where a checkpoint is of an encoder alone, as of T5, there is no decoder to load."""
+    import transformers
+
+    named = [name for name in config.architectures or () if name.endswith("EncoderModel")]
+    return getattr(transformers, named[0], transformers.AutoModel) if named else transformers.AutoModel
+
+
+def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], source: str) -> None:
+    """Take out of a tower what its checkpoint lacks and nothing here reads: a pooler, which would be random.
+
+    Raises:
+        ValueError: If it lacks anything else; the message lists it.
+    """
+    own = {id(tensor): name for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]}
+    everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    names = [key if isinstance(key, str) else key[0] for key in missing]
+    lacking = sorted(own[id(everything[name])] for name in names if id(everything.get(name)) in own)
+    if getattr(tower, "pooler", None) is not None and any(name.startswith("pooler.") for name in lacking):
+        tower.pooler = None
+        lacking = [name for name in lacking if not name.startswith("pooler.")]
+    if lacking:
+        total = len(list(tower.parameters()))
+        raise ValueError(
+            f"'{source}' lacks {len(lacking)} of the encoder's {total} weights, which would be random: "
+            f"{', '.join(lacking[:8])}{', …' if len(lacking) > 8 else ''}. Is it a checkpoint of another architecture, "
+            "or a part of one?"
+        )
+
+
+@contextmanager
+def safetensors_only(source: str) -> Iterator[None]:
+    """Say what to do where a checkpoint has pickled weights alone, which are not opened."""
+    try:
+        yield
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise ValueError(
+            f"'{source}' has no safetensors file, and pickled weights are not opened: convert them once, "
+            "AutoModel.from_pretrained(…).save_pretrained(folder), and name that folder."
+        ) from error
 
 
 def select_tower(model: Any, modality: str) -> Any:

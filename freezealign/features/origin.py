@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.identity import identity_differences
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class Origin:
         fingerprint: SHA-256 of its tensors.
         preprocessing: What it does to an input before the model sees it.
         pooling: How its tokens were pooled before they were stored; ``None`` where the tokens themselves are stored.
+        configuration: Digest of all else it depends on; empty where that is not known.
     """
 
     name: str
     fingerprint: str
     preprocessing: dict[str, Any]
     pooling: str | None = None
+    configuration: str = ""
 
     @classmethod
     def of(cls, encoder: FrozenEncoder, pooling: str | None = None) -> Origin:
@@ -35,11 +38,9 @@ class Origin:
         Raises:
             ValueError: If the encoder, its preprocessing or the pooling is another; the message names both.
         """
-        for key, what in (("fingerprint", "encoder"), ("preprocessing", "preprocessing"), ("pooling", "pooling")):
-            mine, other = getattr(self, key), getattr(wanted, key)
-            if mine != other:
-                raise ValueError(
-                    f"these {modality} features were made by another encoder or in another way: their {what} is "
-                    f"'{self.name}', {mine}; the model's is '{wanted.name}', {other}. "
-                    "Extract them again with this model."
-                )
+        mine, other = ({key: value for key, value in asdict(own).items() if key != "name"} for own in (self, wanted))
+        for key, (before, now) in identity_differences(mine, other).items():
+            raise ValueError(
+                f"these {modality} features were made by another encoder or in another way: their {key} is "
+                f"'{self.name}', {before}; the model's is '{wanted.name}', {now}. Extract them again with this model."
+            )

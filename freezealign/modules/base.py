@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from freezealign.batch import Features
-from freezealign.files import load_tensors, read_object, save_tensors, write_json
+from freezealign.files import check_shapes, load_tensors, read_object, save_tensors, write_json
 from freezealign.hub import locate_folder
 
 
@@ -90,13 +91,21 @@ class Module(nn.Module):
         unknown = sorted(set(config) - set(cls.config_keys))
         if unknown:
             raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
-        try:
-            module = cls(**config)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"{folder}: {config} does not make a {cls.__name__} ({error}).") from error
+        with torch.device("meta"):  # so that sizes are compared before anything is allocated
+            shape = cls._made(config, folder)
+        if shape.state_dict():
+            check_shapes(folder / cls.weights_file_name, shape)
+        module = cls._made(config, folder)
         if module.state_dict():
             load_tensors(folder / cls.weights_file_name, module)
         return module
+
+    @classmethod
+    def _made(cls, config: dict[str, Any], folder: Path) -> Module:
+        try:
+            return cls(**config)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{folder}: {config} does not make a {cls.__name__} ({error}).") from error
 
 
 def require(features: Features, key: str, block: nn.Module, remedy: str) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from freezealign.modules.base import Module
+
+ROUNDING = 1e-6
 
 
 class LogitScale(Module):
@@ -29,11 +32,11 @@ class LogitScale(Module):
         self, temperature: float = 0.07, minimum: float = 0.001, maximum: float = 0.5, bias: float | None = None
     ) -> None:
         super().__init__()
-        low, initial, high = torch.tensor([minimum, temperature, maximum], dtype=torch.float32)
+        low, initial, high = torch.tensor([minimum, temperature, maximum], dtype=torch.float32, device="cpu")
         if not 0 < low <= initial <= high:
             raise ValueError(f"temperature {temperature} must lie in [{minimum}, {maximum}], and above 0.")
         self.minimum, self.maximum = minimum, maximum
-        self.temperature = nn.Parameter(initial.clone())
+        self.temperature = nn.Parameter(torch.empty(()).fill_(initial.item()))
         self.register_parameter("bias", None)
         if bias is not None:
             self.add_bias_(bias)
@@ -54,6 +57,22 @@ class LogitScale(Module):
     def clamp_(self) -> None:
         """Put the temperature back within its bounds."""
         self.temperature.clamp_(self.minimum, self.maximum)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> LogitScale:
+        """Load what :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the folder is incomplete, or the temperature is not within its bounds.
+        """
+        scale = super().from_folder(folder)
+        assert isinstance(scale, LogitScale)
+        temperature = scale.temperature.item()
+        if not scale.minimum * (1 - ROUNDING) <= temperature <= scale.maximum * (1 + ROUNDING):
+            raise ValueError(
+                f"{folder}: the temperature is {temperature}, and not within [{scale.minimum}, {scale.maximum}]."
+            )
+        return scale
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the bounds, the present temperature and the present bias."""

@@ -286,7 +286,7 @@ def test_a_saved_model_refuses_another_layer(bert_folder, tmp_path):
     FrozenEncoder(bert_folder, layer=1).save(str(tmp_path))
     path = Path(tmp_path, "config.json")
     path.write_text(json.dumps({**json.loads(path.read_text()), "layer": 2}))
-    with pytest.raises(ValueError, match="its preprocessing is"):
+    with pytest.raises(ValueError, match="its preprocessing"):
         FrozenEncoder.load(str(tmp_path))
 
 
