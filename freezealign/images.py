@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from freezealign.files import is_file
 from freezealign.inputs import InputError, download, is_url, shorten
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
+)
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+"""What is opened, whatever its suffix says. Others of Pillow's formats start other programs: EPS starts Ghostscript."""
+PIXEL_LIMIT = 100_000_000
+ASPECT_LIMIT = 50
+"""Times the shorter side that the longer may be: encoders resize by the shorter one, and slivers grow to gigabytes."""
 SMALLEST_CROP = 0.5
 """Share of the area that a random crop keeps at least."""
 
@@ -35,7 +43,9 @@ def read_image(item: Any) -> Image.Image:
         return to_rgb(item, "the image")
     if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
         item = item.get("bytes") or item["path"]
-    if isinstance(item, bytes):
+    if isinstance(item, io.BytesIO):
+        item = item.getvalue()
+    if isinstance(item, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(item), f"{len(item)} bytes")
     if isinstance(item, torch.Tensor):
         return _from_array(_channels_last(item), f"tensor of shape {tuple(item.shape)}")
@@ -50,11 +60,18 @@ def read_image(item: Any) -> Image.Image:
     raise InputError(f"expected an image, got {shorten(item)} ({type(item).__name__}).")
 
 
+@cache
+def formats() -> list[str]:
+    """Return those of ``FORMATS`` that this machine's Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=formats()) as image:
             return to_rgb(image, name)
-    except (InputError, MemoryError):
+    except InputError:
         raise
     except UnidentifiedImageError:
         raise InputError(f"not an image: {name}.") from None
@@ -63,7 +80,12 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white."""
+    """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white.
+
+    Raises:
+        InputError: If it is damaged, has no pixels or too many, or is longer than :data:`ASPECT_LIMIT` times its width.
+    """
+    _check_size(image, name)
     try:
         image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError) as error:
@@ -78,14 +100,25 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
+def _check_size(image: Image.Image, name: str) -> None:
+    """Raise an :class:`InputError` by the size that the header states, before anything is decoded."""
+    width, height = image.size
+    if not width * height:
+        raise InputError(f"{name} has no pixels: it is {width} x {height}.")
+    if width * height > PIXEL_LIMIT:
+        raise InputError(f"{name} has {width} x {height} pixels; at most {PIXEL_LIMIT:,} are read.")
+    if max(width, height) > ASPECT_LIMIT * min(width, height):
+        raise InputError(f"{name} is {width} x {height}; at most {ASPECT_LIMIT} times as long as wide is read.")
+
+
 def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit integer modes by 1/257, and float mode from [0, 1] if nothing exceeds 1, else from [0, 255]."""
-    values = np.asarray(image, dtype=np.float64)
+    """Scale integers, of 16 bits, by 1/257, and floats from [0, 1] if nothing exceeds 1, else from [0, 255]."""
+    values: np.ndarray = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{name} has values that are NaN or Inf.")
     if image.mode == "F":
         values = values * 255 if values.max(initial=0) <= 1 else values
-    elif values.max(initial=0) > 255:
+    else:
         values = values / 257
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), mode="L")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 URL_TIMEOUT_SECONDS = 30
 URL_LIMIT_BYTES = 100 * 2**20
@@ -11,6 +11,17 @@ URL_LIMIT_BYTES = 100 * 2**20
 
 class InputError(ValueError):
     """An item that cannot be read as what it should be; the message says which and why."""
+
+
+class Unreadable:
+    """Stands for an item that could not be had; reading it says why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __call__(self) -> NoReturn:
+        """Raise an :class:`InputError`."""
+        raise InputError(self.reason)
 
 
 @dataclass(frozen=True)

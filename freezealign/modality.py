@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from freezealign.images import IMAGE_SUFFIXES, random_view, read_image
-from freezealign.inputs import InputError, shorten
+from freezealign.inputs import InputError, Unreadable, shorten
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def read_text(item: Any) -> str:
 
 
 def _is_image(item: Any) -> bool:
-    return callable(item) or isinstance(item, (Image.Image, Path, bytes, np.ndarray, torch.Tensor, dict))
+    kinds = (Image.Image, Path, bytes, bytearray, memoryview, io.BytesIO, np.ndarray, torch.Tensor, dict)
+    return callable(item) or isinstance(item, kinds)
 
 
 MODALITIES: dict[str, Modality] = {}
@@ -101,7 +103,14 @@ def read_item(item: Any, modality: str) -> Any:
     item = unwrap(item, modality)
     if item is None:
         raise InputError(f"got None where {modality} was expected.")
-    return modality_of(modality).read(item)
+    if isinstance(item, Unreadable):
+        item()
+    try:
+        return modality_of(modality).read(item)
+    except InputError:
+        raise
+    except Exception as error:  # whatever one item trips over is that item's failure
+        raise InputError(f"cannot read {shorten(item)}: {type(error).__name__}: {error}") from error
 
 
 def unwrap(item: Any, modality: str) -> Any:

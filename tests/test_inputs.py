@@ -90,7 +90,7 @@ def test_a_png_with_a_transparent_palette_colour_is_read_the_same_from_a_file(tm
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16"])
-@pytest.mark.parametrize(("value", "expected"), [(0, 0), (65535, 255), (257 * 100, 100)])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (255, 1), (256, 1), (65535, 255), (257 * 100, 100)])
 def test_a_16_bit_image_is_scaled_to_8_bits_and_not_clipped(mode, value, expected):
     assert pixel(Image.new(mode, (3, 2), value)) == (expected,) * 3
 

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
+
+from freezealign.inputs import Unreadable
 
 
 class Pair(NamedTuple):
@@ -29,7 +31,10 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
         hasattr(data, "__getitem__") and hasattr(data, "__len__")
     ):
         return False
-    return len(data) == 0 or not is_batch(data[0], modalities)
+    try:
+        return len(data) == 0 or not is_batch(data[0], modalities)
+    except Exception:  # a pair that cannot be had
+        return True
 
 
 def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
@@ -44,9 +49,11 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
     """
+    always = isinstance(data, DataLoader) and data.batch_size is not None
+    collated = always and data.collate_fn is default_collate  # type: ignore[attr-defined]
     for element in data:
-        if is_batch(element, modalities):
-            yield from split_batch(element, modalities)
+        if always or is_batch(element, modalities):
+            yield from split_batch(element, modalities, collated)
         else:
             yield as_pair(element, modalities)
 
@@ -54,12 +61,22 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
 def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
     """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible."""
     if is_map_style(data, modalities):
-        return (as_pair(data[index], modalities) for index in range(start, len(data)))  # type: ignore[index, arg-type]
+        return (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
     if hasattr(data, "iter_from"):
         return iterate_pairs(data.iter_from(start), modalities)
     if hasattr(data, "skip"):
         return iterate_pairs(data.skip(start), modalities)
     return islice(iterate_pairs(data, modalities), start, None)
+
+
+def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
+    """Return one pair of data that has positions; if it cannot be had, one whose items say so when they are read."""
+    try:
+        element = data[index]
+    except Exception as error:
+        reason = f"the data raised {type(error).__name__}: {error}"
+        return Pair({modality: [Unreadable(reason)] for modality in modalities})
+    return as_pair(element, modalities)
 
 
 def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
@@ -71,6 +88,21 @@ def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
     return len(data) if countable else None
 
 
+def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
+    """Return a table, a pandas one or a dict of columns, as a list of pairs; anything else as it is.
+
+    Raises:
+        TypeError: If it is a dict of data sets; the message names them.
+    """
+    if hasattr(data, "columns") and hasattr(data, "to_dict"):
+        return data.to_dict("records")
+    if not isinstance(data, Mapping):
+        return data
+    if not set(modalities) <= set(data):
+        raise TypeError(f"a {type(data).__name__} of {list(data)} holds no pairs; pass one of its values.")
+    return [{**pair.items, "id": pair.id} for pair in split_batch(data, modalities)]
+
+
 def undecoded(data: Any) -> Any:
     """Return a ``datasets`` data set with its images as bytes, anything else as it is.
 
@@ -78,6 +110,8 @@ def undecoded(data: Any) -> Any:
     """
     if not type(data).__module__.startswith("datasets.") or not getattr(data, "features", None):
         return data
+    if (getattr(data, "format", None) or {}).get("type") is not None or getattr(data, "_formatting", None):
+        return data  # a transform of the user's gets what it expects
     from datasets import Image
 
     for name, feature in data.features.items():
@@ -106,16 +140,34 @@ def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
     return Pair(items, _id(element))
 
 
-def split_batch(batch: Any, modalities: Sequence[str]) -> Iterator[Pair]:
-    """Yield the pairs of one batch; see :func:`iterate_pairs`."""
+def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> Iterator[Pair]:
+    """Yield the pairs of one batch; see :func:`iterate_pairs`.
+
+    Args:
+        batch: A column for each modality.
+        modalities: In this order, if ``batch`` is a tuple.
+        collated: Whether torch's default collation made it, which turns several captions of each of B pairs into one
+            list for each place, of B captions: that is undone.
+    """
     columns = _by_modality(batch, modalities)
+    if collated:
+        columns = {key: _by_pair(column) for key, column in columns.items()}
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
-        raise ValueError(f"a batch must hold as many items of each modality, got {sizes}.")
+        raise ValueError(
+            f"a batch must hold as many items of each modality, got {sizes}. Where pairs have several captions, give "
+            "the DataLoader collate_fn=list."
+        )
     ids = batch.get("id") if isinstance(batch, Mapping) else None
     for row, items in enumerate(zip(*columns.values())):
         named = {modality: _as_list(item) for modality, item in zip(columns, items)}
         yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+
+
+def _by_pair(column: Any) -> Any:
+    """Return a column of torch's default collation with one entry a pair."""
+    nested = isinstance(column, list) and column and all(isinstance(place, (list, tuple)) for place in column)
+    return [list(captions) for captions in zip(*column)] if nested else column
 
 
 def _id(element: Any) -> str | None:

@@ -7,10 +7,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from freezealign.data.digest import pairs_digest
-from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, pairs_from, undecoded
+from freezealign.data.pairs import (
+    Pair,
+    as_pairs,
+    count_pairs,
+    is_map_style,
+    pair_at,
+    pairs_from,
+    split_batch,
+    undecoded,
+)
 from freezealign.data.sources import open_pairs
 
 DIGEST_PAIRS = 1000
@@ -32,8 +41,8 @@ class PairReader:
     """
 
     def __init__(self, data: Any, modalities: Sequence[str]) -> None:
-        self.data = open_pairs(data) if isinstance(data, (str, PathLike)) else undecoded(data)
         self.modalities = list(modalities)
+        self.data = open_pairs(data) if isinstance(data, (str, PathLike)) else undecoded(as_pairs(data, modalities))
         self.count = count_pairs(self.data, self.modalities)
         self.has_positions = is_map_style(self.data, self.modalities)
         self.is_seekable = self.has_positions or hasattr(self.data, "iter_from")
@@ -69,9 +78,11 @@ class PairReader:
 
     def at(self, position: int) -> Pair:
         """Return one pair of data that has positions."""
-        return as_pair(self.data[position], self.modalities)
+        return pair_at(self.data, position, self.modalities)
 
     def batches(self) -> Iterator[list[Pair]]:
         """Yield the pairs of each batch of a ``DataLoader``."""
-        for batch in self.loader or ():
-            yield list(iterate_pairs([batch], self.modalities))
+        loader = self.loader
+        for batch in loader if loader is not None else ():
+            collated = loader is not None and loader.collate_fn is default_collate
+            yield list(split_batch(batch, self.modalities, collated))

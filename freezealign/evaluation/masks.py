@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from freezealign.images import formats
 from freezealign.inputs import InputError
 
 
@@ -24,7 +25,7 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
     try:
         content = item() if callable(item) else item
         if isinstance(content, (str, Path)):
-            with Image.open(content) as picture:
+            with Image.open(content, formats=formats()) as picture:
                 picture.load()
                 content = picture
     except Exception as error:  # a damaged file makes decoders raise whatever they happen to trip over

@@ -19,7 +19,7 @@ from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.origin import Origin
-from freezealign.features.read import ReadBatch, read_batch
+from freezealign.features.read import ReadBatch, collate, read_batch, without_failures
 from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
 from freezealign.features.views import augmented
 from freezealign.modules import Pooling
@@ -218,15 +218,25 @@ def _read_run(reader: PairReader, extraction: Extraction, run: Run | Exception) 
 @torch.no_grad()
 def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, builder: ShardBuilder) -> None:
     """Run the encoders over a batch and add those of its pairs whose features are finite."""
-    outputs = {key: extraction.encoders[key](to_device(inputs, device)) for key, inputs in batch.inputs.items()}
+    everyone = batch.pairs
+
+    def encode(pairs: list[Pair]) -> dict[str, Features]:
+        inputs = batch.inputs if pairs is everyone else collate(pairs, extraction.encoders)
+        return {key: extraction.encoders[key](to_device(own, device)) for key, own in inputs.items()}
+
+    outputs = without_failures(batch, extraction.strict, encode)
+    for key, pooling in extraction.poolings.items() if outputs else ():
+        outputs[key] = {**outputs[key], "sentence_embedding": pooling(outputs[key])["sentence_embedding"]}
     rows = {key: _rows_of(batch.pairs, key) for key in outputs}
-    finite = {key: finite_rows(output) for key, output in outputs.items()}
+    limit = float(np.finfo(np.float16).max) if extraction.dtype == "float16" else float("inf")
+    faults = {key: row_faults(output, key in extraction.poolings, limit) for key, output in outputs.items()}
     kept = []
     for number, position in enumerate(batch.positions):
-        bad = [key for key in outputs if not finite[key][rows[key][number]].all()]
-        if bad:
-            name = extraction.encoders[bad[0]].name
-            batch.skip(position, f"the {bad[0]} encoder '{name}' gave NaN or Inf for it.", extraction.strict)
+        found = [(key, fault) for key in outputs if (fault := faults[key][rows[key][number]].max())]
+        if found:
+            (key, fault), *_ = found
+            name = extraction.encoders[key].name
+            batch.skip(position, f"the {key} encoder '{name}' gave {FAULTS[fault]} for it.", extraction.strict)
         else:
             kept.append(number)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
@@ -245,7 +255,7 @@ def _add(
     texts = {}
     for key, output in outputs.items():
         pooling = extraction.poolings.get(key)
-        stored = output if pooling is None else {"sentence_embedding": pooling(output)["sentence_embedding"]}
+        stored = output if pooling is None else {"sentence_embedding": output["sentence_embedding"]}
         builder.add_features(key, stored, np.concatenate([rows[key][number] for number in kept]))
         if extraction.encoders[key].modality == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
@@ -254,12 +264,27 @@ def _add(
     builder.add_items(ids, {key: [len(rows[key][number]) for number in kept] for key in outputs}, texts)
 
 
-def finite_rows(output: Features) -> np.ndarray:
-    """Return for each row of an encoder's output whether all its embeddings are finite."""
-    finite = torch.isfinite(output["token_embeddings"]).flatten(1).all(1)
-    if output.get("cls_token_embeddings") is not None:
-        finite &= torch.isfinite(output["cls_token_embeddings"]).all(1)
-    return finite.cpu().numpy()
+FAULTS = ("nothing wrong", "values beyond float16 (dtype='float32' keeps them)", "NaN or Inf")
+
+
+def row_faults(output: Features, pooled: bool, limit: float) -> np.ndarray:
+    """Return for each row of an encoder's output what is wrong with it, as a place in ``FAULTS``.
+
+    Args:
+        output: Of the encoder, and ``sentence_embedding`` where it was pooled.
+        pooled: Whether only the pooled vectors are stored.
+        limit: The largest value that can be stored.
+    """
+    keys = ["token_embeddings", *(key for key in ("cls_token_embeddings",) if output.get(key) is not None)]
+    finite, largest = [], []
+    for key in [*keys, *(["sentence_embedding"] if pooled else [])]:
+        values = output[key].flatten(1)
+        finite.append(torch.isfinite(values).all(1))
+        if key == "sentence_embedding" or not pooled:
+            largest.append(values.abs().amax(1))
+    beyond = torch.stack(largest).amax(0) > limit
+    faults = torch.where(torch.stack(finite).all(0), beyond.long(), torch.full_like(beyond, 2, dtype=torch.long))
+    return faults.cpu().numpy()
 
 
 def _rows_of(pairs: Sequence[Pair], key: str) -> list[np.ndarray]:

@@ -40,7 +40,8 @@ class Origin:
         """
         mine, other = ({key: value for key, value in asdict(own).items() if key != "name"} for own in (self, wanted))
         for key, (before, now) in identity_differences(mine, other).items():
+            what = "encoder" if key == "fingerprint" else key
             raise ValueError(
-                f"these {modality} features were made by another encoder or in another way: their {key} is "
+                f"these {modality} features were made by another encoder or in another way: their {what} is "
                 f"'{self.name}', {before}; the model's is '{wanted.name}', {now}. Extract them again with this model."
             )

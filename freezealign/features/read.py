@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
 
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
 
+T = TypeVar("T")
 _TOKENIZING = threading.Lock()
 """Tokenizers change their own state while they work, so that only one thread may be at it."""
 
@@ -65,11 +69,48 @@ def read_batch(
             continue
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
-    for key, encoder in encoders.items() if batch.pairs else ():
-        items = [item for pair in batch.pairs for item in pair.items[key]]
-        with _TOKENIZING if encoder.modality != "image" else nullcontext():
-            batch.inputs[key] = encoder.collate(items)
+    if batch.pairs:
+        batch.inputs = without_failures(batch, strict, lambda pairs: collate(pairs, encoders))
     return batch
+
+
+def collate(pairs: Sequence[Pair], encoders: Mapping[str, FrozenEncoder]) -> dict[str, Features]:
+    """Return for each modality all items of pairs that were read as one batch, on the CPU."""
+    inputs = {}
+    for key, encoder in encoders.items():
+        items = [item for pair in pairs for item in pair.items[key]]
+        with _TOKENIZING if encoder.modality != "image" else nullcontext():
+            inputs[key] = encoder.collate(items)
+    return inputs
+
+
+def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T]) -> T | dict[str, Any]:
+    """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
+
+    It is done for all at once, and one by one only where that fails. If it fails on each of several, the fault is not
+    theirs, and is raised. Memory of an accelerator that runs out is not theirs either.
+
+    Returns:
+        An empty dictionary if no pair is left.
+    """
+    try:
+        return work(batch.pairs)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        failed: dict[int, Exception] = {}
+        for number, pair in enumerate(batch.pairs):
+            try:
+                work([pair])
+            except Exception as own:
+                failed[number] = own
+        if not failed or 1 < len(batch.pairs) == len(failed):
+            raise error
+    for number, fault in failed.items():
+        batch.skip(batch.positions[number], f"{type(fault).__name__}: {fault}", strict)
+    left = [number for number in range(len(batch.pairs)) if number not in failed]
+    batch.pairs, batch.positions = [batch.pairs[n] for n in left], [batch.positions[n] for n in left]
+    return work(batch.pairs) if batch.pairs else {}
 
 
 def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from freezealign.modality import MODALITIES
 
 def is_single(inputs: Any) -> bool:
     """Whether ``inputs`` is one item rather than a collection of items."""
-    if isinstance(inputs, (str, bytes, Path, Image.Image, dict)):
+    if isinstance(inputs, (str, bytes, bytearray, memoryview, io.BytesIO, Path, Image.Image, dict)):
         return True
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UO":
         return False
@@ -28,7 +29,13 @@ def is_single(inputs: Any) -> bool:
 
 
 def as_items(inputs: Any) -> list[Any]:
-    """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images."""
+    """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images.
+
+    Raises:
+        InputError: If it is a table, of which it cannot be told which column is meant.
+    """
+    if hasattr(inputs, "columns") and hasattr(inputs, "iloc"):
+        raise InputError(f"a table has columns, {list(inputs.columns)}: pass one of them, table['…'].tolist().")
     return [inputs] if is_single(inputs) else list(inputs)
 
 
