@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,8 @@ from freezealign.evaluation.base import by_language
 from freezealign.evaluation.embed import embed, owners_mean
 
 ClassNames = Sequence[str | None]
-Templates = Sequence[str]
+Template = str | Callable[[str], str]
+Templates = Sequence[Template]
 
 
 class ClassPrompts:
@@ -23,7 +24,8 @@ class ClassPrompts:
 
     Args:
         class_names: The C names, ``None`` where a language has none; or such a list for each language.
-        templates: Prompts with ``{}`` (or ``{c}``) where the name goes; or such a list for each language.
+        templates: Prompts with ``{}`` (or ``{c}``) where the name goes, or functions from the name to the prompt, as
+            open_clip has them; or such a list for each language.
         descriptions: For each class name what it looks like, in sentences that replace the templates (Menon and
             Vondrick 2023; VDT in Maniparambil et al. 2023). Names that it lacks are asked with the templates.
         renormalize: ``False`` leaves the mean as it is, as the paper's code does.
@@ -36,12 +38,12 @@ class ClassPrompts:
     def __init__(
         self,
         class_names: ClassNames | Mapping[str, ClassNames],
-        templates: str | Templates | Mapping[str, Templates] = ("{}",),
+        templates: Template | Templates | Mapping[str, Templates] = ("{}",),
         descriptions: Mapping[str, str | Sequence[str]] | None = None,
         renormalize: bool = True,
     ) -> None:
         self.class_names: dict[str, ClassNames] = by_language(class_names)
-        templates = [templates] if isinstance(templates, str) else templates
+        templates = [templates] if isinstance(templates, str) or callable(templates) else templates
         self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
         described = (descriptions or {}).items()
         self.descriptions = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in described}
@@ -91,13 +93,15 @@ class ClassPrompts:
         return normalize(means, dim=-1) if self.renormalize else means
 
     def _asked(self, name: str, language: str) -> list[str]:
-        return self.descriptions.get(name) or [template.format(name, c=name) for template in self.templates[language]]
+        return self.descriptions.get(name) or [_filled(template, name) for template in self.templates[language]]
 
     def _described(self) -> set[str | None]:
         return {name for names in self.class_names.values() for name in names if self.descriptions.get(str(name))}
 
     def _check(self) -> None:
         for language, names in self.class_names.items():
+            if isinstance(names, str):
+                raise ValueError(f"class names are a list, and {names!r} is a text: pass [{names!r}, …].")
             if not self.named(language):
                 raise ValueError(f"no class has a name{f' in {language}' * bool(language)}.")
             if len(names) != self.count:
@@ -120,9 +124,13 @@ class ClassPrompts:
             )
 
 
-def _has_place(template: str) -> bool:
+def _filled(template: Template, name: str) -> str:
+    return template(name) if callable(template) else template.format(name, c=name)
+
+
+def _has_place(template: Template) -> bool:
     """Whether a template puts in the class name, and nothing else."""
     try:
-        return "\0" in template.format("\0", c="\0")
+        return "\0" in _filled(template, "\0")
     except (KeyError, IndexError, ValueError):
         return False

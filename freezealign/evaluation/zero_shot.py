@@ -26,7 +26,8 @@ class ZeroShotClassificationEvaluator(Evaluator):
         images: The images, in any form ``encode_image`` takes.
         labels: (n,) index of each image's class.
         class_names: The C names, ``None`` where a language has none; or such a list for each language.
-        templates: Prompts with ``{}`` (or ``{c}``) where the name goes; or such a list for each language.
+        templates: Prompts with ``{}`` (or ``{c}``) where the name goes, or functions from the name to the prompt; or
+            such a list for each language.
         descriptions: For each class name sentences that replace the templates; see
             :class:`~freezealign.evaluation.prompts.ClassPrompts`.
         name: Put in front of every metric.
@@ -55,7 +56,7 @@ class ZeroShotClassificationEvaluator(Evaluator):
         super().__init__(name, batch_size, show_progress_bar)
         if len(images) != len(labels) or not len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
-        self.images, self.labels = images, torch.as_tensor(labels)
+        self.images, self.labels = images, _indices(labels)
         self.prompts = ClassPrompts(class_names, templates, descriptions, renormalize)
         self.ks, self.languages = tuple(ks), self.prompts.languages
         self.columns = [*(f"top{k}" for k in self.ks), "mean_per_class"]
@@ -113,3 +114,15 @@ def _mean_per_class(correct: Tensor, labels: Tensor) -> float:
     totals = labels.bincount()
     right = labels.bincount(weights=correct.to(torch.float64))
     return float((right[totals > 0] / totals[totals > 0]).mean())
+
+
+def _indices(labels: Any) -> torch.Tensor:
+    """Return labels (n,) as integers.
+
+    Raises:
+        ValueError: If they are no whole numbers.
+    """
+    found = torch.as_tensor(labels)
+    if found.is_floating_point() and not bool((found == found.round()).all()):
+        raise ValueError(f"a label is the index of a class, and {float(found[found != found.round()][0])} is none.")
+    return found.long()

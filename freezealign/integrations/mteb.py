@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from freezealign.batch import to_device
 from freezealign.integrations import import_benchmark
 
 if TYPE_CHECKING:
@@ -93,10 +94,23 @@ class MtebModel:
         return normalize(torch.stack(parts).sum(0), dim=-1)
 
     def _embed_one(self, values: list[Any], kind: str) -> Tensor:
-        vectors: Tensor = self.model.encode(
-            values, modality=kind, batch_size=len(values), convert_to_tensor=True, show_progress_bar=False
+        empty = [isinstance(value, str) and not value.strip() for value in values]
+        read = [value for value, nothing in zip(values, empty) if not nothing]
+        vectors = self.model.encode(
+            read, modality=kind, batch_size=max(1, len(read)), convert_to_tensor=True, show_progress_bar=False
         )
-        return vectors
+        if not any(empty):
+            return vectors
+        rows = torch.empty(len(values), vectors.shape[1], device=vectors.device)
+        rows[~torch.tensor(empty)], rows[torch.tensor(empty)] = vectors, self._nothing(kind)
+        return rows
+
+    @torch.no_grad()
+    def _nothing(self, kind: str) -> Tensor:
+        """Return the vector of an empty text, made of the special tokens alone: a task needs all its rows."""
+        batch = self.model.encoders[kind].collate([""])
+        vectors: Tensor = self.model.project(kind, to_device(batch, self.model.device))["sentence_embedding"]
+        return vectors.float()
 
 
 def as_mteb(model: Space, name: str | None = None, revision: str | None = None) -> MtebModel:

@@ -178,3 +178,14 @@ def test_language_without_templates_is_refused(templates):
 def test_protocol_counts_the_templates_of_each_language():
     prompts = ClassPrompts({"en": ["cat"], "de": ["Katze"]}, {"en": ["a {}", "{}"], "de": ["{}"]})
     assert prompts.protocol == "class vector = mean over prompts, re-normalised; templates: 2, 1"
+
+
+def test_functions_are_templates_as_open_clip_has_them():
+    words, functions = ["a photo of a {}.", "{c}, a toy"], [lambda c: f"a photo of a {c}.", lambda c: f"{c}, a toy"]
+    assert ClassPrompts(["cat", "dog"], functions).prompts("") == ClassPrompts(["cat", "dog"], words).prompts("")
+    assert ClassPrompts(["cat"], functions[0]).prompts("") == [["a photo of a cat."]]
+
+
+def test_a_text_as_class_names_is_not_taken_for_its_letters():
+    with pytest.raises(ValueError, match=r"'cat' is a text: pass \['cat', …\]"):
+        ClassPrompts("cat")

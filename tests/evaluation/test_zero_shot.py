@@ -349,3 +349,12 @@ def test_confusion_of_a_real_model_is_written(model, images, tmp_path):
     evaluator(model, tmp_path)
     with Image.open(tmp_path / "confusion.png") as picture:
         picture.load()
+
+
+def test_labels_are_whole_numbers_whatever_their_type(callable_model, images):
+    names, labels = ["a", "b"], [0, 1] * 6
+    expected = ZeroShotClassificationEvaluator(images, labels, names)(callable_model)
+    for other in (np.array(labels, np.float32), torch.tensor(labels, dtype=torch.int16)):
+        assert ZeroShotClassificationEvaluator(images, other, names)(callable_model) == expected
+    with pytest.raises(ValueError, match=r"and 0\.5 is none"):
+        ZeroShotClassificationEvaluator(images, [0, 0.5] * 6, names)

@@ -275,3 +275,15 @@ def test_missing_package_is_named_with_its_remedy(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "mteb.models", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'freezealign\[eval\]'"):
         model.as_mteb()
+
+
+def test_an_empty_text_has_the_vector_of_its_special_tokens(bert_folder):
+    """A task cannot leave a row out."""
+    model = FreezeAlign({"text": bert_folder}, dim=8, seed=0, device="cpu")
+    wrapped = model.as_mteb("me/model", "1")
+    given = [{"text": ["a cat", "", "two dogs", " "]}]
+    found = wrapped.encode(given, task_metadata=None, hf_split="", hf_subset="", show_progress_bar=False)
+    np.testing.assert_allclose(found[[0, 2]], model.encode(["a cat", "two dogs"]), atol=1e-6)
+    tokens = model.encoders["text"].encoder.tokenizer([""], return_tensors="pt")
+    nothing = model({"text": dict(tokens)})["text"].detach()
+    np.testing.assert_allclose(found[[1, 3]], nothing.expand(2, -1), atol=1e-6)
