@@ -21,6 +21,7 @@ _HOMES = {
     "Normalize": "freezealign.modules",
     "LogitScale": "freezealign.modules",
     "register_encoder": "freezealign.encoders.registry",
+    "register_modality": "freezealign.modality",
     "list_encoders": "freezealign.encoders.registry",
     "FeatureStore": "freezealign.features",
     "ContrastiveLoss": "freezealign.training",
@@ -49,6 +50,7 @@ if TYPE_CHECKING:  # under the same name again: for type checkers that makes it 
     from freezealign.evaluation import SequentialEvaluator as SequentialEvaluator
     from freezealign.evaluation import ZeroShotClassificationEvaluator as ZeroShotClassificationEvaluator
     from freezealign.features import FeatureStore as FeatureStore
+    from freezealign.modality import register_modality as register_modality
     from freezealign.model import FreezeAlign as FreezeAlign
     from freezealign.modules import KernelHead as KernelHead
     from freezealign.modules import LogitScale as LogitScale

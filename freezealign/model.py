@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 
@@ -19,7 +19,13 @@ from freezealign.space.recipes import EncoderLike, as_encoder, build_blocks, bui
 from freezealign.training import FitArguments, History
 
 if TYPE_CHECKING:
-    pass
+    from sentence_transformers import SentenceTransformer
+
+    from freezealign.integrations.clip_benchmark import ClipBenchmarkModel
+    from freezealign.integrations.mteb import MtebModel
+
+PairData = str | os.PathLike[str] | Iterable[object]
+"""Pairs: a path, or what holds them; see :mod:`freezealign.data.pairs`."""
 
 
 class FreezeAlign(Space):
@@ -63,7 +69,7 @@ class FreezeAlign(Space):
 
     def extract_features(
         self,
-        data: str | Path | Iterable[Any],
+        data: PairData,
         path: str | os.PathLike[str] | None = None,
         *,
         level: Level | None = None,
@@ -118,10 +124,10 @@ class FreezeAlign(Space):
 
     def fit(
         self,
-        data: Any,
-        evaluator: Callable[..., Any] | None = None,
+        data: PairData | FeatureStore | Sequence[FeatureStore],
+        evaluator: Callable[..., object] | None = None,
         arguments: FitArguments | None = None,
-        **options: Any,
+        **options: object,
     ) -> History:
         """Train the projectors and the temperature on pairs; the encoders stay as they are.
 
@@ -143,7 +149,7 @@ class FreezeAlign(Space):
         """
         from freezealign.training.fit import fit
 
-        fitted = fit(self, data, replace(arguments or FitArguments(), **options), evaluator)
+        fitted = fit(self, data, replace(arguments or FitArguments(), **cast("dict[str, Any]", options)), evaluator)
         self.model_card_data.record_training(fitted.arguments, fitted.pairs, fitted.history)
         return fitted.history
 
@@ -224,19 +230,19 @@ class FreezeAlign(Space):
 
         return push(write, repo_id, token=token, private=private, message=message)
 
-    def to_sentence_transformer(self) -> Any:
+    def to_sentence_transformer(self) -> SentenceTransformer:
         """Return a stock ``SentenceTransformer`` that holds these very blocks: training one trains the other."""
         from freezealign.integrations.sentence_transformers import to_sentence_transformer
 
         return to_sentence_transformer(self)
 
-    def as_clip_benchmark(self) -> Any:
+    def as_clip_benchmark(self) -> ClipBenchmarkModel:
         """Return ``(model, transform, tokenizer)``, on which clip-benchmark's ``evaluate`` functions run."""
         from freezealign.integrations.clip_benchmark import as_clip_benchmark
 
         return as_clip_benchmark(self)
 
-    def as_mteb(self, name: str | None = None, revision: str | None = None) -> Any:
+    def as_mteb(self, name: str | None = None, revision: str | None = None) -> MtebModel:
         """Return what ``mteb.evaluate`` takes, under ``organisation/name``; both have defaults of this very model."""
         from freezealign.integrations.mteb import as_mteb
 

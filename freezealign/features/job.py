@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,7 +23,7 @@ Engine = Literal["local", "ray"]
 
 
 def extract_features(
-    data: PairReader | str | Path | Iterable[Any],
+    data: PairReader | str | PathLike[str] | Iterable[Any],
     extraction: Extraction,
     device: torch.device,
     path: Path | None,

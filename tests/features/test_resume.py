@@ -157,7 +157,7 @@ def test_folder_with_nothing_but_the_lock_of_a_killed_process_is_used(whole, tmp
 
 
 def test_ctrl_c_keeps_finished_shards(whole, tmp_path):
-    calls = []
+    before, calls = signal.signal(signal.SIGINT, signal.default_int_handler), []  # ignored in the background
 
     def interrupted(items):
         calls.append(len(items))
@@ -168,8 +168,11 @@ def test_ctrl_c_keeps_finished_shards(whole, tmp_path):
     interrupted.__qualname__, interrupted.__module__ = pixels.__qualname__, pixels.__module__
     model = FreezeAlign([FrozenEncoder(interrupted, "image"), FrozenEncoder(letters, "text")], dim=8, device="cpu")
     calls.clear()  # of finding out the width
-    with pytest.raises(KeyboardInterrupt):
-        extract(tmp_path / "store", model=model)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            extract(tmp_path / "store", model=model)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert finished(tmp_path / "store") == [0, 1, 2]  # 3 batches each
     extract(tmp_path / "store")
     assert files_of(tmp_path / "store") == files_of(whole)
