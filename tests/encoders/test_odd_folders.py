@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
+from safetensors.torch import load_file, save_file
 
-from freezealign import FreezeAlign
+from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.encoders.identity import modules_digest
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-2"
@@ -41,3 +43,17 @@ def test_what_the_machine_decides_is_no_configuration(setting):
     assert modules_digest(model) == before
     attention.num_heads = 4
     assert modules_digest(model) != before
+
+
+def test_a_folder_of_timm_is_read_from_safetensors_alone_and_whole(tmp_path):
+    timm.models._hub.save_for_hf(timm.create_model("test_resnet"), tmp_path, safe_serialization=True)
+    assert FrozenEncoder(str(tmp_path)).fingerprint == FrozenEncoder(str(tmp_path)).fingerprint
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    save_file({name: tensor for name, tensor in tensors.items() if name != "layer1.0.conv1.weight"}, file)
+    with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight"):
+        FrozenEncoder(str(tmp_path))
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(ValueError, match=r"no model\.safetensors"):
+        FrozenEncoder(str(tmp_path))
