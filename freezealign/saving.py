@@ -110,6 +110,8 @@ def load(
     config = read_object(root / "config_freezealign.json", {"format_version": int, "card": dict})
     check_version(root, config, FORMAT_VERSION)
     router = read_object(root / "router_config.json", {"types": dict, "structure": dict})
+    if not all(map(_is_names, router["structure"].values())) or not _is_names(list(router["types"].values())):
+        raise ValueError(f"{root / 'router_config.json'}: its towers are not lists of names; it is damaged.")
     unknown = sorted(set(encoders) - set(router["structure"]))
     if unknown:
         raise ValueError(f"encoders= names {unknown}, but the model has {list(router['structure'])}.")
@@ -118,6 +120,10 @@ def load(
         for name, folders in router["structure"].items()
     }
     return Parts(towers, LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER)), CardData.from_dict(config["card"]))
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:
@@ -130,7 +136,7 @@ def _load_block(root: Path, folder: str, types: Mapping[str, str], other: Encode
     if CLASSES[kind] is not FrozenEncoder or other is None:
         return CLASSES[kind].from_folder(path)
     encoder = as_encoder(other, modality)
-    width = read_object(path / FrozenEncoder.config_file_name, ("dim",))["dim"]
+    width = read_object(path / FrozenEncoder.config_file_name, {"dim": int})["dim"]
     if encoder.get_embedding_dimension() != width:
         raise ValueError(
             f"'{encoder.name}' is {encoder.get_embedding_dimension()} wide, but the {modality} blocks were trained for "

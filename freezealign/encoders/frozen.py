@@ -166,8 +166,8 @@ class FrozenEncoder(Module):
         Raises:
             ValueError: If the encoder's tensors, configuration or preprocessing differ from the saved ones.
         """
-        required = ("name", "backend", "modality", "source", "fingerprint", "preprocessing")
-        config = read_object(folder / cls.config_file_name, required)
+        required = dict.fromkeys(("name", "backend", "modality", "source", "fingerprint"), str)
+        config = read_object(folder / cls.config_file_name, {**required, "preprocessing": dict})
         keys = {field.name for field in fields(EncoderReference)}
         encoder = cls(EncoderReference(**{key: value for key, value in config.items() if key in keys}))
         encoder.check_identity(config)

@@ -41,6 +41,8 @@ VOLATILE = frozenset(
     }
 )
 """Entries of configurations and processors that change nothing of what an encoder gives."""
+OF_THE_RUN = frozenset({"training", "fused_attn", "grad_checkpointing"})
+"""Settings of modules that the machine or the run decides, the result being the same."""
 NOTED_LATER = ("configuration", "tokenizer", "processor")
 """Parts of an identity that are compared where both sides state them: the first saved models and stores do not."""
 
@@ -100,5 +102,5 @@ def modules_digest(model: nn.Module) -> str:
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    values = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+    values = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in OF_THE_RUN}
     return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str, tuple))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -107,7 +108,11 @@ class TimmEncoder(Encoder):
 
 
 def load(reference: EncoderReference) -> TimmEncoder:
-    """Load a timm model: weights from a package where ``reference`` names one, from the hub otherwise."""
+    """Load a timm model: weights from a package where ``reference`` names one, from a folder or the hub otherwise.
+
+    Raises:
+        ValueError: If a folder has no ``model.safetensors``, or that lacks weights of the model.
+    """
     import timm
 
     if reference.package:
@@ -116,8 +121,24 @@ def load(reference: EncoderReference) -> TimmEncoder:
     else:
         source = f"{reference.source}@{reference.revision}" if reference.revision else reference.source
         with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
-            model = timm.create_model(source, pretrained=True)
+            model = _with_weights(source)
     return TimmEncoder(model, reference.image_size)
+
+
+def _with_weights(source: str) -> Any:
+    import timm
+
+    folder = source.removeprefix("local-dir:")
+    if folder != source and not (Path(folder) / "model.safetensors").is_file():
+        raise ValueError(
+            f"'{folder}' has no model.safetensors, and pickled weights are not opened: write them as safetensors once."
+        )
+    try:
+        return timm.create_model(source, pretrained=True)
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        raise ValueError(f"'{source}' does not hold the weights of its model: {str(error)[:400]}") from error
 
 
 def load_in_order(model: nn.Module, path: Any) -> None:
