@@ -13,7 +13,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from freezealign.files import is_file
 from freezealign.inputs import InputError, download, is_url, shorten
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"} | {".jfif", ".jpe"}
+)
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA")
+"""Formats of Pillow that may be opened, whatever a file's suffix: none that starts another program, as EPS does."""
+PIXEL_LIMIT = 2**26
+"""Most pixels of a picture; read from its header, before anything is decoded."""
+ASPECT_LIMIT = 100
+"""How many times longer than its short side a picture's long side may be: encoders resize the short side to theirs."""
 SMALLEST_CROP = 0.5
 """Share of the area that a random crop keeps at least."""
 
@@ -35,6 +43,10 @@ def read_image(item: Any) -> Image.Image:
         return to_rgb(item, "the image")
     if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
         item = item.get("bytes") or item["path"]
+    if isinstance(item, io.BytesIO):
+        item = item.getvalue()
+    if isinstance(item, (bytearray, memoryview)):
+        item = bytes(item)
     if isinstance(item, bytes):
         return _decode(io.BytesIO(item), f"{len(item)} bytes")
     if isinstance(item, torch.Tensor):
@@ -52,7 +64,7 @@ def read_image(item: Any) -> Image.Image:
 
 def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
     try:
-        with Image.open(source) as image:
+        with open_image(source) as image:
             return to_rgb(image, name)
     except (InputError, MemoryError):
         raise
@@ -62,8 +74,31 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise InputError(f"cannot read the image {name}: {error}.") from None
 
 
+def open_image(source: Path | io.BytesIO) -> Image.Image:
+    """Open a picture in one of ``FORMATS``; only its header is read."""
+    Image.init()
+    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def check_size(image: Image.Image, name: str) -> None:
+    """Raise an :class:`InputError` if a picture is empty, or beyond ``PIXEL_LIMIT`` or ``ASPECT_LIMIT``."""
+    short, long = sorted(image.size)
+    size = f"{name} has {image.width} x {image.height} pixels"
+    if short < 1:
+        raise InputError(f"{size}: there is nothing in it.")
+    if short * long > PIXEL_LIMIT:
+        raise InputError(f"{size}, more than {PIXEL_LIMIT:,}; freezealign.images.PIXEL_LIMIT sets the limit.")
+    if long > ASPECT_LIMIT * short:
+        raise InputError(
+            f"{size}: one side is more than {ASPECT_LIMIT} times the other; freezealign.images.ASPECT_LIMIT sets the limit."
+        )
+
+
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white."""
+    if image.format == "EPS":
+        raise InputError(f"{name} is EPS, which would start another program; convert it to PNG.")
+    check_size(image, name)
     try:
         image = ImageOps.exif_transpose(image)
     except (OSError, SyntaxError) as error:
@@ -79,14 +114,14 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale 16-bit integer modes by 1/257, and float mode from [0, 1] if nothing exceeds 1, else from [0, 255]."""
-    values = np.asarray(image, dtype=np.float64)
+    """Scale integer modes, ``I`` too, by 1/257 whatever they hold; float mode from [0, 1], or [0, 255] beyond 1."""
+    values = np.array(image, dtype=np.float32)
     if not np.isfinite(values).all():
         raise InputError(f"{name} has values that are NaN or Inf.")
     if image.mode == "F":
         values = values * 255 if values.max(initial=0) <= 1 else values
-    elif values.max(initial=0) > 255:
-        values = values / 257
+    else:
+        values /= 257
     return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), mode="L")
 
 

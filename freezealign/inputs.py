@@ -27,6 +27,11 @@ def shorten(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
+def describe(error: BaseException) -> str:
+    """Return the kind of an error and what it says."""
+    return f"{type(error).__name__}: {error}".rstrip(". :") + "."
+
+
 def is_url(value: Any) -> bool:
     """Whether ``value`` is a string that is one http(s) address."""
     return isinstance(value, str) and value.startswith(("http://", "https://")) and not any(map(str.isspace, value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from PIL import Image
 
 from freezealign.files import is_file
 from freezealign.images import IMAGE_SUFFIXES, random_view, read_image
-from freezealign.inputs import InputError, is_url, shorten
+from freezealign.inputs import InputError, describe, is_url, shorten
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,12 @@ def read_text(item: Any) -> str:
     return item
 
 
+BYTES = (bytes, bytearray, memoryview, io.BytesIO)
+"""In which a picture's file may be passed whole."""
+
+
 def _is_image(item: Any) -> bool:
-    return callable(item) or isinstance(item, (Image.Image, Path, bytes, np.ndarray, torch.Tensor, dict))
+    return callable(item) or isinstance(item, (Image.Image, Path, np.ndarray, torch.Tensor, dict, *BYTES))
 
 
 MODALITIES: dict[str, Modality] = {}
@@ -103,7 +108,12 @@ def read_item(item: Any, modality: str) -> Any:
     item = unwrap(item, modality)
     if item is None:
         raise InputError(f"got None where {modality} was expected.")
-    return modality_of(modality).read(item)
+    try:
+        return modality_of(modality).read(item)
+    except InputError:
+        raise
+    except Exception as error:  # whatever one item raises is its own failure
+        raise InputError(f"cannot read {shorten(type(item).__name__)}: {describe(error)}") from error
 
 
 def unwrap(item: Any, modality: str) -> Any:
@@ -113,7 +123,7 @@ def unwrap(item: Any, modality: str) -> Any:
 
 def is_single(inputs: Any) -> bool:
     """Whether ``inputs`` is one item rather than a collection of items."""
-    if isinstance(inputs, (str, bytes, Path, Image.Image, dict)):
+    if isinstance(inputs, (str, Path, Image.Image, dict, *BYTES)):
         return True
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UO":
         return False

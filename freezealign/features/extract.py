@@ -204,9 +204,30 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
             batch.skip(position, f"the {bad[0]} encoder '{name}' gave NaN or Inf for it.", extraction.strict)
         else:
             kept.append(number)
+    if builder.dtype == "float16":
+        kept = _within_float16(batch, kept, rows, outputs, extraction)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
     if kept:
         _add(batch, kept, rows, outputs, extraction, builder)
+
+
+def _within_float16(
+    batch: ReadBatch,
+    kept: Sequence[int],
+    rows: Mapping[str, list[np.ndarray]],
+    outputs: Mapping[str, Features],
+    extraction: Extraction,
+) -> list[int]:
+    """Return those of the ``kept`` pairs whose features float16 can hold; list the others."""
+    fits = {key: within(output, float(np.finfo(np.float16).max)) for key, output in outputs.items()}
+    good = []
+    for number in kept:
+        if bad := [key for key in outputs if not fits[key][rows[key][number]].all()]:
+            reason = f"its {bad[0]} features are beyond float16; extract them with dtype='float32'."
+            batch.skip(batch.positions[number], reason, extraction.strict)
+        else:
+            good.append(number)
+    return good
 
 
 def _add(
@@ -231,10 +252,14 @@ def _add(
 
 def finite_rows(output: Features) -> np.ndarray:
     """Return for each row of an encoder's output whether all its embeddings are finite."""
-    finite = torch.isfinite(output["token_embeddings"]).flatten(1).all(1)
-    if output.get("cls_token_embeddings") is not None:
-        finite &= torch.isfinite(output["cls_token_embeddings"]).all(1)
-    return finite.cpu().numpy()
+    return within(output, torch.inf)
+
+
+def within(output: Features, limit: float) -> np.ndarray:
+    """Return for each row of an encoder's output whether all its embeddings are finite and at most ``limit``."""
+    values = [output[key] for key in ("token_embeddings", "cls_token_embeddings") if output.get(key) is not None]
+    good = [(torch.isfinite(value) & (value.abs().double() <= limit)).flatten(1).all(1) for value in values]
+    return torch.stack(good).all(0).cpu().numpy()
 
 
 def _rows_of(pairs: Sequence[Pair], key: str) -> list[np.ndarray]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
-from freezealign.inputs import InputError, Skipped
+from freezealign.inputs import InputError, Skipped, describe
 
 _TOKENIZING = threading.Lock()
 """Tokenizers change their own state while they work, so that only one thread may be at it."""
@@ -65,11 +65,41 @@ def read_batch(
             continue
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
-    for key, encoder in encoders.items() if batch.pairs else ():
-        items = [item for pair in batch.pairs for item in pair.items[key]]
-        with _TOKENIZING if encoder.modality != "image" else nullcontext():
-            batch.inputs[key] = encoder.collate(items)
+    if batch.pairs:
+        try:
+            batch.inputs = _collate(batch.pairs, encoders)
+        except Exception as error:
+            _leave_out_uncollatable(batch, encoders, strict, error)
     return batch
+
+
+def _collate(pairs: Sequence[Pair], encoders: Mapping[str, FrozenEncoder]) -> dict[str, Features]:
+    inputs = {}
+    for key, encoder in encoders.items():
+        with _TOKENIZING if encoder.modality != "image" else nullcontext():
+            inputs[key] = encoder.collate([item for pair in pairs for item in pair.items[key]])
+    return inputs
+
+
+def _leave_out_uncollatable(
+    batch: ReadBatch, encoders: Mapping[str, FrozenEncoder], strict: bool, error: Exception
+) -> None:
+    """Preprocess each pair by itself, list those that fail, and preprocess the others together.
+
+    Raises:
+        Exception: ``error``, if the pairs fail only together.
+    """
+    good = []
+    for position, pair in zip(batch.positions, batch.pairs):
+        try:
+            _collate([pair], encoders)
+            good.append((position, pair))
+        except Exception as reason:
+            batch.skip(position, f"it cannot be preprocessed: {describe(reason)}", strict)
+    if len(good) == len(batch.pairs):
+        raise error
+    batch.positions, batch.pairs = [position for position, _ in good], [pair for _, pair in good]
+    batch.inputs = _collate(batch.pairs, encoders) if good else {}
 
 
 def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
