@@ -90,7 +90,8 @@ def check_size(image: Image.Image, name: str) -> None:
         raise InputError(f"{size}, more than {PIXEL_LIMIT:,}; freezealign.images.PIXEL_LIMIT sets the limit.")
     if long > ASPECT_LIMIT * short:
         raise InputError(
-            f"{size}: one side is more than {ASPECT_LIMIT} times the other; freezealign.images.ASPECT_LIMIT sets the limit."
+            f"{size}: one side is more than {ASPECT_LIMIT} times the other; "
+            "freezealign.images.ASPECT_LIMIT sets the limit."
         )
 
 

@@ -21,6 +21,13 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for an item that its source could not give; reading it raises an :class:`InputError` with the reason."""
+
+    reason: str
+
+
 def shorten(value: Any, limit: int = 80) -> str:
     """Return ``repr(value)``, cut to ``limit`` characters, for error messages."""
     text = repr(value)

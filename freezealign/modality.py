@@ -15,7 +15,7 @@ from PIL import Image
 
 from freezealign.files import is_file
 from freezealign.images import IMAGE_SUFFIXES, random_view, read_image
-from freezealign.inputs import InputError, describe, is_url, shorten
+from freezealign.inputs import InputError, Unreadable, describe, is_url, shorten
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def read_item(item: Any, modality: str) -> Any:
         InputError: If it cannot be read; the message names it.
     """
     item = unwrap(item, modality)
+    if isinstance(item, Unreadable):
+        raise InputError(item.reason)
     if item is None:
         raise InputError(f"got None where {modality} was expected.")
     try:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader
 
+from freezealign.inputs import Unreadable, describe
+
 
 class Pair(NamedTuple):
     """What belongs together.
@@ -32,7 +34,7 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
     return len(data) == 0 or not is_batch(data[0], modalities)
 
 
-def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
+def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], batched: bool = False) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
     Args:
@@ -40,12 +42,18 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
             ``{"image": …, "text": …}``, several captions as a list of strings. A batch is ``(images, texts)`` or the
             same dict with lists, arrays or tensors of equal length.
         modalities: Names of the model's towers, in the order that tuples follow.
+        batched: Whether every element is a batch, as those of a ``DataLoader`` with a batch size are.
 
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
     """
+    batched = batched or (isinstance(data, DataLoader) and data.batch_size is not None)
     for element in data:
-        if is_batch(element, modalities):
+        if batched and not _is_list_of_pairs(element, modalities):
+            yield from split_batch(element, modalities)
+        elif batched:
+            yield from (as_pair(pair, modalities) for pair in element)
+        elif is_batch(element, modalities):
             yield from split_batch(element, modalities)
         else:
             yield as_pair(element, modalities)
@@ -54,12 +62,22 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
 def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
     """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible."""
     if is_map_style(data, modalities):
-        return (as_pair(data[index], modalities) for index in range(start, len(data)))  # type: ignore[index, arg-type]
+        return (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
     if hasattr(data, "iter_from"):
         return iterate_pairs(data.iter_from(start), modalities)
     if hasattr(data, "skip"):
         return iterate_pairs(data.skip(start), modalities)
     return islice(iterate_pairs(data, modalities), start, None)
+
+
+def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
+    """Return the pair at a position of map-style data; where the data raises, one that raises when it is read."""
+    try:
+        element = data[index]
+    except Exception as error:
+        reason = f"the data raised {describe(error)}"
+        return Pair({modality: [Unreadable(reason)] for modality in modalities})
+    return as_pair(element, modalities)
 
 
 def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
@@ -80,6 +98,8 @@ def undecoded(data: Any) -> Any:
         return data
     from datasets import Image
 
+    if getattr(data, "_format_type", None) is not None:  # a transform of the user's expects the columns as they are
+        return data
     for name, feature in data.features.items():
         if isinstance(feature, Image):
             data = data.cast_column(name, Image(decode=False))
@@ -109,6 +129,7 @@ def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
 def split_batch(batch: Any, modalities: Sequence[str]) -> Iterator[Pair]:
     """Yield the pairs of one batch; see :func:`iterate_pairs`."""
     columns = _by_modality(batch, modalities)
+    _refuse_transposed(columns)
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(f"a batch must hold as many items of each modality, got {sizes}.")
@@ -116,6 +137,33 @@ def split_batch(batch: Any, modalities: Sequence[str]) -> Iterator[Pair]:
     for row, items in enumerate(zip(*columns.values())):
         named = {modality: _as_list(item) for modality, item in zip(columns, items)}
         yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+
+
+def _is_list_of_pairs(element: Any, modalities: Sequence[str]) -> bool:
+    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it."""
+    return (
+        isinstance(element, list)
+        and all(
+            isinstance(pair, Mapping) or (isinstance(pair, tuple) and len(pair) == len(modalities)) for pair in element
+        )
+        and not (
+            len(element) == len(modalities) and all(isinstance(pair, tuple) and _strings(pair) for pair in element)
+        )
+    )
+
+
+def _strings(values: Any) -> bool:
+    return bool(values) and all(isinstance(value, str) for value in values)
+
+
+def _refuse_transposed(columns: Mapping[str, Any]) -> None:
+    """Raise if a column holds tuples of strings: PyTorch's default collate has put each pair's n-th text together."""
+    for modality, column in columns.items():
+        if isinstance(column, (list, tuple)) and column and all(isinstance(c, tuple) and _strings(c) for c in column):
+            raise ValueError(
+                f"the {modality} of this batch are {len(column)} tuples of {len(column[0])}: the DataLoader's default "
+                "collate has transposed several texts a pair; pass DataLoader(…, collate_fn=list)."
+            )
 
 
 def _id(element: Any) -> str | None:

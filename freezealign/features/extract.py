@@ -258,7 +258,7 @@ def finite_rows(output: Features) -> np.ndarray:
 def within(output: Features, limit: float) -> np.ndarray:
     """Return for each row of an encoder's output whether all its embeddings are finite and at most ``limit``."""
     values = [output[key] for key in ("token_embeddings", "cls_token_embeddings") if output.get(key) is not None]
-    good = [(torch.isfinite(value) & (value.abs().double() <= limit)).flatten(1).all(1) for value in values]
+    good = [(torch.isfinite(value) & (value.abs().float() <= limit)).flatten(1).all(1) for value in values]
     return torch.stack(good).all(0).cpu().numpy()
 
 

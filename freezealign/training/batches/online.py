@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from freezealign.data.pairs import Pair, as_pair, count_pairs, is_map_style, iterate_pairs, undecoded
+from freezealign.data.pairs import Pair, count_pairs, is_map_style, iterate_pairs, pair_at, undecoded
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.read import read_batch
 from freezealign.inputs import Skipped
@@ -56,13 +56,13 @@ class OnlineBatches:
         assert self.order is not None
         draws = (draw for window in self.order.epoch(number) for draw in window)
         for place, draw in islice(enumerate(draws), start, None):
-            pairs = [as_pair(self.data[int(i)], list(self.encoders)) for i in draw.positions]
+            pairs = [pair_at(self.data, int(i), list(self.encoders)) for i in draw.positions]
             yield from self._batch(place, draw.positions, pairs, draw.row_draws)
 
     def _loaded(self, number: int, start: int) -> Iterator[TrainingBatch]:
         rng, seen = np.random.default_rng([self.seed, number]), 0
         for place, batch in enumerate(self.data):
-            pairs = list(iterate_pairs([batch], list(self.encoders)))
+            pairs = list(iterate_pairs([batch], list(self.encoders), self.data.batch_size is not None))
             draws = rng.random(len(pairs))
             if place >= start:
                 yield from self._batch(place, np.arange(seen, seen + len(pairs)), pairs, draws)
