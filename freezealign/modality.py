@@ -136,6 +136,8 @@ def is_single(inputs: Any) -> bool:
 
 def as_items(inputs: Any) -> list[Any]:
     """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images."""
+    if hasattr(inputs, "iterrows"):
+        raise InputError(f"a DataFrame is no list of items; pass one column of it: {shorten(list(inputs))}.")
     return [inputs] if is_single(inputs) else list(inputs)
 
 

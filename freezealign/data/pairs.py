@@ -31,7 +31,10 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
         hasattr(data, "__getitem__") and hasattr(data, "__len__")
     ):
         return False
-    return len(data) == 0 or not is_batch(data[0], modalities)
+    try:
+        return len(data) == 0 or not is_batch(data[0], modalities)
+    except Exception:  # the pair at 0 is a bad one: it is listed when its turn comes
+        return True
 
 
 def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], batched: bool = False) -> Iterator[Pair]:
@@ -94,6 +97,10 @@ def undecoded(data: Any) -> Any:
 
     Its own decoding raises in the middle of the iteration, where one broken image would end it.
     """
+    if isinstance(data, Mapping):
+        raise TypeError(f"a {type(data).__name__} is no sequence of pairs; pass one of its values: {list(data)[:8]}.")
+    if hasattr(data, "iterrows"):
+        raise TypeError("a DataFrame is no sequence of pairs; pass dataframe.to_dict('records').")
     if not type(data).__module__.startswith("datasets.") or not getattr(data, "features", None):
         return data
     from datasets import Image
