@@ -587,3 +587,47 @@ def test_a_collection_of_texts_is_its_elements(items):
 def test_a_batch_of_images_is_its_images(batch):
     assert not is_single(batch)
     assert [pixel(item) for item in as_items(batch)] == [BLACK] * 5
+
+
+# One item's failure
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), MemoryError(), RuntimeError("x"), ZeroDivisionError()])
+def test_whatever_reading_one_item_raises_is_its_own_failure(error):
+    def item():
+        raise error
+
+    with pytest.raises(InputError, match=type(error).__name__):
+        read_item(item, "image")
+
+
+def test_a_closed_picture_is_its_own_failure():
+    image = noise()
+    image.close()
+    with pytest.raises(InputError):
+        read_item(image, "image")
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [((1, 10_000), "ASPECT_LIMIT"), ((12_000, 12_000), "PIXEL_LIMIT"), ((0, 5), "nothing in it")]
+)
+def test_a_picture_beyond_the_limits_is_refused(size, reason):
+    with pytest.raises(InputError, match=reason):
+        read_image(Image.new("1", size))
+
+
+def test_an_eps_is_never_opened():
+    with pytest.raises(InputError, match="not an image"):
+        read_image(encoded(noise(), "EPS"))
+
+
+@pytest.mark.parametrize("value", [255, 256, 257, 65535])
+def test_16_bits_are_scaled_by_the_mode_alone(value):
+    assert pixel(Image.new("I;16", (3, 2), value)) == (round(value / 257),) * 3
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, io.BytesIO])
+def test_a_file_in_memory_is_one_picture(kind):
+    item = kind(encoded(noise()))
+    assert is_single(item) and infer_modality(item, TOWERS) == "image"
+    assert np.array_equal(read_image(item), noise())

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, default_collate
 
 from freezealign.inputs import Unreadable
 
+from freezealign.inputs import Unreadable, describe
+
 
 class Pair(NamedTuple):
     """What belongs together.
@@ -37,7 +39,7 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
         return True
 
 
-def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
+def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], batched: bool = False) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
     Args:
@@ -45,6 +47,7 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pa
             ``{"image": …, "text": …}``, several captions as a list of strings. A batch is ``(images, texts)`` or the
             same dict with lists, arrays or tensors of equal length.
         modalities: Names of the model's towers, in the order that tuples follow.
+        batched: Whether every element is a batch, as those of a ``DataLoader`` with a batch size are.
 
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
@@ -108,12 +111,18 @@ def undecoded(data: Any) -> Any:
 
     Its own decoding raises in the middle of the iteration, where one broken image would end it.
     """
+    if isinstance(data, Mapping):
+        raise TypeError(f"a {type(data).__name__} is no sequence of pairs; pass one of its values: {list(data)[:8]}.")
+    if hasattr(data, "iterrows"):
+        raise TypeError("a DataFrame is no sequence of pairs; pass dataframe.to_dict('records').")
     if not type(data).__module__.startswith("datasets.") or not getattr(data, "features", None):
         return data
     if (getattr(data, "format", None) or {}).get("type") is not None or getattr(data, "_formatting", None):
         return data  # a transform of the user's gets what it expects
     from datasets import Image
 
+    if getattr(data, "_format_type", None) is not None:  # a transform of the user's expects the columns as they are
+        return data
     for name, feature in data.features.items():
         if isinstance(feature, Image):
             data = data.cast_column(name, Image(decode=False))

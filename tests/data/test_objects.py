@@ -66,3 +66,21 @@ def test_columns_of_a_generated_stream_are_renamed_without_being_known():
     data = datasets.IterableDataset.from_generator(Stream(rows).__iter__)
     assert data.column_names is None
     assert [row["image"] for row in open_pairs(data, image="bild")] == [0, 1, 2]
+
+
+class Broken(list):
+    def __getitem__(self, index):
+        if index == 1:
+            raise OSError("gone")
+        return super().__getitem__(index)
+
+
+def test_the_pair_at_which_map_style_data_raises_is_one_that_says_so_when_read():
+    from freezealign.data.pairs import pairs_from
+    from freezealign.inputs import InputError
+    from freezealign.modality import read_item
+
+    found = list(pairs_from(Broken([("a.png", "a")] * 3), ["image", "text"], 0))
+    assert [len(pair.items["text"]) for pair in found] == [1, 1, 1] and found[2].items["text"] == ["a"]
+    with pytest.raises(InputError, match="OSError: gone"):
+        read_item(found[1].items["image"][0], "image")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
+from itertools import islice
 from pathlib import Path
 
 from freezealign.data.sources.shards import import_webdataset
+
+FILE_LIMIT = 1_000_000
+"""Most names that the braces of a pattern may stand for."""
 
 
 def expand(pattern: str) -> list[Path]:
@@ -21,7 +27,10 @@ def expand(pattern: str) -> list[Path]:
         import_webdataset()
         from braceexpand import braceexpand  # webdataset brings it
 
-        names = list(braceexpand(pattern))
+        ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
+        if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > FILE_LIMIT:
+            raise ValueError(f"'{pattern}' stands for more than {FILE_LIMIT:,} names.")
+        names = list(islice(braceexpand(pattern), FILE_LIMIT))
     return [path for name in names for path in _match(Path(name))]
 
 

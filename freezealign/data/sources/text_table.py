@@ -16,6 +16,8 @@ from typing import Any
 from freezealign.data.sources.rows import Row, row_to_pair
 from freezealign.data.sources.source import Columns, PairSource
 
+csv.field_size_limit(2**24)  # the default, 131,072, takes a longer caption's neighbours with it
+
 
 class TextTable(PairSource):
     """The rows of a file; one that cannot be read keeps its place and says why.
