@@ -79,27 +79,6 @@ def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
         raise InputError(f"cannot read the image {name}: {error}.") from None
 
 
-def open_image(source: Path | io.BytesIO) -> Image.Image:
-    """Open a picture in one of ``FORMATS``; only its header is read."""
-    Image.init()
-    return Image.open(source, formats=[name for name in FORMATS if name in Image.OPEN])
-
-
-def check_size(image: Image.Image, name: str) -> None:
-    """Raise an :class:`InputError` if a picture is empty, or beyond ``PIXEL_LIMIT`` or ``ASPECT_LIMIT``."""
-    short, long = sorted(image.size)
-    size = f"{name} has {image.width} x {image.height} pixels"
-    if short < 1:
-        raise InputError(f"{size}: there is nothing in it.")
-    if short * long > PIXEL_LIMIT:
-        raise InputError(f"{size}, more than {PIXEL_LIMIT:,}; freezealign.images.PIXEL_LIMIT sets the limit.")
-    if long > ASPECT_LIMIT * short:
-        raise InputError(
-            f"{size}: one side is more than {ASPECT_LIMIT} times the other; "
-            "freezealign.images.ASPECT_LIMIT sets the limit."
-        )
-
-
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white.
 

@@ -34,22 +34,10 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for an item that its source could not give; reading it raises an :class:`InputError` with the reason."""
-
-    reason: str
-
-
 def shorten(value: Any, limit: int = 80) -> str:
     """Return ``repr(value)``, cut to ``limit`` characters, for error messages."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
-
-
-def describe(error: BaseException) -> str:
-    """Return the kind of an error and what it says."""
-    return f"{type(error).__name__}: {error}".rstrip(". :") + "."
 
 
 def is_url(value: Any) -> bool:

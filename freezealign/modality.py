@@ -57,10 +57,6 @@ def read_text(item: Any) -> str:
     return item
 
 
-BYTES = (bytes, bytearray, memoryview, io.BytesIO)
-"""In which a picture's file may be passed whole."""
-
-
 def _is_image(item: Any) -> bool:
     kinds = (Image.Image, Path, bytes, bytearray, memoryview, io.BytesIO, np.ndarray, torch.Tensor, dict)
     return callable(item) or isinstance(item, kinds)
@@ -105,8 +101,6 @@ def read_item(item: Any, modality: str) -> Any:
         InputError: If it cannot be read; the message names it.
     """
     item = unwrap(item, modality)
-    if isinstance(item, Unreadable):
-        raise InputError(item.reason)
     if item is None:
         raise InputError(f"got None where {modality} was expected.")
     if isinstance(item, Unreadable):

@@ -17,7 +17,7 @@ from PIL import Image, features
 from freezealign import FrozenEncoder, inputs
 from freezealign.images import read_image
 from freezealign.inputs import InputError
-from freezealign.modality import read_text
+from freezealign.modality import read_item, read_text
 from freezealign.space.recognise import as_items, infer_modality, is_single
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
@@ -609,7 +609,12 @@ def test_a_closed_picture_is_its_own_failure():
 
 
 @pytest.mark.parametrize(
-    ("size", "reason"), [((1, 10_000), "ASPECT_LIMIT"), ((12_000, 12_000), "PIXEL_LIMIT"), ((0, 5), "nothing in it")]
+    ("size", "reason"),
+    [
+        ((1, 10_000), "at most 50 times as long"),
+        ((12_000, 12_000), "at most 100,000,000 are read"),
+        ((0, 5), "has no pixels"),
+    ],
 )
 def test_a_picture_beyond_the_limits_is_refused(size, reason):
     with pytest.raises(InputError, match=reason):

@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader, default_collate
 
 from freezealign.inputs import Unreadable
 
-from freezealign.inputs import Unreadable, describe
-
 
 class Pair(NamedTuple):
     """What belongs together.
@@ -39,7 +37,7 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
         return True
 
 
-def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], batched: bool = False) -> Iterator[Pair]:
+def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
     Args:
@@ -47,18 +45,25 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], batched: bool 
             ``{"image": …, "text": …}``, several captions as a list of strings. A batch is ``(images, texts)`` or the
             same dict with lists, arrays or tensors of equal length.
         modalities: Names of the model's towers, in the order that tuples follow.
-        batched: Whether every element is a batch, as those of a ``DataLoader`` with a batch size are.
 
     Raises:
         ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
     """
-    always = isinstance(data, DataLoader) and data.batch_size is not None
-    collated = always and data.collate_fn is default_collate  # type: ignore[attr-defined]
+    is_loader = isinstance(data, DataLoader) and data.batch_size is not None
     for element in data:
-        if always or is_batch(element, modalities):
-            yield from split_batch(element, modalities, collated)
+        if is_loader:
+            yield from pairs_of_batch(element, modalities, data)
+        elif is_batch(element, modalities):
+            yield from split_batch(element, modalities)
         else:
             yield as_pair(element, modalities)
+
+
+def pairs_of_batch(batch: Any, modalities: Sequence[str], loader: Any) -> Iterator[Pair]:
+    """Yield the pairs of one batch of a ``DataLoader``, of which every element is a batch."""
+    if _is_list_of_pairs(batch, modalities):
+        return (as_pair(pair, modalities) for pair in batch)
+    return split_batch(batch, modalities, collated=loader.collate_fn is default_collate)
 
 
 def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
@@ -111,18 +116,12 @@ def undecoded(data: Any) -> Any:
 
     Its own decoding raises in the middle of the iteration, where one broken image would end it.
     """
-    if isinstance(data, Mapping):
-        raise TypeError(f"a {type(data).__name__} is no sequence of pairs; pass one of its values: {list(data)[:8]}.")
-    if hasattr(data, "iterrows"):
-        raise TypeError("a DataFrame is no sequence of pairs; pass dataframe.to_dict('records').")
     if not type(data).__module__.startswith("datasets.") or not getattr(data, "features", None):
         return data
     if (getattr(data, "format", None) or {}).get("type") is not None or getattr(data, "_formatting", None):
         return data  # a transform of the user's gets what it expects
     from datasets import Image
 
-    if getattr(data, "_format_type", None) is not None:  # a transform of the user's expects the columns as they are
-        return data
     for name, feature in data.features.items():
         if isinstance(feature, Image):
             data = data.cast_column(name, Image(decode=False))
@@ -171,6 +170,16 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
     for row, items in enumerate(zip(*columns.values())):
         named = {modality: _as_list(item) for modality, item in zip(columns, items)}
         yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+
+
+def _is_list_of_pairs(element: Any, modalities: Sequence[str]) -> bool:
+    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns."""
+    if not isinstance(element, list):
+        return False
+    if all(isinstance(pair, Mapping) for pair in element):
+        return True
+    texts = [isinstance(pair, tuple) and all(isinstance(value, str) for value in pair) for pair in element]
+    return all(isinstance(pair, tuple) and len(pair) == len(modalities) for pair in element) and not all(texts)
 
 
 def _by_pair(column: Any) -> Any:

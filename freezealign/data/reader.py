@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
 from typing import Any
 
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from freezealign.data.digest import pairs_digest
 from freezealign.data.pairs import (
@@ -17,7 +17,7 @@ from freezealign.data.pairs import (
     is_map_style,
     pair_at,
     pairs_from,
-    split_batch,
+    pairs_of_batch,
     undecoded,
 )
 from freezealign.data.sources import open_pairs
@@ -82,7 +82,5 @@ class PairReader:
 
     def batches(self) -> Iterator[list[Pair]]:
         """Yield the pairs of each batch of a ``DataLoader``."""
-        loader = self.loader
-        for batch in loader if loader is not None else ():
-            collated = loader is not None and loader.collate_fn is default_collate
-            yield list(split_batch(batch, self.modalities, collated))
+        for batch in self.loader if self.loader is not None else ():
+            yield list(pairs_of_batch(batch, self.modalities, self.loader))

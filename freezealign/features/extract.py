@@ -239,30 +239,9 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
             batch.skip(position, f"the {key} encoder '{name}' gave {FAULTS[fault]} for it.", extraction.strict)
         else:
             kept.append(number)
-    if builder.dtype == "float16":
-        kept = _within_float16(batch, kept, rows, outputs, extraction)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
     if kept:
         _add(batch, kept, rows, outputs, extraction, builder)
-
-
-def _within_float16(
-    batch: ReadBatch,
-    kept: Sequence[int],
-    rows: Mapping[str, list[np.ndarray]],
-    outputs: Mapping[str, Features],
-    extraction: Extraction,
-) -> list[int]:
-    """Return those of the ``kept`` pairs whose features float16 can hold; list the others."""
-    fits = {key: within(output, float(np.finfo(np.float16).max)) for key, output in outputs.items()}
-    good = []
-    for number in kept:
-        if bad := [key for key in outputs if not fits[key][rows[key][number]].all()]:
-            reason = f"its {bad[0]} features are beyond float16; extract them with dtype='float32'."
-            batch.skip(batch.positions[number], reason, extraction.strict)
-        else:
-            good.append(number)
-    return good
 
 
 def _add(

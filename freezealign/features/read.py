@@ -13,7 +13,7 @@ import torch
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
-from freezealign.inputs import InputError, Skipped, describe
+from freezealign.inputs import InputError, Skipped
 
 T = TypeVar("T")
 _TOKENIZING = threading.Lock()

@@ -30,7 +30,9 @@ def expand(pattern: str) -> list[Path]:
         ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
         if math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges) > FILE_LIMIT:
             raise ValueError(f"'{pattern}' stands for more than {FILE_LIMIT:,} names.")
-        names = list(islice(braceexpand(pattern), FILE_LIMIT))
+        names = list(islice(braceexpand(pattern), FILE_LIMIT + 1))
+        if len(names) > FILE_LIMIT:
+            raise ValueError(f"'{pattern}' stands for more than {FILE_LIMIT:,} names.")
     return [path for name in names for path in _match(Path(name))]
 
 
