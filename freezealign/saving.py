@@ -109,6 +109,8 @@ def load(
     root = locate_folder(name_or_path, revision=revision, token=token)
     config = read_object(root / "config_freezealign.json", {"format_version": int, "card": dict})
     check_version(root, config, FORMAT_VERSION)
+    if not {"training", "evaluations"} <= set(config["card"]):
+        raise ValueError(f"{root / 'config_freezealign.json'}: its card is not complete; it is damaged.")
     router = read_object(root / "router_config.json", {"types": dict, "structure": dict})
     if not all(map(_is_names, router["structure"].values())) or not _is_names(list(router["types"].values())):
         raise ValueError(f"{root / 'router_config.json'}: its towers are not lists of names; it is damaged.")
