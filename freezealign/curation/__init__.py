@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from freezealign.curation.duplicates import THRESHOLD, Leaks, NearDuplicates
 from freezealign.curation.engines import score_pool
-from freezealign.curation.equal import EqualCaptions
 from freezealign.curation.examples import labelled_dataset, labelled_pictures
-from freezealign.curation.filters import Filter
+from freezealign.curation.filters import EqualCaptions, Filter
 from freezealign.curation.forms import open_pool
 from freezealign.curation.pipeline import curate
 from freezealign.curation.pools import Pool
