@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from class_pairs import class_pairs
 from report import record
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder, RetrievalEvaluator
 from freezealign.demo.demo import feature_cache
 from freezealign.samples import Sample, SampleSet, load_openmoji
-from freezealign.samples.class_pairs import class_pairs
 from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
 
 DIM, FOLDS = 512, 5

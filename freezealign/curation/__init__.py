@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from freezealign.curation.duplicates import THRESHOLD, Leaks, NearDuplicates
 from freezealign.curation.engines import score_pool
-from freezealign.curation.equal import EqualCaptions
 from freezealign.curation.examples import labelled_dataset, labelled_pictures
-from freezealign.curation.filters import Filter
+from freezealign.curation.filters import EqualCaptions, Filter
 from freezealign.curation.forms import open_pool
-from freezealign.curation.mixing import mixing_weights
 from freezealign.curation.pipeline import curate
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.quality import CaptionLength, Language, Similarity, StatedSimilarity
 from freezealign.curation.result import Curation
 from freezealign.curation.scoring import Scores, Scoring
-from freezealign.curation.selection import Selection, select_balanced
+from freezealign.curation.selection import Selection, mixing_weights, select_balanced
 from freezealign.curation.subset import find_shards, write_subset
 from freezealign.curation.top_k import TopK
 

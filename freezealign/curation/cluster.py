@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.batch import default_device
-from freezealign.curation.exact import score_range
-from freezealign.curation.scoring import Scoring
+from freezealign.curation.scoring import Scoring, score_range
 
 RANGES = 64
 """Tasks a pass is divided into, however many machines there are: a pass can be taken up by another cluster."""

@@ -10,8 +10,7 @@ import torch
 
 from freezealign.curation.approximate import search_with_faiss
 from freezealign.curation.cluster import divide, score_with_ray
-from freezealign.curation.exact import merge_ranges, score_range
-from freezealign.curation.scoring import Scores, Scoring
+from freezealign.curation.scoring import Scores, Scoring, merge_ranges, score_range
 from freezealign.files import claim, exclusive
 
 Engine = Literal["local", "ray", "faiss"]

@@ -13,8 +13,7 @@ import torch
 
 from freezealign.curation.card import write_card
 from freezealign.curation.engines import Engine, score_pool
-from freezealign.curation.equal import EqualIds
-from freezealign.curation.filters import Filter, apply_filters
+from freezealign.curation.filters import EqualIds, Filter, apply_filters
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.result import Curation

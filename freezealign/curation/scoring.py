@@ -1,10 +1,10 @@
-"""Scoring: what a pool is compared with, how its rows are walked through, and the best of them for each concept."""
+"""Scoring: what a pool is compared with, how its rows are walked through, and the exact pass over them."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
+from freezealign.curation.top_k import TopK
 from freezealign.files import write_arrays_atomically
 from freezealign.prefetch import prefetch
 
@@ -153,3 +154,42 @@ def _units(vectors: Tensor) -> Tensor:
     lengths = vectors.norm(dim=1, keepdim=True)
     usable = (lengths > SHORTEST) & (lengths < 1 / SHORTEST)
     return vectors.div_(torch.where(usable, lengths, torch.nan))
+
+
+def score_range(
+    scoring: Scoring,
+    start: int,
+    stop: int,
+    folder: Path,
+    device: str | torch.device = "cpu",
+    show_progress_bar: bool = False,
+) -> None:
+    """Score rows ``start`` … ``stop - 1``; what was found is kept in ``folder``, and gone on with."""
+    state, matrix = _state_file(folder, start, stop), scoring.matrix().to(device)
+    top, begun = TopK(len(matrix), min(scoring.k, stop - start)), start
+    unusable = 0
+    if state.is_file():
+        found = Scores.read(state)
+        top.merge(found.keys)
+        begun, unusable = start + found.rows, found.unusable
+    scores = torch.empty(len(matrix), scoring.chunk, device=device)
+    for first, chunk, save in scoring.walk(begun, stop, "Scoring", show_progress_bar):
+        products = torch.mm(matrix, chunk.to(device).T, out=scores[:, : len(chunk)])
+        top.update(products, first)
+        unusable += int(products[0].isnan().sum())
+        if save:
+            Scores(top.sorted(), first + len(chunk) - start, unusable).write(state)
+
+
+def merge_ranges(scoring: Scoring, ranges: Iterable[tuple[int, int]], folder: Path) -> Scores:
+    """Return the best rows of all ranges that were scored into ``folder``."""
+    top, rows, unusable = TopK(len(scoring.concepts), scoring.k), 0, 0
+    for start, stop in ranges:
+        found = Scores.read(_state_file(folder, start, stop))
+        top.merge(found.keys)
+        rows, unusable = rows + found.rows, unusable + found.unusable
+    return Scores(top.sorted(), rows, unusable)
+
+
+def _state_file(folder: Path, start: int, stop: int) -> Path:
+    return folder / f"state-{start}-{stop}.safetensors"

@@ -22,8 +22,7 @@ from freezealign.curation import (
     score_pool,
 )
 from freezealign.curation.duplicates import first_of_kind
-from freezealign.curation.equal import EqualIds, best_keys
-from freezealign.curation.filters import Filter, apply_filters
+from freezealign.curation.filters import EqualIds, Filter, apply_filters, best_keys
 from freezealign.curation.selection import candidate_rows
 from freezealign.curation.top_k import as_keys
 from freezealign.vectors import unit

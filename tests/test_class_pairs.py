@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from runpy import run_path
+
 import numpy as np
 import pytest
 import timm
@@ -7,7 +10,8 @@ import torch
 
 from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.encoders.timm import TimmEncoder
-from freezealign.samples.class_pairs import class_pairs
+
+class_pairs = run_path(str(Path(__file__).parents[1] / "benchmarks" / "class_pairs.py"))["class_pairs"]
 
 
 @pytest.fixture(scope="module")
