@@ -173,13 +173,16 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
 
 
 def _is_list_of_pairs(element: Any, modalities: Sequence[str]) -> bool:
-    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns."""
+    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns.
+
+    What is in a column is of one type, what is in a pair is not.
+    """
     if not isinstance(element, list):
         return False
     if all(isinstance(pair, Mapping) for pair in element):
         return True
-    texts = [isinstance(pair, tuple) and all(isinstance(value, str) for value in pair) for pair in element]
-    return all(isinstance(pair, tuple) and len(pair) == len(modalities) for pair in element) and not all(texts)
+    are_tuples = all(isinstance(pair, tuple) and len(pair) == len(modalities) for pair in element)
+    return are_tuples and any(len(set(map(type, pair))) > 1 for pair in element)
 
 
 def _by_pair(column: Any) -> Any:

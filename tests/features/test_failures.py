@@ -167,6 +167,19 @@ def test_grey_pictures_of_a_loader_are_pictures_and_no_channels():
     assert len(model().extract_features(DataLoader(data, batch_size=3), **QUIET)) == 7
 
 
+def columns(batch):
+    return list(zip(*batch))
+
+
+@pytest.mark.parametrize("collate", [list, columns, tuple])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_batch_may_be_its_columns_or_the_list_of_its_pairs(collate, size):
+    expected = model().extract_features(pairs(), **QUIET)
+    collate = (lambda batch: tuple(zip(*batch))) if collate is tuple else collate
+    store = model().extract_features(DataLoader(pairs(), batch_size=size, collate_fn=collate), **QUIET)
+    assert store["text"].captions(range(5)) == expected["text"].captions(range(5))
+
+
 # Tables
 
 
