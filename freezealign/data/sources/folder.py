@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from freezealign.data.sources.rows import locate, make_pair, unreadable
+from freezealign.data.sources.rows import Row, locate, make_pair, unreadable, with_slashes
 from freezealign.data.sources.source import Columns, PairSource
 from freezealign.data.sources.text_table import column_names, read_rows
 from freezealign.inputs import is_url
 
-METADATA = ("metadata.csv", "metadata.jsonl", "captions.csv", "captions.jsonl")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.csv", "captions.jsonl")
 
 
 class PictureFolder(PairSource):
@@ -21,7 +21,8 @@ class PictureFolder(PairSource):
 
     Args:
         folder: The folder. A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder
-            holds a table (``METADATA``), the texts of all rows that name it by a path relative to the folder.
+            holds a table (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by a path
+            relative to where the table is.
         columns: The names of the table's columns; that of the paths may also be ``file_name``.
 
     Raises:
@@ -32,9 +33,9 @@ class PictureFolder(PairSource):
         self.folder = folder
         self._captions: dict[str, list[Any]] | None = None
         self._unreadable: list[dict[str, Any]] = []
-        table = find_metadata(folder)
-        columns.refuse(["id"] if table else ["image", "text", "id"], f"the folder {folder}")
-        if table:
+        tables = find_metadata(folder)
+        columns.refuse(["id"] if tables else ["image", "text", "id"], f"the folder {folder}")
+        for table in tables:
             self._read_metadata(table, columns)
         self._names = sorted({*find_pictures(folder), *(self._captions or {})})
 
@@ -61,9 +62,9 @@ class PictureFolder(PairSource):
 
     def _read_metadata(self, path: Path, columns: Columns) -> None:
         """Gather the captions by picture; they are held in memory, because rows need not be in order."""
-        self._captions = {}
+        self._captions = self._captions or {}
         columns = _with_file_name(columns, path)
-        for number, row in enumerate(read_rows(path)):
+        for number, row in enumerate(_rows(path)):
             name = None if isinstance(row, str) else row.get(columns.image)
             if isinstance(row, str) or not isinstance(name, str) or not name:
                 reason = row if isinstance(row, str) else f"column '{columns.image}' names no file: {name!r}."
@@ -71,19 +72,34 @@ class PictureFolder(PairSource):
                 continue
             text = row.get(columns.text)
             texts = text if isinstance(text, list) else [text]
-            self._captions.setdefault(_normalise(name), []).extend(text for text in texts if text not in (None, ""))
+            self._captions.setdefault(self._path_of(name, path.parent), []).extend(
+                text for text in texts if text not in (None, "")
+            )
+
+    def _path_of(self, name: str, place: Path) -> str:
+        """Return a path in a table at ``place`` as :func:`find_pictures` spells it; Windows writes backslashes."""
+        if is_url(name):
+            return name
+        name = with_slashes(name, place)
+        return (place.relative_to(self.folder) / PurePosixPath(name)).as_posix()
 
 
-def find_metadata(folder: Path) -> Path | None:
-    """Return the table that goes with the pictures of a folder.
+def find_metadata(folder: Path) -> list[Path]:
+    """Return the table that goes with the pictures of a folder, or where it has none those of its sub-folders.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If a folder has several.
     """
-    found = [folder / name for name in METADATA if (folder / name).is_file()]
-    if len(found) > 1:
-        raise ValueError(f"{folder} holds several tables, {[path.name for path in found]}; leave one there.")
-    return found[0] if found else None
+    for places in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
+        tables = []
+        for place in places:
+            found = [place / name for name in METADATA if (place / name).is_file()]
+            if len(found) > 1:
+                raise ValueError(f"{place} holds several tables, {[path.name for path in found]}; leave one there.")
+            tables += found
+        if tables:
+            return tables
+    return []
 
 
 def find_pictures(folder: Path) -> Iterator[str]:
@@ -97,13 +113,23 @@ def find_pictures(folder: Path) -> Iterator[str]:
 
 def _with_file_name(columns: Columns, path: Path) -> Columns:
     """Return the columns that hold paths and texts: ``file_name`` for the image, unless another was asked for."""
-    found = column_names(path)
+    found = _column_names(path)
     if "file_name" in found and "image" not in columns.renamed():
         columns = replace(columns, image="file_name")
     columns.check(found, str(path))
     return columns
 
 
-def _normalise(name: str) -> str:
-    """Return a path as ``find_pictures`` spells it."""
-    return name if is_url(name) else PurePosixPath(name).as_posix()
+def _rows(path: Path) -> Iterator[Row]:
+    if path.suffix != ".parquet":
+        yield from read_rows(path)
+        return
+    from freezealign.data.sources.parquet import open_parquet
+
+    with open_parquet(path) as file:
+        for batch in file.iter_batches():
+            yield from batch.to_pylist()
+
+
+def _column_names(path: Path) -> list[str]:
+    return list(next(iter(_rows(path)), {})) if path.suffix == ".parquet" else column_names(path)

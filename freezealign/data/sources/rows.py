@@ -53,7 +53,14 @@ def locate(image: Any, folder: Path) -> Any:
         image = image.get("path")
     if not isinstance(image, str) or is_url(image):
         return image
-    return folder / image if image else None
+    return folder / with_slashes(image, folder) if image else None
+
+
+def with_slashes(name: str, folder: Path) -> str:
+    """Return a relative path with slashes, if it has backslashes, as Windows writes them, and names no file so."""
+    from freezealign.files import is_file
+
+    return name.replace("\\", "/") if "\\" in name and not is_file(folder / name) else name
 
 
 def _refuse(reason: str) -> NoReturn:
