@@ -13,8 +13,8 @@ from freezealign import FeatureStore
 
 def test_extraction_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    pairs = make_pairs(5)
-    check_every_kill(lambda folder: extract(folder, pairs, batch_size=2, shard_size=3), tmp_path, 40)
+    pairs = make_pairs(3)
+    check_every_kill(lambda folder: extract(folder, pairs, batch_size=2, shard_size=2), tmp_path, 40)
 
 
 def test_saving_a_store_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
