@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,7 +18,6 @@ from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.result import Curation
 from freezealign.curation.scoring import Scoring
 from freezealign.curation.selection import candidate_rows, select_balanced
-from freezealign.features import FeatureStore
 from freezealign.files import claim, exclusive, write_atomically
 
 SAMPLED_ROWS = 20_000
@@ -141,17 +139,9 @@ def _write(curation: Curation, folder: Path) -> None:
     lines = "".join(f"{name}\n" for name in columns["id"])
     write_atomically(folder / "ids.txt", lambda file: file.write(lines.encode()))
     if pool.store is not None and not (folder / "features").exists():
-        _save_store(pool.store.select(np.sort(selection.rows)), folder / "features")
+        pool.store.select(np.sort(selection.rows)).save(folder / "features")
 
 
 def _encodable(value: Any) -> Any:
     """Return a string without lone surrogates, which file names may hold and UTF-8 may not."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
-def _save_store(store: FeatureStore, path: Path) -> None:
-    """Write the features of the selection whole or not at all, also where the process is killed."""
-    partial = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    store.save(partial)
-    partial.rename(path)

@@ -10,7 +10,7 @@ import torch
 from kills import check_every_kill
 from runs import QUIET, Score, make_model, make_pairs, trained
 
-FIT = {"schedule": "paper", "epochs": 2, "batch_size": 6, "keep_best": True, "evaluate_every": 2, **QUIET}
+FIT = {"schedule": "paper", "epochs": 1, "batch_size": 6, "keep_best": True, "evaluate_every": 2, **QUIET}
 
 
 def test_training_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
