@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
 """What is opened, whatever its suffix says. Others of Pillow's formats start other programs: EPS starts Ghostscript."""
+ENCODED = (bytes, bytearray, memoryview, io.BytesIO)
+"""In which a file may be passed whole."""
 PIXEL_LIMIT = 100_000_000
 ASPECT_LIMIT = 50
 """Times the shorter side that the longer may be: encoders resize by the shorter one, and slivers grow to gigabytes."""
@@ -43,9 +45,8 @@ def read_image(item: Any) -> Image.Image:
         return to_rgb(item, "the image")
     if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
         item = item.get("bytes") or item["path"]
-    if isinstance(item, io.BytesIO):
-        item = item.getvalue()
-    if isinstance(item, (bytes, bytearray, memoryview)):
+    if isinstance(item, ENCODED):
+        item = item.getvalue() if isinstance(item, io.BytesIO) else item
         return _decode(io.BytesIO(item), f"{len(item)} bytes")
     if isinstance(item, torch.Tensor):
         return _from_array(_channels_last(item), f"tensor of shape {tuple(item.shape)}")

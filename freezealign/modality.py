@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from freezealign.images import IMAGE_SUFFIXES, random_view, read_image
+from freezealign.images import ENCODED, IMAGE_SUFFIXES, random_view, read_image
 from freezealign.inputs import InputError, Unreadable, shorten
 
 
@@ -58,8 +57,7 @@ def read_text(item: Any) -> str:
 
 
 def _is_image(item: Any) -> bool:
-    kinds = (Image.Image, Path, bytes, bytearray, memoryview, io.BytesIO, np.ndarray, torch.Tensor, dict)
-    return callable(item) or isinstance(item, kinds)
+    return callable(item) or isinstance(item, (*ENCODED, Image.Image, Path, np.ndarray, torch.Tensor, dict))
 
 
 MODALITIES: dict[str, Modality] = {}

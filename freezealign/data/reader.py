@@ -50,6 +50,8 @@ class PairReader:
 
     def read(self, start: int = 0) -> Iterator[Pair]:
         """Yield the pairs from number ``start`` on."""
+        if self.has_positions:
+            return map(self.at, range(start, self.count or 0))
         return pairs_from(self.data, self.modalities, start)
 
     def fingerprint(self) -> str | None:

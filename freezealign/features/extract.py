@@ -275,7 +275,7 @@ def row_faults(output: Features, pooled: bool, limit: float) -> np.ndarray:
         pooled: Whether only the pooled vectors are stored.
         limit: The largest value that can be stored.
     """
-    keys = ["token_embeddings", *(key for key in ("cls_token_embeddings",) if output.get(key) is not None)]
+    keys = [key for key in ("token_embeddings", "cls_token_embeddings") if output.get(key) is not None]
     finite, largest = [], []
     for key in [*keys, *(["sentence_embedding"] if pooled else [])]:
         values = output[key].flatten(1)

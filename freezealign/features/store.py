@@ -166,7 +166,7 @@ class FeatureStore:
         """Return some of the items, or all, read into memory."""
         store = self if index is None else self.select(index)
         shard = store._shard(np.arange(len(store)))
-        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped, store.digest())
+        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped)
 
     @classmethod
     def join(cls, stores: Sequence[FeatureStore]) -> FeatureStore:
@@ -185,8 +185,7 @@ class FeatureStore:
         columns = {key: Column([part for s in stores for part in s.columns[key].parts]) for key in first.columns}
         starts = np.cumsum([0, *(len(store.columns["items/ids.lengths"]) for store in stores)])
         items = [start + store._at(np.arange(len(store))) for start, store in zip(starts, stores)]
-        skipped, source = [e for store in stores for e in store.skipped], "".join(store.digest() for store in stores)
-        return cls(first.origins, columns, skipped, np.concatenate(items), source)
+        return cls(first.origins, columns, [e for store in stores for e in store.skipped], np.concatenate(items))
 
     def check(self, origins: Mapping[str, Origin]) -> None:
         """Make sure these features come from encoders with the given origins.

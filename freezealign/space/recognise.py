@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,14 @@ import torch
 from PIL import Image
 
 from freezealign.files import is_file
+from freezealign.images import ENCODED
 from freezealign.inputs import InputError, is_url, shorten
 from freezealign.modality import MODALITIES
 
 
 def is_single(inputs: Any) -> bool:
     """Whether ``inputs`` is one item rather than a collection of items."""
-    if isinstance(inputs, (str, bytes, bytearray, memoryview, io.BytesIO, Path, Image.Image, dict)):
+    if isinstance(inputs, (*ENCODED, str, Path, Image.Image, dict)):
         return True
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UO":
         return False

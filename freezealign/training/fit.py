@@ -62,7 +62,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
         pairs = reader.count if reader is not None and not stores else sum(map(len, stores))
         plan = make_plan(space, recipe, pairs, bool(stores), arguments)
         batches = make_batches(space, stores, reader, plan.arguments, accelerator)
-    with own_folder(identity(space, recipe, batches, plan.arguments, accelerator), plan.arguments, accelerator):
+    with own_folder(space, recipe, batches, plan.arguments, accelerator):
         logger.info(plan.reasons)
         with seeded(arguments.seed, space.device):
             initialize(space, recipe, stores, plan)
@@ -177,7 +177,9 @@ def identity(
 
 
 @contextmanager
-def own_folder(run: dict[str, Any], arguments: FitArguments, accelerator: Accelerator) -> Iterator[None]:
+def own_folder(
+    space: Space, recipe: str | None, batches: Batches, arguments: FitArguments, accelerator: Accelerator
+) -> Iterator[None]:
     """Begin a run in its folder of checkpoints, or go on with it there, and keep every other run out meanwhile.
 
     The first process answers for all.
@@ -188,7 +190,7 @@ def own_folder(run: dict[str, Any], arguments: FitArguments, accelerator: Accele
     folder = Path(arguments.output_dir, "checkpoints")
     with exclusive(folder) if accelerator.is_main_process else nullcontext():
         if accelerator.is_main_process:
-            claim(folder / "run.json", run, "training run")
+            claim(folder / "run.json", identity(space, recipe, batches, arguments, accelerator), "training run")
         accelerator.wait_for_everyone()
         yield
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from freezealign.data.sources.source import Columns
-from freezealign.inputs import InputError, is_url, shorten
+from freezealign.inputs import Unreadable, is_url, shorten
 
 Row = Mapping[str, Any] | str
 """The cells by column, or the reason why the row cannot be read."""
@@ -44,7 +43,7 @@ def make_pair(name: str, image: Any, text: Any) -> dict[str, Any]:
 
 def unreadable(name: str, reason: str) -> dict[str, Any]:
     """Return a pair whose image raises an ``InputError`` with the reason when it is read."""
-    return {"id": name, "image": partial(_refuse, reason), "text": reason}
+    return {"id": name, "image": Unreadable(reason), "text": reason}
 
 
 def locate(image: Any, folder: Path) -> Any:
@@ -61,10 +60,6 @@ def with_slashes(name: str, folder: Path) -> str:
     from freezealign.files import is_file
 
     return name.replace("\\", "/") if "\\" in name and not is_file(folder / name) else name
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise InputError(reason)
 
 
 def _is_undecodable(text: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -40,7 +41,7 @@ class CachedBatches:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self.store = FeatureStore.join(stores)
+        self.stores, self.store = list(stores), FeatureStore.join(stores)
         self.weights, self.captions, self.rank, self.ranks = weights, captions, rank, ranks
         self.sizes = [len(store) for store in stores]
         self.skipped = self.store.skipped
@@ -64,7 +65,7 @@ class CachedBatches:
 
     def digest(self) -> str:
         """Return what tells the pairs from others."""
-        return self.store.digest()
+        return hashlib.sha256("".join(store.digest() for store in self.stores).encode()).hexdigest()
 
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch; the next are gathered while the model works."""
