@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from freezealign.modules.base import check_options
 from freezealign.modules.pooling import masked_mean
 
 ProjectionKind = Literal["linear", "mlp", "linear+mlp", "glu", "identity"]
@@ -20,33 +21,27 @@ ProjectionKind = Literal["linear", "mlp", "linear+mlp", "glu", "identity"]
 class AffineBranch:
     """What a projection with a linear branch has in common, so that a closed form can set it."""
 
-    def affine(self) -> nn.Linear:
-        """Return the linear branch."""
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.affine().weight.device
-
     def prepared(self, x: Tensor) -> Tensor:
         """Return what the linear branch sees of ``x`` (..., in), without dropout."""
-        weight = self.affine().weight
-        return x.to(weight.device, weight.dtype)
+        raise NotImplementedError
 
     def set_affine(self, weight: Tensor, bias: Tensor) -> None:
         """Make this ``weight @ prepared(x) + bias``; what is added to the linear branch starts at zero."""
-        with torch.no_grad():
-            self.affine().weight.copy_(weight)
-            self.affine().bias.copy_(bias)
+        raise NotImplementedError
 
 
 class LinearProjection(nn.Linear, AffineBranch):
     """``Linear(in, d)(x)``."""
 
-    def affine(self) -> nn.Linear:
-        """Return itself."""
-        return self
+    def prepared(self, x: Tensor) -> Tensor:
+        """Return ``x``."""
+        return x.to(self.weight)
+
+    @torch.no_grad()
+    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
+        """Make this ``weight @ x + bias``."""
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
 
 class NormedBranches(nn.Module, AffineBranch):
@@ -55,12 +50,12 @@ class NormedBranches(nn.Module, AffineBranch):
     def __init__(self, in_dim: int, out_dim: int, dropout: float) -> None:
         super().__init__()
         self.prepare = nn.Sequential(nn.LayerNorm(in_dim), nn.Dropout(dropout))
-        self.linear = nn.Linear(in_dim, out_dim)
+        self.linear = LinearProjection(in_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., d)."""
         x = self.prepare(x)
-        return self.linear(x) + self.last()(self.hidden(x))
+        return self.linear(x) + self.last(self.hidden(x))
 
     def mean(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of :meth:`forward` over tokens (B, T, in) where ``mask`` (B, T) is true: (B, d).
@@ -68,30 +63,27 @@ class NormedBranches(nn.Module, AffineBranch):
         The linear layers commute with a mean, so they see one vector an item: many times less work for the same result.
         """
         x = self.prepare(tokens)
-        projected = self.linear(masked_mean(x, mask)) + self.last()(masked_mean(self.hidden(x), mask))
+        projected = self.linear(masked_mean(x, mask)) + self.last(masked_mean(self.hidden(x), mask))
         return projected * mask.any(1, keepdim=True)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return what the non-linear branch makes of the prepared ``x``, before its last layer."""
         raise NotImplementedError
 
-    def last(self) -> nn.Linear:
-        """Return the layer that ends the non-linear branch."""
+    @property
+    def last(self) -> nn.Module:
+        """The linear layer that ends the non-linear branch."""
         raise NotImplementedError
-
-    def affine(self) -> nn.Linear:
-        """Return the linear branch."""
-        return self.linear
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return the layer-normed ``x``."""
-        normed: Tensor = self.prepare[0](super().prepared(x))
+        normed: Tensor = self.prepare[0](self.linear.prepared(x))
         return normed
 
     def set_affine(self, weight: Tensor, bias: Tensor) -> None:
         """Make this ``weight @ LayerNorm(x) + bias``, with a non-linear branch that starts at zero."""
-        super().set_affine(weight, bias)
-        _zero(self.last())
+        self.linear.set_affine(weight, bias)
+        _zero(self.last)
 
 
 class ResidualMLP(nn.Module):
@@ -131,11 +123,10 @@ class TokenProjection(NormedBranches):
         curved: Tensor = self.nonlinear[1](self.nonlinear[0](x))
         return curved
 
-    def last(self) -> nn.Linear:
-        """Return the second layer of the GELU branch."""
-        layer = self.nonlinear[2]
-        assert isinstance(layer, nn.Linear)
-        return layer
+    @property
+    def last(self) -> nn.Module:
+        """The second layer of the GELU branch."""
+        return self.nonlinear[2]
 
 
 class GatedProjection(NormedBranches):
@@ -159,8 +150,9 @@ class GatedProjection(NormedBranches):
         """Return ``SiLU(Linear(in, h)(x)) · Linear(in, h)(x)``."""
         return functional.silu(self.gate(x)) * self.value(x)
 
-    def last(self) -> nn.Linear:
-        """Return the layer behind the gate."""
+    @property
+    def last(self) -> nn.Module:
+        """The layer behind the gate."""
         return self.out
 
 
@@ -173,8 +165,9 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
     """Build the map named ``kind`` from width ``in_dim`` to ``out_dim``.
 
     Raises:
-        ValueError: If ``kind`` is unknown, or is ``identity`` while the widths differ.
+        ValueError: If ``kind`` is unknown, an option is out of its range, or widths differ that ``identity`` keeps.
     """
+    check_options(in_dim=in_dim, out_dim=out_dim, dropout=dropout)
     if kind == "linear":
         return LinearProjection(in_dim, out_dim)
     if kind == "glu":
@@ -201,5 +194,4 @@ def fit_input(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:
             f"{type(block).__name__} was built for width {in_dim} but the encoder before it gives {x.shape[-1]}; "
             f"build it with in_dim={x.shape[-1]}."
         )
-    weight = next(block.parameters(), x)
-    return x.to(weight.dtype)
+    return x.to(next(block.parameters(), x).dtype)
