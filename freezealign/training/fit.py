@@ -12,22 +12,26 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from freezealign.data.reader import PairReader
-from freezealign.features import FeatureStore
+from freezealign.features import FeatureStore, Level
 from freezealign.features.folder import StoreFolder
 from freezealign.features.job import extract_features
 from freezealign.files import claim, exclusive
-from freezealign.space import Space
-from freezealign.training.arguments import FitArguments
+from freezealign.modules.landmarks import LandmarkHead
+from freezealign.space import Space, Tower
+from freezealign.space.recipes import build_blocks
+from freezealign.training.arguments import FitArguments, History
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.checkpoints import trained_parameters
 from freezealign.training.closed_form import closed_form_obstacle, initialize_closed_form
-from freezealign.training.history import History
-from freezealign.training.plan import NEEDS_CACHE, Plan, choose_recipe, make_plan, suits_kernel
+from freezealign.training.plan import NEEDS_CACHE, choose_recipe, make_plan, suits_kernel
 from freezealign.training.trainer import Trainer, check_trainable, seeded
 
 if TYPE_CHECKING:
@@ -65,7 +69,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
     with own_folder(space, recipe, batches, plan.arguments, accelerator):
         logger.info(plan.reasons)
         with seeded(arguments.seed, space.device):
-            initialize(space, recipe, stores, plan)
+            initialize(space, recipe, stores, plan.arguments)
         history = Trainer(space, batches, plan, accelerator, evaluator).run()
     space.is_trained = True
     return Fitted(plan.arguments, history, batches.num_pairs)
@@ -108,10 +112,9 @@ def given_stores(data: Any) -> list[FeatureStore]:
 
 def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
     """Return the frozen features of the data in memory; of several processes, the first extracts them for all."""
-    few = space.recipe == "auto" and suits_kernel(reader.count, arguments)
-    extraction = space.extraction(
-        "pooled" if few else None, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
-    )
+    level: Level | None = "pooled" if suits_kernel(space, reader.count, arguments) else None
+    settings = {"dtype": "float32", "batch_size": arguments.encode_batch_size, "strict": arguments.strict}
+    extraction = space.extraction(level, **settings)
 
     def run(path: Path | None) -> FeatureStore:
         return extract_features(reader, extraction, space.device, path, True, "local", arguments.show_progress_bar)
@@ -163,17 +166,24 @@ def make_batches(
 def identity(
     space: Space, recipe: str | None, batches: Batches, arguments: FitArguments, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Return what a run depends on, as JSON."""
-    encoders = {name: encoder.fingerprint for name, encoder in space.encoders.items()}
-    shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in trained_parameters(space).items()}
+    """Return what a run depends on, as JSON: the same before it and after it, when the model has what it made."""
     facts = {
         "pairs": batches.num_pairs,
         "data": batches.digest(),
         "processes": accelerator.num_processes,
         "autocast": arguments.precision or accelerator.mixed_precision,
-        "recipe": recipe,
     }
-    return {**arguments.identity(), **facts, **encoders, **shapes}
+    with torch.device("meta"):  # blocks that are chosen here, and landmarks that are taken here, are not there before
+        for name, tower in space.named_towers.items():
+            facts[name] = tower.encoder.fingerprint
+            width = tower.get_embedding_dimension()
+            blocks = tower.blocks if recipe is None else build_blocks(tower.encoder, recipe, width)[1:]
+            if isinstance(head := blocks[-1], LandmarkHead) and arguments.init == "closed-form":
+                blocks = [*blocks[:-1], type(head)(**{**head.get_config_dict(), "landmarks": 0})]
+            for place, block in enumerate(blocks, 1):
+                for key, parameter in trained_parameters(block).items():
+                    facts[f"the shape of towers.{name}.{place}.{key}"] = list(parameter.shape)
+    return {**arguments.identity(), **facts}
 
 
 @contextmanager
@@ -198,16 +208,24 @@ def own_folder(
 # Initialisation
 
 
-def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore], plan: Plan) -> None:
-    """Give the space the blocks and the weights that training starts from."""
-    if recipe is not None:
-        space.set_recipe(recipe)
-    elif space.recipe == "auto":
-        space.recipe = "token"
-    if plan.arguments.loss == "sigmoid":
+def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore], arguments: FitArguments) -> None:
+    """Give the space the blocks and the weights that training starts from; a failure leaves it as it was."""
+    before, copies = space.recipe, {}
+    if arguments.init == "closed-form":
+        copies = {name: Tower([tower.encoder, *deepcopy(tower.blocks)]) for name, tower in space.named_towers.items()}
+    try:
+        if recipe is not None:
+            space.set_recipe(recipe)
+        elif space.recipe == "auto":
+            space.recipe = "token"
+        if arguments.init == "closed-form":
+            initialize_closed_form(space, stores, arguments.weights, arguments.seed)
+    except Exception:
+        space.towers.update(copies)
+        space.recipe = before
+        raise
+    if arguments.loss == "sigmoid":
         space.logit_scale.add_bias_()
-    if plan.arguments.init == "closed-form":
-        initialize_closed_form(space, stores, plan.arguments.weights, plan.arguments.seed)
 
 
 # Training

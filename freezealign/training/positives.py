@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,7 @@ from torch import Tensor
 from freezealign.training.ranks import gather, own
 
 
-@dataclass
-class Positives:
+class Positives(NamedTuple):
     """What the positives add to a loss and its gradients: the similarity of each pair times its weight.
 
     Args:
@@ -24,10 +23,6 @@ class Positives:
     second: Tensor
     scale: float = 1.0
 
-    def similarity(self, first: Tensor) -> Tensor:
-        """Return the weighted sum of the similarities, a scalar."""
-        return (first * self.first).sum() * self.scale
-
 
 @torch.no_grad()
 def by_position(first: Tensor, second: Tensor, ranks: int) -> Positives:
@@ -39,33 +34,30 @@ def by_position(first: Tensor, second: Tensor, ranks: int) -> Positives:
     return Positives(own(second), rows, 1 / len(first))
 
 
-@dataclass
 class Groups:
     """Rows and columns of one id form a group: all of its pairs are positives.
 
     Args:
+        first_ids: (B,), of this rank's rows.
+        second_ids: (M,), of its columns.
+        ranks: How many ranks act as one.
+
+    Attributes:
         rows: (B,), the group of each of this rank's rows.
         columns: (K,), the group of each column of all ranks.
         row_counts: (G,), the rows of each group, on all ranks.
         column_counts: (G,), the columns of each group, on all ranks.
-        ranks: How many ranks act as one.
     """
 
-    rows: Tensor
-    columns: Tensor
-    row_counts: Tensor
-    column_counts: Tensor
-    ranks: int
-
-    @classmethod
-    def of(cls, first_ids: Tensor, second_ids: Tensor, ranks: int) -> Groups:
-        """Group this rank's ids, (B,) and (M,), with those of the other ranks."""
+    def __init__(self, first_ids: Tensor, second_ids: Tensor, ranks: int) -> None:
         if ranks > 1:
             first_ids, second_ids = gather(first_ids), gather(second_ids)
         names, groups = torch.unique(torch.cat([first_ids, second_ids]), return_inverse=True)
-        rows, columns = groups.split([len(first_ids), len(second_ids)])
-        row_counts, column_counts = (torch.bincount(side, minlength=len(names)) for side in (rows, columns))
-        return cls(own(rows) if ranks > 1 else rows, columns, row_counts, column_counts, ranks)
+        rows, self.columns = groups.split([len(first_ids), len(second_ids)])
+        self.row_counts, self.column_counts = (
+            torch.bincount(side, minlength=len(names)) for side in (rows, self.columns)
+        )
+        self.rows, self.ranks = own(rows) if ranks > 1 else rows, ranks
 
     def mean_weights(self, dtype: torch.dtype) -> Tensor:
         """Return what a pair of each group weighs, (G,), in the mean over rows and columns of the mean over positives.
@@ -81,14 +73,6 @@ class Groups:
             )
         rows, columns = len(self.rows) * self.column_counts, len(self.columns) // self.ranks * self.row_counts
         return (rows.to(dtype).reciprocal() + columns.to(dtype).reciprocal()) / 2
-
-    def equal_weights(self, dtype: torch.dtype) -> Tensor:
-        """Return what a pair of each group weighs, (G,), in the sum over all pairs divided by the number of rows."""
-        return torch.full_like(self.row_counts, 1 / len(self.rows), dtype=dtype)
-
-    def positives_a_row(self) -> float:
-        """Return how many positives one of this rank's rows has on average."""
-        return int(self.column_counts[self.rows].sum()) / len(self.rows)
 
     @torch.no_grad()
     def positives(self, first: Tensor, second: Tensor, weights: Tensor) -> Positives:

@@ -32,37 +32,24 @@ class InfoNCE(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        first: Tensor,
-        second: Tensor,
-        temperature: Tensor,
-        positives: Positives,
-        tile_size: int,
-        ranks: int,
+        ctx: Any, first: Tensor, second: Tensor, temperature: Tensor, positives: Positives, tile_size: int, ranks: int
     ) -> Tensor:
-        """Return a scalar.
-
-        Args:
-            ctx: Autograd's.
-            first: (B, d), this rank's rows.
-            second: (K, d), the columns of all ranks.
-            temperature: A scalar.
-            positives: What belongs together.
-            tile_size: Rows and columns of a tile.
-            ranks: How many ranks share the columns, each with rows of its own.
-        """
+        """Return a scalar for this rank's rows (B, d) and the columns (K, d) that ``ranks`` ranks share."""
         rows = first.new_full((len(first),), -torch.inf)
         columns = first.new_full((len(second),), -torch.inf)
         binary = temperature * math.log(2)
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], binary)
-            torch.logaddexp2(rows[row], log2_sum_exp2(logits, 1), out=rows[row])
-            torch.logaddexp2(columns[column], log2_sum_exp2(logits, 0), out=columns[column])
+            for sums, part, dim in ((rows, row, 1), (columns, column, 0)):
+                top = logits.amax(dim, keepdim=True)
+                of_tile = (logits - top).exp2_().sum(dim).log2_().add_(top.squeeze(dim))
+                torch.logaddexp2(sums[part], of_tile, out=sums[part])
         if ranks > 1:
             log2_add_ranks(columns)
         keep(ctx, first, second, temperature, positives, tile_size, logits, rows, columns)
         ctx.ranks = ranks
-        return (rows.mean() + columns.mean()) * (math.log(2) / 2) - positives.similarity(first) / temperature
+        gained = (first * positives.first).sum() * positives.scale / temperature
+        return (rows.mean() + columns.mean()) * (math.log(2) / 2) - gained
 
     @staticmethod
     @once_differentiable
@@ -82,30 +69,20 @@ class InfoNCE(Function):
 class PairwiseSigmoid(Function):
     """The sum over all pairs of log(1 + exp(logit)) divided by the number of rows, less the logits of the positives.
 
-    The bias of the positives is left to the caller.
+    The bias, which is added to every logit, is left to the caller for the positives.
     """
 
     @staticmethod
     def forward(
         ctx: Any, first: Tensor, second: Tensor, temperature: Tensor, bias: Tensor, positives: Positives, tile_size: int
     ) -> Tensor:
-        """Return a scalar.
-
-        Args:
-            ctx: Autograd's.
-            first: (B, d), this rank's rows.
-            second: (K, d), the columns of all ranks.
-            temperature: A scalar.
-            bias: A scalar, added to every logit.
-            positives: What belongs together.
-            tile_size: Rows and columns of a tile.
-        """
+        """Return a scalar for this rank's rows (B, d) and the columns (K, d) of all ranks."""
         total = first.new_zeros(())
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], temperature)
             total += softplus(logits + bias, threshold=LINEAR_FROM).sum()
         keep(ctx, first, second, temperature, positives, tile_size, logits, bias)
-        return total / len(first) - positives.similarity(first) / temperature
+        return total / len(first) - (first * positives.first).sum() * positives.scale / temperature
 
     @staticmethod
     @once_differentiable
@@ -136,12 +113,6 @@ def tile_logits(first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
     """Return similarity over temperature, in the dtype of the embeddings even under autocast."""
     with torch.autocast(first.device.type, enabled=False):
         return (first @ second.T).div_(temperature)
-
-
-def log2_sum_exp2(logits: Tensor, dim: int) -> Tensor:
-    """Return the binary logarithm of the sum of powers of 2 along ``dim``."""
-    top = logits.amax(dim, keepdim=True)
-    return (logits - top).exp2_().sum(dim).log2_().add_(top.squeeze(dim))
 
 
 def keep(

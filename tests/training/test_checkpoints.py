@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from freezealign import FeatureStore
-from freezealign.training.batches import cached, order
+from freezealign.training import batches, order
 
 PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
 
@@ -85,7 +85,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_run_ends_as_if_it_had_not_been(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "WINDOW_BYTES", 4000)
+    monkeypatch.setattr(batches, "WINDOW_BYTES", 4000)
     monkeypatch.setattr(order, "CHUNK", 5)
     make_data, options = KINDS[kind]
     options, data = {"save_every": 2, **options}, make_data(tmp_path)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from freezealign import FitArguments, FreezeAlign, FrozenEncoder, Pooling, RetrievalEvaluator, TokenProjector
 from freezealign.training import checkpoints
 from freezealign.training import trainer as trainer_module
-from freezealign.training.neighbourhoods import neighbourhood_loss
+from freezealign.training.objective import neighbourhood_loss
 from freezealign.training.plan import make_plan
 
 PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
@@ -121,7 +121,8 @@ def test_fp16_scale_is_kept_in_checkpoints(tmp_path, monkeypatch):
     whole = make_model()
     losses = whole.fit(make_pairs(), **options).losses
     scales = {
-        int(path.name[5:]): checkpoints.read_state(path)["scaler"] for path in (tmp_path / "checkpoints").glob("step-*")
+        int(path.name[5:]): checkpoints.read_state(path, True)["scaler"]
+        for path in (tmp_path / "checkpoints").glob("step-*")
     }
     assert scales[3]["scale"] == 2.0**10 and scales[18]["scale"] > 2.0**10 and scales[3]["_growth_tracker"] == 3
     for path in (tmp_path / "checkpoints").glob("step-*"):
@@ -130,7 +131,7 @@ def test_fp16_scale_is_kept_in_checkpoints(tmp_path, monkeypatch):
     again = make_model()
     assert again.fit(make_pairs(), **options).losses == losses
     assert same_weights(again, trained(whole))
-    assert checkpoints.read_state(tmp_path / "checkpoints" / "step-00000018")["scaler"] == scales[18]
+    assert checkpoints.read_state(tmp_path / "checkpoints" / "step-00000018", True)["scaler"] == scales[18]
 
 
 def test_model_on_the_cpu_trains_after_one_on_an_accelerator(monkeypatch):
