@@ -16,7 +16,7 @@ from freezealign.files import check_shapes, load_tensors, read_object, save_tens
 from freezealign.hub import locate_folder
 
 POSITIVE = (Integral, lambda value: value >= 1, "a whole number of at least 1")
-ABOVE_ZERO = (Real, lambda value: 0 < value < math.inf, "a finite number above 0")
+ABOVE_ZERO = (Real, lambda value: 0 < float(value) < math.inf, "a finite number above 0")
 OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "in_dim": POSITIVE,
     "out_dim": POSITIVE,

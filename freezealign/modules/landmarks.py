@@ -82,7 +82,7 @@ class KernelHead(LandmarkHead, AffineBranch):
     def __init__(self, in_dim: int, out_dim: int = 1024, landmarks: int = 0, width: float = 0.4) -> None:
         super().__init__(in_dim, landmarks)
         check_options(out_dim=out_dim, width=width)
-        self.out_dim, self.width = out_dim, width
+        self.out_dim, self.width = out_dim, float(width)
         self.weight, self.bias = nn.Parameter(torch.zeros(out_dim, landmarks)), nn.Parameter(torch.zeros(out_dim))
         self._whitener: Tensor | None = None
 
@@ -143,7 +143,7 @@ class RelativeHead(LandmarkHead):
     def __init__(self, in_dim: int, landmarks: int = 0, neighbours: int = 100, power: float = 2.0) -> None:
         super().__init__(in_dim, landmarks)
         check_options(neighbours=neighbours, power=power)
-        self.neighbours, self.power = neighbours, power
+        self.neighbours, self.power = neighbours, float(power)
 
     def compare(self, cosine: Tensor) -> Tensor:
         """Return the sparse similarities (..., L)."""

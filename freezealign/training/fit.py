@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 from freezealign.data.reader import PairReader
 from freezealign.features import FeatureStore, Level
@@ -178,11 +179,10 @@ def identity(
             facts[name] = tower.encoder.fingerprint
             width = tower.get_embedding_dimension()
             blocks = tower.blocks if recipe is None else build_blocks(tower.encoder, recipe, width)[1:]
-            if isinstance(head := blocks[-1], LandmarkHead) and arguments.init == "closed-form":
+            if blocks and isinstance(head := blocks[-1], LandmarkHead) and arguments.init == "closed-form":
                 blocks = [*blocks[:-1], type(head)(**{**head.get_config_dict(), "landmarks": 0})]
-            for place, block in enumerate(blocks, 1):
-                for key, parameter in trained_parameters(block).items():
-                    facts[f"the shape of towers.{name}.{place}.{key}"] = list(parameter.shape)
+            shapes = {key: list(value.shape) for key, value in trained_parameters(nn.Sequential(*blocks)).items()}
+            facts |= {f"the shape of towers.{name}.{key}": shape for key, shape in shapes.items()}
     return {**arguments.identity(), **facts}
 
 

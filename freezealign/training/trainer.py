@@ -174,7 +174,7 @@ class Trainer:
         remedy = (
             f"The cause: {found} hold NaN or infinity; extract them again, or leave out that pair"
             if found
-            else "Try a lower learning_rate, a longer warmup or precision='no'"
+            else "Try a lower learning_rate, a longer warmup or precision='no', or look for NaN in the data"
         )
         last = self.folder and checkpoints.latest(self.folder)
         raise FloatingPointError(
