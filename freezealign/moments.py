@@ -28,11 +28,9 @@ class Moments:
 
     Attributes:
         n: Items so far, each counted with its weight.
-        totals: Of each space (d,) Σ x.
-        products: Of each block (di, dj) Σ x yᵀ.
-        norms: Of each space Σ ‖x‖², with ``hsic``, and so are the following.
-        weighted: Of each block and its reverse (di,) Σ ‖y‖² x.
-        norm_products: Of each block Σ ‖x‖² ‖y‖².
+        totals: Of each space (d,) Σ x; ``norms``, of each space Σ ‖x‖², are kept with ``hsic``.
+        products: Of each block (di, dj) Σ x yᵀ; with ``hsic`` also ``norm_products``, of each block Σ ‖x‖² ‖y‖².
+        weighted: Of each block and its reverse (di,) Σ ‖y‖² x, with ``hsic``.
     """
 
     def __init__(self, blocks: Sequence[Block] = PAIR, double: bool = False, hsic: bool = False) -> None:

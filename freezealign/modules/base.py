@@ -99,8 +99,8 @@ class Module(nn.Module):
             ValueError: If the folder is incomplete, an option is none that the block takes, or a tensor is missing, has
                 another shape or holds NaN or infinity.
         """
-        hub = {"token": token, "cache_folder": cache_folder, "revision": revision, "local_files_only": local_files_only}
-        return cls.from_folder(locate_folder(model_name_or_path, subfolder, **hub))
+        hub: dict[str, Any] = {"token": token, "revision": revision, "cache_folder": cache_folder}
+        return cls.from_folder(locate_folder(model_name_or_path, subfolder, local_files_only=local_files_only, **hub))
 
     @classmethod
     def from_folder(cls, folder: Path) -> Module:

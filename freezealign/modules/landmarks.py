@@ -10,19 +10,14 @@ from torch.nn.functional import layer_norm, linear, normalize
 
 from freezealign.batch import Features
 from freezealign.modules.base import Module, check_options, require
-from freezealign.modules.projection import AffineBranch, fit_input
+from freezealign.modules.projection import fit_input
 
 SMALLEST_EIGENVALUE = 1e-8
 """Relative to the largest; directions of the kernel below it are rounding."""
 
 
 class LandmarkHead(Module):
-    """Compare ``sentence_embedding`` (..., in_dim) with landmarks, vectors of the encoder's own space.
-
-    Args:
-        in_dim: Width of the pooled vector.
-        landmarks: How many there are; a new head has none until ``fit`` takes them from the training pairs.
-    """
+    """Compare ``sentence_embedding`` (..., in_dim) with landmarks, vectors of the encoder's own space."""
 
     def __init__(self, in_dim: int, landmarks: int = 0) -> None:
         super().__init__()
@@ -63,7 +58,7 @@ class LandmarkHead(Module):
         self.points = nn.Parameter(normalize(normed - self.center, dim=-1))
 
 
-class KernelHead(LandmarkHead, AffineBranch):
+class KernelHead(LandmarkHead):
     """Project ``sentence_embedding`` (..., in_dim) to (..., out_dim) by its similarities to landmarks.
 
     ``Linear(L, d)(exp((cos(LayerNorm(x) - c, l) - 1) / width))`` for L landmarks l and a centre c in the encoder's own

@@ -6,7 +6,7 @@ Source: Maniparambil et al., "Harnessing Frozen Unimodal Encoders for Flexible M
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,34 +18,24 @@ from freezealign.modules.pooling import masked_mean
 ProjectionKind = Literal["linear", "mlp", "linear+mlp", "glu", "identity"]
 
 
-class AffineBranch:
-    """What a projection with a linear branch has in common, so that a closed form can set it."""
+class LinearProjection(nn.Linear):
+    """``Linear(in, d)(x)``; like what else has a linear branch, a closed form can set it."""
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return what the linear branch sees of ``x`` (..., in), without dropout."""
-        raise NotImplementedError
-
-    def set_affine(self, weight: Tensor, bias: Tensor) -> None:
-        """Make this ``weight @ prepared(x) + bias``; what is added to the linear branch starts at zero."""
-        raise NotImplementedError
-
-
-class LinearProjection(nn.Linear, AffineBranch):
-    """``Linear(in, d)(x)``."""
-
-    def prepared(self, x: Tensor) -> Tensor:
-        """Return ``x``."""
         return x.to(self.weight)
 
     @torch.no_grad()
     def set_affine(self, weight: Tensor, bias: Tensor) -> None:
-        """Make this ``weight @ x + bias``."""
+        """Make this ``weight @ prepared(x) + bias``; what is added to the linear branch starts at zero."""
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
 
-class NormedBranches(nn.Module, AffineBranch):
-    """``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x)`` plus a non-linear branch."""
+class NormedBranches(nn.Module):
+    """``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x)`` plus a non-linear branch that ends linear too."""
+
+    last_name: ClassVar[str]
 
     def __init__(self, in_dim: int, out_dim: int, dropout: float) -> None:
         super().__init__()
@@ -73,7 +63,7 @@ class NormedBranches(nn.Module, AffineBranch):
     @property
     def last(self) -> nn.Module:
         """The linear layer that ends the non-linear branch."""
-        raise NotImplementedError
+        return self.get_submodule(self.last_name)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return the layer-normed ``x``."""
@@ -114,19 +104,16 @@ class TokenProjection(NormedBranches):
     ``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x) + Linear(d, d)(GELU(Linear(in, d)(x)))``.
     """
 
+    last_name = "nonlinear.2"
+
     def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
         super().__init__(in_dim, out_dim, dropout)
         self.nonlinear = nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return ``GELU(Linear(in, d)(x))``."""
-        curved: Tensor = self.nonlinear[1](self.nonlinear[0](x))
+        curved: Tensor = self.nonlinear[:2](x)
         return curved
-
-    @property
-    def last(self) -> nn.Module:
-        """The second layer of the GELU branch."""
-        return self.nonlinear[2]
 
 
 class GatedProjection(NormedBranches):
@@ -139,6 +126,8 @@ class GatedProjection(NormedBranches):
     Models", CVPR 2025 (a gated head for frozen encoders).
     """
 
+    last_name = "out"
+
     def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
         super().__init__(in_dim, out_dim, dropout)
         budget = in_dim * out_dim + out_dim * out_dim + 2 * out_dim
@@ -149,11 +138,6 @@ class GatedProjection(NormedBranches):
     def hidden(self, x: Tensor) -> Tensor:
         """Return ``SiLU(Linear(in, h)(x)) · Linear(in, h)(x)``."""
         return functional.silu(self.gate(x)) * self.value(x)
-
-    @property
-    def last(self) -> nn.Module:
-        """The layer behind the gate."""
-        return self.out
 
 
 def _zero(layer: nn.Module) -> None:
@@ -168,19 +152,14 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
         ValueError: If ``kind`` is unknown, an option is out of its range, or widths differ that ``identity`` keeps.
     """
     check_options(in_dim=in_dim, out_dim=out_dim, dropout=dropout)
-    if kind == "linear":
-        return LinearProjection(in_dim, out_dim)
-    if kind == "glu":
-        return GatedProjection(in_dim, out_dim, dropout)
-    if kind == "mlp":
-        return ResidualMLP(in_dim, out_dim, dropout)
-    if kind == "linear+mlp":
-        return TokenProjection(in_dim, out_dim, dropout)
-    if kind == "identity":
-        if in_dim != out_dim:
-            raise ValueError(f"an identity projection keeps its width, but in_dim={in_dim} and out_dim={out_dim}.")
-        return nn.Identity()
-    raise ValueError(f"unknown projection {kind!r}; choose one of {get_args(ProjectionKind)}.")
+    if kind not in get_args(ProjectionKind):
+        raise ValueError(f"unknown projection {kind!r}; choose one of {get_args(ProjectionKind)}.")
+    if kind == "identity" and in_dim != out_dim:
+        raise ValueError(f"an identity projection keeps its width, but in_dim={in_dim} and out_dim={out_dim}.")
+    if kind in ("identity", "linear"):
+        return nn.Identity() if kind == "identity" else LinearProjection(in_dim, out_dim)
+    classes = {"mlp": ResidualMLP, "linear+mlp": TokenProjection, "glu": GatedProjection}
+    return classes[kind](in_dim, out_dim, dropout)
 
 
 def fit_input(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ from freezealign.features import FeatureStore
 from freezealign.features.read import read_batch
 from freezealign.inputs import Skipped
 from freezealign.prefetch import prefetch
-from freezealign.training.order import Order
+from freezealign.training.order import Draw, Order
 
 WINDOW_BYTES = 256 * 2**20
 """Stored features that are held in memory at once."""
@@ -179,38 +180,35 @@ class OnlineBatches:
     def epoch(self, number: int, start: int = 0) -> Iterator[TrainingBatch]:
         """Yield the batches of one epoch from number ``start`` on; the next is read while the model works."""
         self.skipped = []
-        return prefetch(self._shuffled(number, start) if self.order else self._loaded(number, start))
+        return prefetch(self._batches(number, start))
 
-    def _shuffled(self, number: int, start: int) -> Iterator[TrainingBatch]:
-        assert self.order is not None
-        draws = (draw for window in self.order.epoch(number) for draw in window)
-        for place, draw in islice(enumerate(draws), start, None):
-            pairs = [self.reader.at(int(position)) for position in draw.positions]
-            yield from self._batch(place, draw.positions, pairs, draw.row_draws)
+    def _batches(self, number: int, start: int) -> Iterator[TrainingBatch]:
+        for place, draw, pairs in self._drawn(number, start):
+            positions = draw.positions.tolist()
+            drawn = dict(zip(positions, draw.row_draws))
+            read = read_batch(zip(positions, pairs), self.encoders, self.strict, partial(_one_row, drawn))
+            self.skipped += read.skipped
+            if len(read.pairs) >= 2:
+                yield TrainingBatch(read.inputs, None, place, len(read.pairs), np.array(read.positions))
 
-    def _loaded(self, number: int, start: int) -> Iterator[TrainingBatch]:
+    def _drawn(self, number: int, start: int) -> Iterator[tuple[int, Draw, Sequence[Pair]]]:
+        """Yield the pairs of each batch, its place in the epoch, and where they stand in the data."""
+        if self.order is not None:
+            draws = (draw for window in self.order.epoch(number) for draw in window)
+            for place, draw in islice(enumerate(draws), start, None):
+                yield place, draw, [self.reader.at(int(position)) for position in draw.positions]
+            return
         rng, seen = np.random.default_rng([self.seed, number]), 0
         for place, pairs in enumerate(self.reader.batches()):
-            draws = rng.random(len(pairs))
-            if place >= start:
-                yield from self._batch(place, np.arange(seen, seen + len(pairs)), pairs, draws)
+            draw = Draw(np.arange(seen, seen + len(pairs)), rng.random(len(pairs)))
             seen += len(pairs)
-
-    def _batch(
-        self, place: int, index: np.ndarray, pairs: Sequence[Pair], row_draws: np.ndarray
-    ) -> Iterator[TrainingBatch]:
-        drawn = dict(zip(index.tolist(), row_draws))
-        read = read_batch(
-            zip(index.tolist(), pairs), self.encoders, self.strict, lambda pair, place: _one_row(pair, drawn[place])
-        )
-        self.skipped += read.skipped
-        if len(read.pairs) >= 2:
-            yield TrainingBatch(read.inputs, None, place, len(read.pairs), np.array(read.positions))
+            if place >= start:
+                yield place, draw, pairs
 
 
-def _one_row(pair: Pair, draw: float) -> Pair:
-    """Return the pair with one item a modality, drawn by a number in [0, 1) as a store draws it."""
-    items = {}
+def _one_row(drawn: Mapping[int, float], pair: Pair, position: int) -> Pair:
+    """Return the pair with one item a modality, drawn by its number in [0, 1) as a store draws it."""
+    items, draw = {}, drawn[position]
     for key, rows in pair.items.items():
         place, draw = divmod(draw * len(rows), 1)  # the rest draws in the next modality
         items[key] = [rows[int(place)]]

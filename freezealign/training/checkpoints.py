@@ -24,28 +24,19 @@ from freezealign.files import check_object, check_version, read_object, save_ten
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+NUMBER = (int, float)
 STATE_KINDS = {"progress": dict, "scaler": dict, "steps": list, "evaluations": list}
-PROGRESS_KINDS = {"step": int, "epoch": int, "batch": int, "best": (int, float, type(None)), "since_best": int}
-SCALER_KINDS = {
-    **dict.fromkeys(("scale", "growth_factor", "backoff_factor"), (int, float)),
-    **dict.fromkeys(("growth_interval", "_growth_tracker"), int),
-}
-STEP_KINDS = {"step": int, "epoch": int, **dict.fromkeys(("loss", "temperature", "learning_rate"), (int, float))}
+PROGRESS_KINDS = {"step": int, "epoch": int, "batch": int, "best": (*NUMBER, type(None)), "since_best": int}
+SCALER_KINDS = {"scale": NUMBER, "growth_factor": NUMBER, "backoff_factor": NUMBER}
+SCALER_KINDS |= {"growth_interval": NUMBER, "_growth_tracker": NUMBER}
+STEP_KINDS = {"step": int, "epoch": int, "loss": NUMBER, "temperature": NUMBER, "learning_rate": NUMBER}
 """What is in ``state.json``, and of which type."""
 REMEDY = "remove that folder to go on from an earlier checkpoint"
 
 
 @dataclass
 class Progress:
-    """Where a run is, as JSON.
-
-    Args:
-        step: Steps taken.
-        epoch: The epoch at work, from 1.
-        batch: Batches of it that have been used.
-        best: The best score of the evaluator so far.
-        since_best: Evaluations since then.
-    """
+    """Where a run is: steps taken, the epoch at work and its batches used, the best score and evaluations since it."""
 
     step: int = 0
     epoch: int = 1
@@ -94,11 +85,7 @@ def commit(path: Path, state: dict[str, Any], keep: int) -> None:
 
 
 def read_state(path: Path, scales: bool) -> dict[str, Any]:
-    """Return a checkpoint's state, with its ``progress`` as a :class:`Progress`.
-
-    Args:
-        path: The checkpoint.
-        scales: Whether the loss is scaled, so that there must be a state of the scaler.
+    """Return a checkpoint's state, with its :class:`Progress`, and that of the scaler if it ``scales`` the loss.
 
     Raises:
         ValueError: If it is damaged, or a later version wrote it.
@@ -113,16 +100,11 @@ def read_state(path: Path, scales: bool) -> dict[str, Any]:
         check_object(file, step, STEP_KINDS)
     for evaluation in state["evaluations"]:
         check_object(file, evaluation, {"step": int, "epoch": int})
-    progress = {key: state["progress"][key] for key in PROGRESS_KINDS}
-    return {**state, "progress": Progress(**progress)}
+    return {**state, "progress": Progress(*(state["progress"][key] for key in PROGRESS_KINDS))}
 
 
-def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Return the tensors of one file of a checkpoint.
-
-    Args:
-        path: The file.
-        like: What it has to hold, by name and shape.
+def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None, partial: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of one file of a checkpoint: all those of ``like`` by name and shape, or some if ``partial``.
 
     Raises:
         ValueError: If it is missing or damaged, holds something else, or NaN or infinity.
@@ -131,8 +113,9 @@ def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> dict[s
         tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read ({error}); {REMEDY}.") from None
-    for name in sorted(tensors.keys() | (like or {}).keys()):
-        shapes = [tuple(found[name].shape) if name in found else "nothing" for found in (tensors, like or tensors)]
+    like = tensors if like is None else like
+    for name in sorted(tensors if partial else tensors.keys() | like.keys()):
+        shapes = [tuple(found[name].shape) if name in found else "nothing" for found in (tensors, like)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"{path} holds {shapes[0]} as '{name}', where {shapes[1]} is trained; {REMEDY}.")
         if not tensors[name].isfinite().all():
@@ -159,19 +142,13 @@ def save_optimizer(path: Path, parameters: Mapping[str, nn.Parameter], optimizer
 
 
 def read_optimizer(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:
-    """Return what :func:`save_optimizer` wrote, by parameter, each tensor where its parameter is.
-
-    Raises:
-        ValueError: As :func:`read_tensors`.
-    """
-    tensors = read_tensors(path)
+    """Return what :func:`save_optimizer` wrote, by parameter; what no loss has reached has no state."""
+    like: dict[str, Tensor] = {f"{name}:step": torch.zeros(()) for name in parameters}
+    like |= {f"{name}:{key}": value for name, value in parameters.items() for key in ("exp_avg", "exp_avg_sq")}
     states: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        name, _, entry = key.rpartition(":")
-        shape = () if entry == "step" else tuple(parameters[name].shape) if name in parameters else None
-        if name not in parameters or tuple(tensor.shape) != shape:
-            raise ValueError(f"{path} holds {tuple(tensor.shape)} as '{key}', which is not trained so; {REMEDY}.")
-        states.setdefault(name, {})[entry] = tensor if entry == "step" else tensor.to(parameters[name].device)
+    for path_in_state, tensor in read_tensors(path, like, partial=True).items():
+        name, key = path_in_state.rsplit(":", 1)
+        states.setdefault(name, {})[key] = tensor if key == "step" else tensor.to(parameters[name].device)
     return states
 
 

@@ -19,7 +19,7 @@ from freezealign.batch import Features, to_device
 from freezealign.features import FeatureStore
 from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
 from freezealign.modules.landmarks import LandmarkHead
-from freezealign.modules.projection import AffineBranch, ResidualMLP
+from freezealign.modules.projection import LinearProjection, NormedBranches, ResidualMLP
 from freezealign.moments import Moments
 from freezealign.space import Space, Tower
 from freezealign.training.correlation import AffineMap, choose_shrinkage, correlated_directions, total
@@ -31,6 +31,8 @@ FOLDS = 5
 LANDMARKS = 2048
 KERNEL_SHRINKAGE = 0.6
 """Of a kernel head, whose result is flat from 0.1 to 1; the criterion of the cross-validation cannot tell there."""
+AffineBranch = LinearProjection | NormedBranches | KernelHead
+"""What has a linear branch: ``prepared`` is what it sees, ``set_affine`` sets it and zeroes what is added to it."""
 ALIKE = 1e-12
 """Of the mean square: less variance is what rounding leaves of vectors that are equal."""
 
@@ -40,9 +42,6 @@ class AffineTower:
 
     Towers of three forms have one: ``TokenProjector → Pooling (→ ProjectionHead)``, ``Pooling → ProjectionHead``, and
     ``Pooling → KernelHead``, which is linear in similarities to landmarks.
-
-    Args:
-        tower: Its blocks are set by :meth:`set`.
 
     Raises:
         ValueError: If it is of another form; the message says what is in the way.

@@ -21,40 +21,28 @@ class AffineMap(NamedTuple):
     bias: Tensor
 
 
-class Spectrum(NamedTuple):
-    """A covariance matrix as eigenvalues (d,) and eigenvectors (d, d), from which it is whitened with any ridge."""
-
-    values: Tensor
-    vectors: Tensor
-
-    def scales(self, ridge: float) -> Tensor:
-        """Return what whitening multiplies each eigenvector's coordinate by: ``(value + ridge · total) ** -0.5``."""
-        values = self.values + ridge * self.values.sum()
-        return values.clamp_min(torch.finfo(values.dtype).eps).rsqrt()
+def whitening(variances: Tensor, ridge: float) -> Tensor:
+    """Return what whitening multiplies each eigenvector's coordinate by: ``(variance + ridge · total) ** -0.5``."""
+    ridged = variances + ridge * variances.sum()
+    return ridged.clamp_min(torch.finfo(ridged.dtype).eps).rsqrt()
 
 
 class Correlation:
-    """The covariances of pairs of vectors x (dx) and y (dy), in the coordinates of the eigenvectors.
-
-    Args:
-        moments: Of the pairs.
-    """
+    """The covariances of pairs of vectors x (dx) and y (dy), in the coordinates of the eigenvectors ``x`` and ``y``."""
 
     def __init__(self, moments: Moments) -> None:
         xx, xy, yy = (moments.covariance(*block) for block in PAIR)
-        self.x, self.y = Spectrum(*torch.linalg.eigh(xx)), Spectrum(*torch.linalg.eigh(yy))
-        self.core = self.x.vectors.T @ xy @ self.y.vectors
+        (self.x_variances, self.x), (self.y_variances, self.y) = torch.linalg.eigh(xx), torch.linalg.eigh(yy)
+        self.core = self.x.T @ xy @ self.y
 
     def directions(self, ridges: Ridges) -> tuple[Tensor, Tensor]:
         """Return the directions (k, dx) and (k, dy), most correlated first, each scaled by its correlation.
 
         They come from the smaller Gram matrix of the whitened cross-covariance, which is many times as fast as its
-        singular value decomposition.
-
-        Args:
-            ridges: For x and y, the share of the total variance that is added to every variance before whitening.
+        singular value decomposition. ``ridges`` are, for x and y, the share of the total variance that is added to
+        every variance before whitening.
         """
-        scale_x, scale_y = self.x.scales(ridges[0]), self.y.scales(ridges[1])
+        scale_x, scale_y = whitening(self.x_variances, ridges[0]), whitening(self.y_variances, ridges[1])
         whitened = scale_x[:, None] * self.core * scale_y
         if len(scale_x) < len(scale_y):
             b, a = _weighted(whitened.T)
@@ -74,7 +62,7 @@ def correlated_directions(moments: Moments, directions: int, ridges: Ridges) -> 
     """Return for x and y the affine maps to at most so many of their :meth:`Correlation.directions`."""
     found = Correlation(moments)
     a, b = found.directions(ridges)
-    first, second = a[:directions] @ found.x.vectors.T, b[:directions] @ found.y.vectors.T
+    first, second = a[:directions] @ found.x.T, b[:directions] @ found.y.T
     return AffineMap(first, -first @ moments.mean(0)), AffineMap(second, -second @ moments.mean(1))
 
 
@@ -100,9 +88,8 @@ def choose_shrinkage(folds: Sequence[Moments]) -> float:
         if held_out.n == 0 or train.n < 2:
             continue
         found = Correlation(train)
-        x, y = found.x.vectors, found.y.vectors
         xx, xy, yy = (held_out.covariance(*block) for block in PAIR)
-        xx, xy, yy = x.T @ xx @ x, x.T @ xy @ y, y.T @ yy @ y
+        xx, xy, yy = found.x.T @ xx @ found.x, found.x.T @ xy @ found.y, found.y.T @ yy @ found.y
         for place, shrinkage in enumerate(SHRINKAGES):
             a, b = found.directions((shrinkage / len(xx), shrinkage / len(yy)))
             together = (a @ xy * b).sum()

@@ -53,7 +53,7 @@ class Fitted(NamedTuple):
 
 def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..., Any] | None = None) -> Fitted:
     """Do what :meth:`freezealign.FreezeAlign.fit` says."""
-    check_trainable(space)
+    check_trainable(space, arguments, evaluator)
     accelerator = make_accelerator(space, arguments)
     stores = given_stores(data)
     reader = None if stores else PairReader(data, space.modalities)
@@ -66,7 +66,14 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
         recipe = choose_recipe(space, stores, arguments)
         pairs = reader.count if reader is not None and not stores else sum(map(len, stores))
         plan = make_plan(space, recipe, pairs, bool(stores), arguments)
-        batches = make_batches(space, stores, reader, plan.arguments, accelerator)
+        assert plan.arguments.batch_size is not None
+        order = (plan.arguments.batch_size, arguments.seed)
+        batches: Batches
+        if reader is not None and not stores:
+            batches = OnlineBatches(reader, space.encoders, *order, arguments.strict)
+        else:
+            ranks = (accelerator.process_index, accelerator.num_processes)
+            batches = CachedBatches(stores, *order, arguments.weights, arguments.captions, *ranks)
     with own_folder(space, recipe, batches, plan.arguments, accelerator):
         logger.info(plan.reasons)
         with seeded(arguments.seed, space.device):
@@ -79,11 +86,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
 def settle(
     space: Space, stores: Sequence[FeatureStore], reader: PairReader | None, arguments: FitArguments, processes: int
 ) -> FitArguments:
-    """Return the arguments with what the data decides, and check that they go together with it.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Return the arguments with what the data decides; raise a ``ValueError`` if they do not go together with it."""
     cached = bool(stores) or arguments.cache_features
     if arguments.weights is not None and len(arguments.weights) != max(len(stores), int(cached)):
         raise ValueError(f"{len(arguments.weights)} weights for {len(stores)} feature stores.")
@@ -101,9 +104,6 @@ def settle(
     return replace(arguments, batch_size=arguments.batch_size or own)
 
 
-# Store
-
-
 def given_stores(data: Any) -> list[FeatureStore]:
     """Return the feature stores that ``data`` is, or none if it is something else."""
     data = [data] if isinstance(data, FeatureStore) else data
@@ -114,54 +114,30 @@ def given_stores(data: Any) -> list[FeatureStore]:
 def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
     """Return the frozen features of the data in memory; of several processes, the first extracts them for all."""
     level: Level | None = "pooled" if suits_kernel(space, reader.count, arguments) else None
-    settings = {"dtype": "float32", "batch_size": arguments.encode_batch_size, "strict": arguments.strict}
-    extraction = space.extraction(level, **settings)
+    extraction = space.extraction(
+        level, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
+    )
 
     def run(path: Path | None) -> FeatureStore:
         return extract_features(reader, extraction, space.device, path, True, "local", arguments.show_progress_bar)
 
     if accelerator.num_processes == 1:
         return run(None)
-    with shared_folder(accelerator) as folder:
+    from accelerate.utils import broadcast_object_list
+
+    made = [tempfile.mkdtemp(prefix="freezealign-") if accelerator.is_main_process else None]
+    folder = Path(broadcast_object_list(made)[0], "features")
+    try:
         if accelerator.is_main_process:
             run(folder)
         while not (StoreFolder(folder).exists and StoreFolder(folder).complete):
             time.sleep(POLL_SECONDS)  # not a barrier, which gives up after minutes
-        return FeatureStore.open(folder).resident()
-
-
-@contextmanager
-def shared_folder(accelerator: Accelerator) -> Iterator[Path]:
-    """Give all processes of a machine one folder, and remove it when all are done with it."""
-    from accelerate.utils import broadcast_object_list
-
-    made = [tempfile.mkdtemp(prefix="freezealign-") if accelerator.is_main_process else None]
-    root = Path(broadcast_object_list(made)[0])
-    try:
-        yield root / "features"
+        store = FeatureStore.open(folder).resident()
         accelerator.wait_for_everyone()
+        return store
     finally:
         if accelerator.is_main_process:
-            shutil.rmtree(root, ignore_errors=True)
-
-
-# Plan: what to train on
-
-
-def make_batches(
-    space: Space,
-    stores: Sequence[FeatureStore],
-    reader: PairReader | None,
-    arguments: FitArguments,
-    accelerator: Accelerator,
-) -> Batches:
-    """Return what the steps of training are given."""
-    assert arguments.batch_size is not None
-    if not stores:
-        assert reader is not None
-        return OnlineBatches(reader, space.encoders, arguments.batch_size, arguments.seed, arguments.strict)
-    ranks = (accelerator.process_index, accelerator.num_processes)
-    return CachedBatches(stores, arguments.batch_size, arguments.seed, arguments.weights, arguments.captions, *ranks)
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def identity(
@@ -190,10 +166,7 @@ def identity(
 def own_folder(
     space: Space, recipe: str | None, batches: Batches, arguments: FitArguments, accelerator: Accelerator
 ) -> Iterator[None]:
-    """Begin a run in its folder of checkpoints, or go on with it there, and keep every other run out meanwhile.
-
-    The first process answers for all.
-    """
+    """Begin a run in its folder or go on with it there, and keep others out; the first process answers for all."""
     if arguments.output_dir is None:
         yield
         return
@@ -203,9 +176,6 @@ def own_folder(
             claim(folder / "run.json", identity(space, recipe, batches, arguments, accelerator), "training run")
         accelerator.wait_for_everyone()
         yield
-
-
-# Initialisation
 
 
 def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore], arguments: FitArguments) -> None:
@@ -228,21 +198,17 @@ def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore],
         space.logit_scale.add_bias_()
 
 
-# Training
-
-
 def make_accelerator(space: Space, arguments: FitArguments) -> Accelerator:
     """Return accelerate's view of the processes, and move the space to this one's device if there are several."""
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
-    folder = None if arguments.output_dir is None else str(arguments.output_dir)
     # Accelerate's device is chosen once a process and for good, and does not matter to a process that is alone.
     on_cpu = space.device.type == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         cpu=on_cpu,
         log_with=list(arguments.report_to) or None,
-        project_dir=folder or ".",
+        project_dir=str(arguments.output_dir or "."),
         # A tower may hold what its pooling does not read, and only one of the losses reads the bias.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )

@@ -19,12 +19,7 @@ NEIGHBOURHOOD_TEMPERATURE = 0.05
 
 
 class Objective(nn.Module):
-    """The loss of a batch.
-
-    Args:
-        space: What is trained.
-        arguments: Loss, negatives and the weight of the structure loss.
-    """
+    """The loss of a batch."""
 
     def __init__(self, space: Space, arguments: FitArguments) -> None:
         super().__init__()
@@ -32,11 +27,9 @@ class Objective(nn.Module):
         self.loss = LOSSES[arguments.loss](global_negatives=arguments.global_negatives)
 
     def forward(self, inputs: dict[str, Features], owners: dict[str, Tensor] | None) -> Tensor:
-        """Return the loss, a scalar.
+        """Return the loss, a scalar; arguments as :class:`~freezealign.training.batches.TrainingBatch` has them.
 
-        Args:
-            inputs: For each modality what its tower takes; raw batches are encoded here.
-            owners: For each modality which pair of the data each of its rows belongs to.
+        Raw batches are encoded here.
         """
         encoders = self.space.encoders
         frozen = {name: batch if is_frozen(batch) else encoders[name](batch) for name, batch in inputs.items()}

@@ -55,14 +55,9 @@ def choose_recipe(space: Space, stores: Sequence[FeatureStore], arguments: FitAr
 
 
 def make_plan(space: Space, recipe: str | None, pairs: int | None, cached: bool, arguments: FitArguments) -> Plan:
-    """Fill in what the user left open.
+    """Fill in what the user left open, for a space that is going to have the blocks of ``recipe`` if that is one.
 
-    Args:
-        space: What is trained.
-        recipe: The blocks it is going to have, if they are others.
-        pairs: How many there are; ``None`` if nobody knows.
-        cached: Whether frozen features are at hand before training.
-        arguments: What the user asked for; nothing of it is changed.
+    ``pairs`` is ``None`` if nobody knows how many there are; ``cached`` is whether their features are at hand already.
     """
     known = f"{pairs:,} pairs" if pairs is not None else "an unknown number of pairs"
     obstacle = closed_form_obstacle(space, recipe) if cached else NEEDS_CACHE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,22 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from freezealign.training.positives import Positives
-from freezealign.training.ranks import log2_add_ranks
+from freezealign.training.ranks import gather
 
 # Beyond this softplus(x) is x in float64 too, and exp(x) does not overflow in float32.
 LINEAR_FROM = 40
+
+
+class Positives(NamedTuple):
+    """What the positives add to a loss and its gradients: the similarity of each pair times its weight.
+
+    For each of this rank's rows the weighted sum of the columns that belong to it (B, d), for each column of all ranks
+    that of the rows of this rank (K, d), and a factor of both.
+    """
+
+    first: Tensor
+    second: Tensor
+    scale: float = 1.0
 
 
 class InfoNCE(Function):
@@ -41,12 +52,10 @@ class InfoNCE(Function):
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], binary)
             for sums, part, dim in ((rows, row, 1), (columns, column, 0)):
-                top = logits.amax(dim, keepdim=True)
-                of_tile = (logits - top).exp2_().sum(dim).log2_().add_(top.squeeze(dim))
-                torch.logaddexp2(sums[part], of_tile, out=sums[part])
+                torch.logaddexp2(sums[part], log2_sum_exp2(logits, dim), out=sums[part])
         if ranks > 1:
-            log2_add_ranks(columns)
-        keep(ctx, first, second, temperature, positives, tile_size, logits, rows, columns)
+            columns = log2_sum_exp2(gather(columns).view(ranks, -1), 0)
+        keep(ctx, positives, tile_size, logits, first, second, temperature, rows, columns)
         ctx.ranks = ranks
         gained = (first * positives.first).sum() * positives.scale / temperature
         return (rows.mean() + columns.mean()) * (math.log(2) / 2) - gained
@@ -81,7 +90,7 @@ class PairwiseSigmoid(Function):
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], temperature)
             total += softplus(logits + bias, threshold=LINEAR_FROM).sum()
-        keep(ctx, first, second, temperature, positives, tile_size, logits, bias)
+        keep(ctx, positives, tile_size, logits, first, second, temperature, bias)
         return total / len(first) - (first * positives.first).sum() * positives.scale / temperature
 
     @staticmethod
@@ -115,17 +124,15 @@ def tile_logits(first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
         return (first @ second.T).div_(temperature)
 
 
-def keep(
-    ctx: Any,
-    first: Tensor,
-    second: Tensor,
-    temperature: Tensor,
-    positives: Positives,
-    tile_size: int,
-    logits: Tensor,
-    *rest: Tensor,
-) -> None:
-    """Save what backward needs; ``logits``, the last tile, only if it is the only one."""
+def log2_sum_exp2(logits: Tensor, dim: int) -> Tensor:
+    """Return the binary logarithm of the sum of powers of 2 along ``dim``."""
+    top = logits.amax(dim, keepdim=True)
+    return (logits - top).exp2_().sum(dim).log2_().add_(top.squeeze(dim))
+
+
+def keep(ctx: Any, positives: Positives, tile_size: int, logits: Tensor, *batches: Tensor) -> None:
+    """Save what backward needs: the batches, the temperature and the rest; the last tile only if it is the only one."""
+    first, second, temperature, *rest = batches
     whole = logits if logits.shape == (len(first), len(second)) else None
     ctx.save_for_backward(first, second, positives.first, positives.second, temperature, whole, *rest)
     ctx.positive_scale, ctx.tile_size = positives.scale, tile_size
@@ -134,13 +141,10 @@ def keep(
 def backpropagate(
     ctx: Any, gradient: Tensor, divisor: Tensor, weigh: Callable[[Tensor, slice, slice], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of both batches and of the temperature.
+    """Return the gradients of both batches and of the temperature, from what :func:`keep` kept.
 
-    Args:
-        ctx: Autograd's, as :func:`keep` left it.
-        gradient: That of the loss.
-        divisor: What similarities were divided by to make the logits.
-        weigh: Turns a tile of logits into the gradient of the loss by similarity over temperature.
+    ``divisor`` made logits of similarities; ``weigh`` makes a tile of them the loss's gradient by similarity over
+    temperature.
     """
     first, second, first_positives, second_positives, temperature, whole, *_ = ctx.saved_tensors
     scale = gradient / temperature

@@ -35,15 +35,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """One run of training.
-
-    Args:
-        space: Its projectors and temperature are trained.
-        batches: What it is trained on.
-        plan: How.
-        accelerator: Processes, devices and trackers.
-        evaluator: Called as sentence-transformers calls one.
-    """
+    """One run of training: of the projectors and temperature of ``space``, on ``batches``, as ``plan`` says."""
 
     def __init__(
         self,
@@ -54,10 +46,9 @@ class Trainer:
         evaluator: Callable[..., Any] | None = None,
     ) -> None:
         self.space, self.batches, self.accelerator, self.evaluator = space, batches, accelerator, evaluator
-        self.arguments = plan.arguments
+        self.arguments, self.epochs = plan.arguments, plan.arguments.epochs or 0
         self.folder = None if plan.arguments.output_dir is None else Path(plan.arguments.output_dir, "checkpoints")
         self.progress, self.history = Progress(), History(skipped=batches.skipped, plan=plan.reasons)
-        self.epochs = plan.arguments.epochs or 0
         self.steps = len(batches) * self.epochs
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
@@ -68,8 +59,6 @@ class Trainer:
         precision = self.arguments.precision or accelerator.mixed_precision
         self.dtype = DTYPES.get(precision)
         self.scaler = torch.amp.GradScaler(space.device.type, enabled=precision == "fp16")
-        if (self.arguments.keep_best or self.arguments.patience) and not hasattr(evaluator, "primary_metric"):
-            raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
     def run(self) -> History:
         """Train to the end, from the last checkpoint if there is one.
@@ -163,19 +152,15 @@ class Trainer:
         self.history.steps.append({"step": step, "epoch": epoch, **curves})
         self.accelerator.log(curves, step=step)
         self.bar.update(batch.size)
-        self.bar.set_postfix(
-            epoch=epoch, loss=f"{value:.3f}", temperature=f"{curves['temperature']:.3f}", refresh=False
-        )
+        shown = {key: f"{curves[key]:.3f}" for key in ("loss", "temperature")}
+        self.bar.set_postfix(epoch=epoch, **shown, refresh=False)
 
     def _check_finite(self, value: float, what: str, batch: TrainingBatch) -> None:
         if math.isfinite(value):
             return
-        found = batch.not_finite()
-        remedy = (
-            f"The cause: {found} hold NaN or infinity; extract them again, or leave out that pair"
-            if found
-            else "Try a lower learning_rate, a longer warmup or precision='no', or look for NaN in the data"
-        )
+        remedy = "Try a lower learning_rate, a longer warmup or precision='no', or look for NaN in the data"
+        if found := batch.not_finite():
+            remedy = f"The cause: {found} hold NaN or infinity; extract them again, or leave out that pair"
         last = self.folder and checkpoints.latest(self.folder)
         raise FloatingPointError(
             f"the {what} is {value} at step {self.progress.step + 1}. {remedy}. "
@@ -188,7 +173,7 @@ class Trainer:
     # Evaluation
 
     def _evaluate(self, epoch: int) -> None:
-        """Call the evaluator on the first process, and let all know what it said."""
+        """Call the evaluator on the first process, let all know what it said, and keep the best weights."""
         if self.evaluator is None:
             return
         from accelerate.utils import broadcast_object_list
@@ -205,11 +190,8 @@ class Trainer:
         self.history.evaluations.append({"step": self.progress.step, "epoch": epoch, **scores})
         numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
         self.accelerator.log(numbers, step=self.progress.step)
-        if self.arguments.keep_best or self.arguments.patience:
-            self._compare(scores, metric)
-
-    def _compare(self, scores: dict[str, Any], metric: str | None) -> None:
-        """Keep the weights if they are the best so far."""
+        if not (self.arguments.keep_best or self.arguments.patience):
+            return
         if metric not in scores:
             raise ValueError(
                 f"keep_best and patience need an evaluator whose primary_metric is among its results; it is {metric!r}."
@@ -267,31 +249,18 @@ class Trainer:
             checkpoints.save_optimizer(path / "optimizer.safetensors", self.trained, self.optimizer)
             if self.best_weights:
                 save_tensors(path / "best.safetensors", self.best_weights)
-            state = {
-                "progress": asdict(self.progress),
-                "scaler": self.scaler.state_dict(),
-                "steps": self.history.steps,
-                "evaluations": self.history.evaluations,
-            }
+            state: dict[str, Any] = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
+            state |= {"steps": self.history.steps, "evaluations": self.history.evaluations}
             checkpoints.commit(path, state, self.arguments.keep_checkpoints)
         accelerator.wait_for_everyone()
-
-    # What one sees
 
     def _progress_bar(self) -> Any:
         from tqdm.auto import tqdm
 
         size = self.batches.batch_size
+        done = {"total": size and self.steps * size, "initial": self.progress.step * (size or 0)}
         show = self.arguments.show_progress_bar and self.accelerator.is_main_process
-        return tqdm(
-            total=None if size is None else self.steps * size,
-            initial=self.progress.step * (size or 0),
-            desc="Training",
-            unit="pair",
-            unit_scale=True,
-            disable=not show,
-            delay=1,
-        )
+        return tqdm(desc="Training", unit="pair", unit_scale=True, disable=not show, delay=1, **done)
 
 
 @contextmanager
@@ -307,12 +276,14 @@ def untouched_generators(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def check_trainable(space: Space) -> None:
-    """Raise a ``ValueError`` if the space has not exactly two towers, or nothing to train."""
+def check_trainable(space: Space, arguments: FitArguments, evaluator: Any) -> None:
+    """Raise a ``ValueError`` if there are not exactly two towers, or nothing to train, or nothing to choose by."""
     if len(space.towers) != 2:
         raise ValueError(f"fit aligns two towers, but this model has {list(space.towers)}.")
     if not any(parameter.requires_grad for parameter in space.towers.parameters()):
         raise ValueError("there is nothing to train: every block is an identity or frozen.")
+    if (arguments.keep_best or arguments.patience) and not hasattr(evaluator, "primary_metric"):
+        raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
 
 def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:

@@ -10,7 +10,7 @@ from torch.nn.functional import layer_norm, normalize
 
 from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, RetrievalEvaluator, TokenProjector
 from freezealign.moments import PAIR, Moments
-from freezealign.training.correlation import SHRINKAGES, Spectrum, choose_shrinkage, correlated_directions, total
+from freezealign.training.correlation import SHRINKAGES, choose_shrinkage, correlated_directions, total, whitening
 
 QUIET = {"init": "closed-form", "epochs": 0, "show_progress_bar": False}
 
@@ -52,8 +52,8 @@ def test_covariances_are_those_of_numpy():
 
 def test_whitener_whitens():
     xx, _, _ = covariances(moments_of(*pair_of_views()))
-    spectrum = Spectrum(*torch.linalg.eigh(xx))
-    whitener = spectrum.vectors * spectrum.scales(0.0)
+    variances, directions = torch.linalg.eigh(xx)
+    whitener = directions * whitening(variances, 0.0)
     torch.testing.assert_close(whitener.T @ xx @ whitener, torch.eye(10, dtype=torch.float64), atol=1e-8, rtol=0)
 
 

@@ -182,11 +182,12 @@ def test_patience_counts_from_the_best():
 
 @pytest.mark.parametrize("options", [{"keep_best": True}, {"patience": 1}])
 @pytest.mark.parametrize("evaluator", [None, lambda model, **_: {"score": 1.0}])
-def test_evaluator_without_a_metric_is_refused_before_training(options, evaluator):
+@pytest.mark.parametrize("init", ["random", "closed-form"])
+def test_evaluator_without_a_metric_is_refused_before_training(options, evaluator, init):
     model = make_model()
     before = trained(model)
     with pytest.raises(ValueError, match=r"keep_best and patience need an evaluator.*primary_metric"):
-        model.fit(make_pairs(), evaluator, **PAPER, **options)
+        model.fit(make_pairs(), evaluator, **PAPER, **options, init=init)
     assert same_weights(model, before)
 
 
