@@ -44,20 +44,13 @@ class TrainingBatch(NamedTuple):
     size: int
     pairs: np.ndarray
 
-    def pinned(self) -> TrainingBatch:
-        """Return it in memory from where an accelerator copies while it computes."""
-        inputs = {
-            key: {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in features.items()}
-            for key, features in self.inputs.items()
-        }
-        return self._replace(inputs=inputs)
-
     def not_finite(self) -> str | None:
         """Return which features hold NaN or infinity, in words, if any do."""
         for modality, features in self.inputs.items():
-            for values in features.values():
-                if isinstance(values, Tensor) and values.is_floating_point() and not values.isfinite().all():
-                    row = int((~values.isfinite()).reshape(len(values), -1).any(1).int().argmax())
+            for values in (value for value in features.values() if isinstance(value, Tensor) and value.ndim):
+                bad = ~values.isfinite().reshape(len(values), -1).all(1)
+                if bad.any():
+                    row = int(bad.int().argmax())
                     return f"the {modality} features of pair {self.pairs[row * len(self.pairs) // len(values)]}"
         return None
 

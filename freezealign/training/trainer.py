@@ -89,7 +89,9 @@ class Trainer:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
         batches = self.batches.epoch(progress.epoch, begun_at)
         if self.space.device.type == "cuda":
-            batches = prefetch(batch.pinned() for batch in batches)
+            from accelerate.utils import recursively_apply
+
+            batches = prefetch(recursively_apply(Tensor.pin_memory, batch) for batch in batches)
         self.space.train()
         for batch in batches:
             if begun_at:  # not before: a shuffling loader draws its order before it gives a batch
