@@ -66,12 +66,14 @@ class LogitScale(Module):
         """
         scale = super().from_folder(folder)
         assert isinstance(scale, LogitScale)
-        temperature = scale.temperature.item()
-        if not scale.minimum * (1 - ROUNDING) <= temperature <= scale.maximum * (1 + ROUNDING):
-            raise ValueError(
-                f"{folder}: the temperature is {temperature}, and not within [{scale.minimum}, {scale.maximum}]."
-            )
+        scale.check(scale.temperature, folder)
         return scale
+
+    def check(self, temperature: Tensor, path: Path) -> None:
+        """Raise a ``ValueError`` if a temperature that was saved at ``path`` is not within the bounds."""
+        value = temperature.item()
+        if not self.minimum * (1 - ROUNDING) <= value <= self.maximum * (1 + ROUNDING):
+            raise ValueError(f"{path}: the temperature is {value}, and not within [{self.minimum}, {self.maximum}].")
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the bounds, the present temperature and the present bias."""

@@ -223,6 +223,7 @@ class Trainer:
             return
         state, device = checkpoints.read_state(path, self.scaler.is_enabled()), self.space.device
         weights = checkpoints.read_tensors(path / "weights.safetensors", self.trained)
+        self.space.logit_scale.check(weights.get("logit_scale.temperature", self.space.logit_scale.temperature), path)
         optimizer = checkpoints.read_optimizer(path / "optimizer.safetensors", self.trained)
         self.generators = checkpoints.read_tensors(path / f"generators-{self.accelerator.process_index}.safetensors")
         if state["progress"].best is not None:

@@ -331,6 +331,16 @@ def test_checkpoint_of_odd_tensors_is_refused_by_name(finished, name, kind):
     assert all(torch.equal(value, before[name]) for name, value in trained(model).items())
 
 
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.6])
+def test_checkpoint_of_an_odd_temperature_is_refused(finished, value):
+    path = finished / "checkpoints" / "step-00000018" / "weights.safetensors"
+    save_file({**load_file(path), "logit_scale.temperature": torch.tensor(value)}, path)
+    model = make_model()
+    with pytest.raises(ValueError, match=rf"step-00000018: the temperature is {value}"):
+        model.fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
+    assert model.logit_scale.temperature.item() == pytest.approx(0.07)
+
+
 def other_pictures(pairs):
     return [(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), text) for image, text in pairs]
 
