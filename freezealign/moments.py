@@ -101,7 +101,9 @@ class Moments:
         return self.shifts[i].double() + self.totals[i] / self.n
 
     def covariance(self, i: int, j: int) -> Tensor:
-        """Return Σ (x - mean)(y - mean)ᵀ / n of a block, (di, dj)."""
+        """Return Σ (x - mean)(y - mean)ᵀ / n of a block or its reverse, (di, dj)."""
+        if (i, j) not in self.products:
+            return self.covariance(j, i).T
         return self.products[i, j].addr(self.totals[i], self.totals[j], alpha=-1 / self.n) / self.n
 
     def hsic(self, i: int, j: int, unbiased: bool = True) -> float:

@@ -1,6 +1,7 @@
 """The closed form: projectors by linear algebra instead of by gradient descent.
 
-Regularised canonical correlation analysis, each direction weighted by its correlation. With few pairs it beats a
+Regularised canonical correlation analysis, each direction weighted by its correlation. A tower that adds up CLS and
+patches has two views, each whitened by itself, so that its patches alone are told apart too. With few pairs it beats a
 trained projector and takes seconds; it is also a place to start training from.
 Sources: Hotelling 1936; Li et al., "CSA: Data-efficient Mapping of Unimodal Features to Multimodal Features", 2025.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import chain, combinations_with_replacement
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from freezealign.batch import Features, to_device
 from freezealign.features import FeatureStore
 from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
 from freezealign.modules.landmarks import LandmarkHead
+from freezealign.modules.pooling import masked_mean
 from freezealign.modules.projection import LinearProjection, NormedBranches, ResidualMLP
 from freezealign.moments import Moments
 from freezealign.space import Space, Tower
@@ -38,10 +41,11 @@ ALIKE = 1e-12
 
 
 class AffineTower:
-    """A tower as an affine map of one vector an item: what its linear branch sees of frozen features.
+    """A tower as an affine map: the sum of what its linear branches make of an item, each of a view of its own.
 
-    Towers of three forms have one: ``TokenProjector → Pooling (→ ProjectionHead)``, ``Pooling → ProjectionHead``, and
-    ``Pooling → KernelHead``, which is linear in similarities to landmarks.
+    Towers of three forms have one: ``TokenProjector → Pooling (→ ProjectionHead)``, whose views are CLS and the mean
+    over tokens, as far as they are pooled; ``Pooling → ProjectionHead``; and ``Pooling → KernelHead``, which is linear
+    in similarities to landmarks.
 
     Raises:
         ValueError: If it is of another form; the message says what is in the way.
@@ -55,16 +59,21 @@ class AffineTower:
         match tower.blocks:
             case [TokenProjector() as block, Pooling() as pooling, *after] if len(after) < 2:
                 self.projector = block
-                branch = block.cls_token if "cls" in pooling.mode and block.cls_token is not None else block.tokens
+                if "cls" not in pooling.mode or block.cls_token is None:
+                    branches = [block.tokens]
+                else:
+                    branches = [block.cls_token] if pooling.mode == "cls" else [block.cls_token, block.tokens]
             case [Pooling() as pooling, ProjectionHead() as block]:
-                branch = block.projection
+                branches = [block.projection]
             case [Pooling() as pooling, KernelHead() as block]:
-                branch = block
+                branches = [block]
             case blocks:
                 raise ValueError(f"the blocks {blocks} have no linear way through")
-        if not isinstance(branch, AffineBranch):
-            raise ValueError(f"{block} has no linear branch")
-        self.pooling, self.branch, self.mlps = pooling, branch, []
+        self.pooling, self.branches, self.mlps = pooling, [], []
+        for branch in branches:
+            if not isinstance(branch, AffineBranch):
+                raise ValueError(f"{block} has no linear branch")
+            self.branches.append(branch)
         for head in after:
             mlp = head.projection if isinstance(head, ProjectionHead) and head.in_dim == head.out_dim else None
             if not isinstance(mlp, ResidualMLP):
@@ -73,24 +82,23 @@ class AffineTower:
         if pooling.mode == "max":
             raise ValueError("a maximum over tokens is not linear")
 
-    def read(self, features: Features) -> Tensor:
-        """Return what the linear branch sees of a batch of frozen features: (B, width)."""
-        if self.projector is None:
-            return self.branch.prepared(self.tower.pooled(features))
-        if self.branch is self.projector.cls_token:
-            return self.branch.prepared(self.projector.cls_input(features))
-        tokens = self.branch.prepared(features["token_embeddings"])
-        means: Tensor = self.pooling({**features, "token_embeddings": tokens})["sentence_embedding"]
-        return means
+    def read(self, features: Features) -> list[Tensor]:
+        """Return what each linear branch sees of a batch of frozen features: (B, width)."""
+        return [self._view(branch, features) for branch in self.branches]
 
-    def set(self, affine: AffineMap) -> None:
-        """Make the tower compute ``affine`` of what :meth:`read` gives."""
-        self.branch.set_affine(*affine)
+    def _view(self, branch: AffineBranch, features: Features) -> Tensor:
+        if self.projector is None:
+            return branch.prepared(self.tower.pooled(features))
+        if branch is self.projector.cls_token:
+            return branch.prepared(self.projector.cls_input(features))
+        return masked_mean(branch.prepared(features["token_embeddings"]), self.pooling.mask(features))
+
+    def set(self, maps: Sequence[AffineMap]) -> None:
+        """Make the tower compute the sum of one affine map of each view that :meth:`read` gives."""
+        for branch, affine in zip(self.branches, maps):
+            branch.set_affine(*affine)
         for mlp in self.mlps:
             mlp.set_identity()
-        patches = self.projector.tokens if self.projector is not None else None
-        if isinstance(patches, AffineBranch) and patches is not self.branch:
-            patches.set_affine(torch.zeros_like(affine.weight), torch.zeros_like(affine.bias))
 
 
 def closed_form_obstacle(space: Space, recipe: str | None = None) -> str | None:
@@ -132,29 +140,33 @@ def initialize_closed_form(
     if _is_relative(space):
         return
     towers = {name: AffineTower(tower) for name, tower in space.named_towers.items()}
-    folds = [Moments(double=True) for _ in range(1 if curved else FOLDS)]
+    names = [name for name, tower in towers.items() for _ in tower.branches]
+    views = tuple([place for place, of in enumerate(names) if of == name] for name in towers)
+    blocks = list(combinations_with_replacement(range(len(names)), 2))
+    folds = [Moments(blocks, double=True) for _ in range(1 if curved else FOLDS)]
     before = 0
     for store, weight in zip(stores, weights or [1.0] * len(stores)):
         for start in range(0, len(store), BATCH_SIZE):
             index = np.arange(start, min(start + BATCH_SIZE, len(store)))
             inputs, _ = store.load(index, np.random.default_rng([seed, start]).random(len(index)))
-            read = {name: tower.read(to_device(inputs[name], space.device)) for name, tower in towers.items()}
-            x, y = (_finite(vectors, name, before + index).cpu() for name, vectors in read.items())
+            read = [tower.read(to_device(inputs[name], space.device)) for name, tower in towers.items()]
+            seen = [_finite(view, name, before + index).cpu() for name, view in zip(names, chain(*read))]
             for number, moments in enumerate(folds):
                 rows = torch.from_numpy(index % len(folds) == number)
-                moments.update((x[rows], y[rows]), weight)
+                moments.update([view[rows] for view in seen], weight)
         before += len(store)
     everything = total(folds)
-    for place, name in enumerate(towers):
+    for place, name in enumerate(names):
         _check_differences(everything.mean(place), everything.covariance(place, place).trace(), name)
-    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds)
+    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds, views)
     logger.info("closed form: shrinkage %g%s", shrinkage, "" if curved else f", by {FOLDS}-fold cross-validation")
     rotation = _zero_sum_basis(space.get_embedding_dimension())
     first, second = (shrinkage / tower.width for tower in towers.values())
-    maps = correlated_directions(everything, rotation.shape[1], (first, second))
-    for tower, affine in zip(towers.values(), maps):
-        basis = rotation[:, : len(affine.bias)]
-        tower.set(AffineMap(basis @ affine.weight, basis @ affine.bias))
+    for tower, maps in zip(
+        towers.values(), correlated_directions(everything, rotation.shape[1], (first, second), views)
+    ):
+        basis = rotation[:, : len(maps[0].bias)]
+        tower.set([AffineMap(basis @ affine.weight, basis @ affine.bias) for affine in maps])
 
 
 def _is_relative(space: Space) -> bool:
