@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
 
 from freezealign.batch import Features
 from freezealign.files import tensor_digest
+
+SIDE_LIMIT, LENGTH_LIMIT = 10_000, 2**24
+"""Pixels a side and tokens a text that an encoder may be asked to read."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class EncoderReference:
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
         layer: The layer whose features are given, counted from 1; ``None`` is the last.
+
+    Raises:
+        ValueError: If a value is of another type, or a size that nothing has.
     """
 
     name: str
@@ -37,6 +43,18 @@ class EncoderReference:
     image_size: int | None = None
     max_length: int | None = None
     layer: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), int if "int" in str(field.type) else str
+            if type(value) is not kind and not (value is None and "None" in str(field.type)):
+                raise ValueError(f"{field.name}={value!r:.80}: the reference of an encoder has {field.type} there.")
+        for name, value, limit in (
+            ("image_size", self.image_size, SIDE_LIMIT),
+            ("max_length", self.max_length, LENGTH_LIMIT),
+        ):
+            if value is not None and not 1 <= value <= limit:
+                raise ValueError(f"{name}={value}: choose 1 to {limit:,}.")
 
 
 class Encoder(nn.Module):

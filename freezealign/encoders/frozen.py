@@ -35,9 +35,12 @@ class FrozenEncoder(Module):
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
         layer: The layer whose features are given: 1 is the first block, -1 the last; by default the last.
+        allow_pickle: Open pickled weights where there are no safetensors, by torch's loader of tensors only. It is not
+            saved: a model on such an encoder is loaded with ``encoders={modality: FrozenEncoder(…)}``.
 
     Raises:
-        ValueError: If the name is unknown, the modality cannot be told, or there is no such layer.
+        ValueError: If the name is unknown, the modality cannot be told, there is no such layer, or its files are
+            damaged, lack weights that are used, or are pickled.
         ConnectionError: If the encoder has to come from a hub that cannot be reached.
         ModuleNotFoundError: If the encoder comes from a package that is not installed.
     """
@@ -50,13 +53,14 @@ class FrozenEncoder(Module):
         image_size: int | None = None,
         max_length: int | None = None,
         layer: int | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(encoder, str):
             reference = resolve(encoder, modality, revision)
             encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
-            reference, encoder = encoder, load_encoder(encoder)
+            reference, encoder = encoder, load_encoder(encoder, allow_pickle)
         else:
             encoder = _as_encoder(encoder, modality, layer)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from freezealign.files import differences
+from freezealign.files import differences, file_digest, is_file
 
 VOLATILE = frozenset(
     {
@@ -43,7 +44,9 @@ VOLATILE = frozenset(
 """Entries of configurations and processors that change nothing of what an encoder gives."""
 OF_THE_RUN = frozenset({"training", "fused_attn", "grad_checkpointing"})
 """Settings of modules that the machine or the run decides, the result being the same."""
-NOTED_LATER = ("configuration", "tokenizer", "processor")
+OF_THE_LOADER = frozenset({"is_local", "local_files_only", "backend", "model_max_length", "padding_side"})
+"""Options of tokenizers that tell how they were loaded, or are set here."""
+NOTED_LATER = ("configuration", "tokenizer", "processor", "tokenizer_files")
 """Parts of an identity that are compared where both sides state them: the first saved models and stores do not."""
 
 
@@ -94,6 +97,21 @@ def tokenizer_digest(tokenizer: Any) -> str:
     for key in ("truncation", "padding"):  # which encoding itself changes
         content.pop(key, None)
     return digest(content)
+
+
+def tokenizer_files_digest(tokenizer: Any) -> str | None:
+    """Return a digest of what a tokenizer in Python, without a fast backend, was made of: options and vocabulary files.
+
+    ``None`` where there is a fast backend, which :func:`tokenizer_digest` covers whole.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:
+        return None
+    folder, options = Path(tokenizer.name_or_path), tokenizer.init_kwargs
+    kept = {key: value for key, value in options.items() if not key.endswith("_file") and key not in OF_THE_LOADER}
+    paths = {key: folder / name for key, name in tokenizer.vocab_files_names.items()}
+    files = {key: file_digest(path) for key, path in paths.items() if is_file(path)}
+    added = {str(index): repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
+    return digest([_lasting(kept), files, added])
 
 
 def modules_digest(model: nn.Module) -> str:

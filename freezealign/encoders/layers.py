@@ -72,21 +72,18 @@ class AllLayers(LayerEncoder):
     def __init__(self, encoder: Encoder, pooling: Pooling) -> None:
         super().__init__(encoder)
         self.pooling = pooling
-        self.widths = [int(self._pool(features).shape[-1]) for features in probe_layers(encoder)]
+        self.widths = [int(pooling(features)["sentence_embedding"].shape[-1]) for features in probe_layers(encoder)]
         self.dim = sum(self.widths)
 
     def forward(self, batch: Features) -> Features:
         """Return ``sentence_embedding`` (B, sum of ``widths``), the layers' vectors, first layer first."""
-        vectors = [self._pool(features) for features in self.encoder.forward_layers(batch)]
+        vectors = [self.pooling(features)["sentence_embedding"] for features in layers_of(self.encoder, batch)]
         return {"sentence_embedding": torch.cat(vectors, dim=-1)}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The wrapped encoder's, and how its layers are pooled."""
         return {**self.encoder.preprocessing, "layers": "all", "layer_pooling": self.pooling.mode}
-
-    def _pool(self, features: Features) -> torch.Tensor:
-        return self.pooling(with_tokens(features))["sentence_embedding"]
 
 
 class OneLayer(LayerEncoder):
@@ -112,12 +109,17 @@ class OneLayer(LayerEncoder):
 
     def forward(self, batch: Features) -> Features:
         """Return the layer's features; see :class:`Encoder`."""
-        return self.encoder.forward_layers(batch)[self.layer - 1]
+        return layers_of(self.encoder, batch)[self.layer - 1]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The wrapped encoder's, and the layer."""
         return {**self.encoder.preprocessing, "layer": self.layer}
+
+
+def layers_of(encoder: Encoder, batch: Features) -> list[Features]:
+    """Return what :meth:`Encoder.forward_layers` gives, each with tokens, as :class:`FrozenEncoder` gives the last."""
+    return [with_tokens(features) for features in encoder.forward_layers(batch)]
 
 
 @torch.no_grad()
@@ -132,7 +134,7 @@ def probe_layers(encoder: Encoder) -> list[Features]:
         raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
     device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
     batch = to_device(encoder.preprocess([probe]), device)
-    return [with_tokens(features) for features in encoder.forward_layers(batch)]
+    return layers_of(encoder, batch)
 
 
 def layer_number(layer: int, count: int) -> int:

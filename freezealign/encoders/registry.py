@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.packaged import PACKAGES, is_packaged, offline_remedy
+from freezealign.encoders.folder import check_folder, explain_faults, locate
+from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import is_folder, read_json
-from freezealign.hub import cached_commit, explain_hub_errors
+from freezealign.hub import locate_folder
 
 BACKENDS = ("callable", "sentence_transformers", "timm", "transformers")
 
@@ -93,11 +94,14 @@ def _resolve_model(name: str, modality: str | None, revision: str | None) -> Enc
     name = str(Path(name).resolve()) if is_folder(name) else name
     if name.startswith("timm/"):
         return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
-    if _read_config(name, "modules.json", revision, modality) is not None:
+    folder = locate_folder(name, revision=revision, patterns=["*.json"], remedy=offline_remedy(modality))
+    with explain_faults(name):
+        check_folder(folder, allow_pickle=True)
+    if (folder / "modules.json").exists():
         return EncoderReference(name, "sentence_transformers", modality or "text", name, revision=revision)
-    config = _read_config(name, "config.json", revision, modality)
-    if config is None:
+    if not (folder / "config.json").exists():
         raise ValueError(f"'{name}' has neither modules.json nor config.json; it is not a model folder.")
+    config = read_json(folder / "config.json")
     if "architecture" in config and "pretrained_cfg" in config:
         source = f"local-dir:{name}" if is_folder(name) else f"hf-hub:{name}"
         return EncoderReference(name, "timm", modality or "image", source, revision=revision)
@@ -111,31 +115,14 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
     return "image" if is_vision else "text"
 
 
-def _read_config(name: str, filename: str, revision: str | None, modality: str | None) -> Any:
-    """Return a JSON file of a folder or hub repository, or ``None`` where it does not exist."""
-    path = Path(name) / filename
-    if not is_folder(name):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-        try:
-            with explain_hub_errors(name, revision, offline_remedy(modality)):
-                path = Path(hf_hub_download(name, filename, revision=revision))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise
-            return None
-    return read_json(path) if path.is_file() else None
-
-
-def load_encoder(reference: EncoderReference) -> Encoder:
+def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Encoder:
     """Load what ``reference`` points to, importing only the backend it needs.
 
     Raises:
-        ValueError: If the backend is unknown, a callable encoder is not registered in this process, or there is no
-            such layer.
+        ValueError: If the backend is unknown, a callable encoder is not registered in this process, a file is damaged,
+            there is no such layer, or weights are pickled and ``allow_pickle`` is false.
     """
-    encoder = _load_whole(reference)
+    encoder = _load_whole(reference, allow_pickle)
     if reference.layer is None:
         return encoder
     from freezealign.encoders.layers import OneLayer
@@ -143,7 +130,7 @@ def load_encoder(reference: EncoderReference) -> Encoder:
     return OneLayer(encoder, reference.layer)
 
 
-def _load_whole(reference: EncoderReference) -> Encoder:
+def _load_whole(reference: EncoderReference, allow_pickle: bool) -> Encoder:
     """Load the encoder with all its layers."""
     if reference.backend not in BACKENDS:
         raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
@@ -156,8 +143,12 @@ def _load_whole(reference: EncoderReference) -> Encoder:
             )
         return _FUNCTIONS[reference.source]()
     backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
-    encoder: Encoder = backend.load(reference)
-    encoder.commit = None if is_packaged(reference.package) else cached_commit(reference.source, reference.revision)
+    folder = locate(reference, allow_pickle)
+    with explain_faults(reference.name):
+        check_folder(folder, allow_pickle)
+        encoder: Encoder = backend.load(folder, reference, allow_pickle)
+    from_hub = folder.parent.name == "snapshots" and not is_folder(reference.source.removeprefix("local-dir:"))
+    encoder.commit = folder.name if from_hub else None
     return encoder
 
 

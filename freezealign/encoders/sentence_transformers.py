@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.folder import check_capacity, check_folder
 from freezealign.encoders.identity import config_digest, digest
-from freezealign.encoders.packaged import find_package, is_packaged, offline_remedy
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
-from freezealign.encoders.transformers import inner_states, safetensors_only
-from freezealign.hub import explain_hub_errors
+from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing
+from freezealign.files import read_json
 
 
 class SentenceTransformerEncoder(Encoder):
@@ -93,28 +97,36 @@ def _hidden_states_kept(config: Any) -> Iterator[None]:
         config.output_hidden_states = before
 
 
-def load(reference: EncoderReference) -> SentenceTransformerEncoder:
-    """Load a SentenceTransformer from a package, a folder or the hub; code in its repository is never run."""
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> SentenceTransformerEncoder:
+    """Load a SentenceTransformer; code in its folder is never run.
+
+    Raises:
+        ValueError: If weights that are used are not in the checkpoint; the message lists them.
+    """
     from sentence_transformers import SentenceTransformer
 
-    source, remedy = _locate(reference)
-    with explain_hub_errors(reference.source, reference.revision, remedy), safetensors_only(source):
-        model = SentenceTransformer(
-            source,
-            revision=reference.revision,
-            device="cpu",
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    parts = check_folder(folder, allow_pickle)
+    configs = {part: read_json(path) for part in parts if (path := part / "config.json").is_file()}
+    inner = [part for part, config in configs.items() if "model_type" in config]
+    for part, config in configs.items():
+        if part in inner:
+            checked_class(part)
+        elif {"in_features", "out_features"} <= set(config):
+            check_capacity(part, partial(torch.nn.Linear, config["in_features"], config["out_features"]))
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs=dict(options), **NO_CODE)
+    transformer = getattr(model[0], "model", None)
+    if inner and isinstance(transformer, PreTrainedModel):
+        _check_whole(transformer, inner[0], options, reference.name)
     return SentenceTransformerEncoder(model, reference.max_length)
 
 
-def _locate(reference: EncoderReference) -> tuple[str, str]:
-    """Return the folder or hub id to load, and what to do where it is a hub id and the hub cannot be reached."""
-    remedy = offline_remedy(reference.modality)
-    if reference.package is None:
-        return reference.source, remedy
-    package = find_package(reference.package)
-    if is_packaged(reference.package):
-        return str(package.folder()), remedy
-    return reference.source, f"{package.remedy} {remedy}"
+def _check_whole(model: Any, folder: Path, options: dict[str, Any], source: str) -> None:
+    """Take out or tell what the checkpoint of ``model`` lacks; it is read again where its names leave that open."""
+    held: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            held |= set(file.keys())
+    if not set(model.state_dict()) <= held:
+        _, report = type(model).from_pretrained(folder, output_loading_info=True, **options, **NO_CODE)
+        leave_out_missing(model, model, report, source)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from freezealign.batch import Features
-from freezealign.encoders.identity import tokenizer_digest
+from freezealign.encoders.identity import tokenizer_digest, tokenizer_files_digest
 
 
 def special_token_ids(tokenizer: Any) -> Tensor:
@@ -28,10 +28,12 @@ def vocabulary_digest(tokenizer: Any) -> str:
 
 def tokenizing(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
     """Return what is done to a text, as JSON: the length limit, the vocabulary, and the whole tokenizer."""
+    files = tokenizer_files_digest(tokenizer)
     return {
         "max_length": max_length,
         "vocabulary": vocabulary_digest(tokenizer),
         "tokenizer": tokenizer_digest(tokenizer),
+        **({} if files is None else {"tokenizer_files": files}),
     }
 
 

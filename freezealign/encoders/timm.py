@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.folder import PICKLED, check_capacity, no_safetensors
 from freezealign.encoders.identity import modules_digest
-from freezealign.encoders.packaged import find_package, offline_remedy
+from freezealign.encoders.packaged import find_package
 from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.hub import explain_hub_errors
+from freezealign.files import read_json
 
 
 class TimmEncoder(Encoder):
@@ -107,38 +108,30 @@ class TimmEncoder(Encoder):
         return modules_digest(self.model)
 
 
-def load(reference: EncoderReference) -> TimmEncoder:
-    """Load a timm model: weights from a package where ``reference`` names one, from a folder or the hub otherwise.
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmEncoder:
+    """Load a timm model: of a package, architecture and tensors in order; else configuration and weights of ``folder``.
 
     Raises:
-        ValueError: If a folder has no ``model.safetensors``, or that lacks weights of the model.
+        ValueError: If the folder has no weights that may be opened, or they lack some of the model's.
     """
     import timm
 
     if reference.package:
         model = timm.create_model(reference.source, pretrained=False)
-        load_in_order(model, find_package(reference.package).file())
-    else:
-        source = f"{reference.source}@{reference.revision}" if reference.revision else reference.source
-        with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
-            model = _with_weights(source)
-    return TimmEncoder(model, reference.image_size)
-
-
-def _with_weights(source: str) -> Any:
-    import timm
-
-    folder = source.removeprefix("local-dir:")
-    if folder != source and not (Path(folder) / "model.safetensors").is_file():
-        raise ValueError(
-            f"'{folder}' has no model.safetensors, and pickled weights are not opened: write them as safetensors once."
-        )
-    try:
-        return timm.create_model(source, pretrained=True)
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
-            raise
-        raise ValueError(f"'{source}' does not hold the weights of its model: {str(error)[:400]}") from error
+        load_in_order(model, folder / next(iter(find_package(reference.package).files)))
+        return TimmEncoder(model, reference.image_size)
+    source = f"local-dir:{folder}"
+    arguments = read_json(folder / "config.json").get("model_args") or {}
+    if odd := sorted(key for key in arguments if key.startswith("pretrained")):
+        raise ValueError(f"{folder / 'config.json'}: {odd} are no arguments of a model; it is damaged.")
+    patterns = ("model.safetensors", "*.safetensors", *(PICKLED if allow_pickle else ()))
+    weights = next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
+    if weights is None:
+        raise no_safetensors(reference.name)
+    check_capacity(folder, lambda: timm.create_model(source, pretrained=False))
+    # the file to load, whatever else the configuration names
+    own = {"source": "", "file": str(weights), "state_dict": None, "custom_load": False}
+    return TimmEncoder(timm.create_model(source, pretrained=True, pretrained_cfg_overlay=own), reference.image_size)
 
 
 def load_in_order(model: nn.Module, path: Any) -> None:

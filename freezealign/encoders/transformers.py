@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,12 +13,13 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.folder import check_capacity
 from freezealign.encoders.identity import config_digest, settings_digest
-from freezealign.encoders.packaged import offline_remedy
 from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
 from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.hub import explain_hub_errors
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""For everything that reads a folder: without it a user at a terminal is asked whether to run the folder's code."""
 ROBERTA_LIKE = (
     "camembert",
     "data2vec-text",
@@ -246,39 +247,40 @@ def positional_limit(config: Any, tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def load(reference: EncoderReference) -> Encoder:
-    """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``.
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> Encoder:
+    """Load a transformers model; of a two-tower model, the tower of ``reference.modality``.
 
     Raises:
         ValueError: If weights that are used are not in the checkpoint; the message lists them.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoTokenizer
 
-    # without trust_remote_code=False a user at a terminal is asked whether to run the folder's code
-    source, options = reference.source, {"revision": reference.revision, "trust_remote_code": False}
-    with explain_hub_errors(source, reference.revision, offline_remedy(reference.modality)), safetensors_only(source):
-        kind = model_class(AutoConfig.from_pretrained(source, **options))
-        model, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
-        tower = select_tower(model, reference.modality)
-        leave_out_missing(tower, model, [*report["missing_keys"], *report["mismatched_keys"]], source)
-        if reference.modality == "image":
-            processor = AutoImageProcessor.from_pretrained(source, **options)
-            encoder: Encoder = TransformersVisionEncoder(tower, processor, reference.image_size)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            encoder = TransformersTextEncoder(tower, tokenizer, reference.max_length)
-    return encoder
+    kind = checked_class(folder)
+    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True, "output_loading_info": True}
+    model, report = kind.from_pretrained(folder, **options, **NO_CODE)
+    tower = select_tower(model, reference.modality)
+    leave_out_missing(tower, model, report, reference.name)
+    if reference.modality == "image":
+        processor = AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+        return TransformersVisionEncoder(tower, processor, reference.image_size)
+    return TransformersTextEncoder(tower, AutoTokenizer.from_pretrained(folder, **NO_CODE), reference.max_length)
 
 
-def model_class(config: Any) -> Any:
-    """Return the class to load: where a checkpoint is of an encoder alone, as of T5, there is no decoder to load."""
+def checked_class(folder: Path) -> Any:
+    """Return the class to load, its size compared with the folder's weights.
+
+    Where a checkpoint is of an encoder alone, as of T5, there is no decoder to load.
+    """
     import transformers
 
+    config = transformers.AutoConfig.from_pretrained(folder, **NO_CODE)
     named = [name for name in config.architectures or () if name.endswith("EncoderModel")]
-    return getattr(transformers, named[0], transformers.AutoModel) if named else transformers.AutoModel
+    kind = getattr(transformers, named[0], None) if named else None
+    check_capacity(folder, lambda: kind(config) if kind else transformers.AutoModel.from_config(config, **NO_CODE))
+    return kind or transformers.AutoModel
 
 
-def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], source: str) -> None:
+def leave_out_missing(tower: Any, model: nn.Module, report: Mapping[str, Any], source: str) -> None:
     """Take out of a tower what its checkpoint lacks and nothing here reads: a pooler, which would be random.
 
     Raises:
@@ -286,6 +288,7 @@ def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], sour
     """
     own = {id(tensor): name for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]}
     everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    missing = [*report["missing_keys"], *report["mismatched_keys"]]
     names = [key if isinstance(key, str) else key[0] for key in missing]
     lacking = sorted(own[id(everything[name])] for name in names if id(everything.get(name)) in own)
     if getattr(tower, "pooler", None) is not None and any(name.startswith("pooler.") for name in lacking):
@@ -298,20 +301,6 @@ def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], sour
             f"{', '.join(lacking[:8])}{', …' if len(lacking) > 8 else ''}. Is it a checkpoint of another architecture, "
             "or a part of one?"
         )
-
-
-@contextmanager
-def safetensors_only(source: str) -> Iterator[None]:
-    """Say what to do where a checkpoint has pickled weights alone, which are not opened."""
-    try:
-        yield
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-        raise ValueError(
-            f"'{source}' has no safetensors file, and pickled weights are not opened: convert them once, "
-            "AutoModel.from_pretrained(…).save_pretrained(folder), and name that folder."
-        ) from error
 
 
 def select_tower(model: Any, modality: str) -> Any:

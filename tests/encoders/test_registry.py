@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http as hub_http
+from safetensors.torch import load_file
 
 from freezealign import FreezeAlign, FrozenEncoder, list_encoders, register_encoder
 from freezealign.encoders import EncoderReference, registry
@@ -407,3 +409,26 @@ def test_an_encoder_in_the_cache_needs_no_network(dinov2_folder, hub):
     first = FrozenEncoder("tiny").fingerprint
     hub.error = "unreachable"
     assert FrozenEncoder("tiny").fingerprint == first
+
+
+@pytest.mark.parametrize(("fixture", "backend", "modality"), BACKENDS, ids=lambda value: value)
+def test_pickles_of_a_repository_are_not_even_fetched_unless_the_user_says_so(
+    fixture, backend, modality, request, hub, tmp_path
+):
+    folder = Path(shutil.copytree(request.getfixturevalue(fixture), tmp_path / "pickled"))
+    expected = FrozenEncoder(str(folder), modality).fingerprint
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    hub.folders["someone/tiny"] = folder
+    with pytest.raises(ValueError, match=r"'someone/tiny' has no safetensors file.*allow_pickle=True"):
+        FrozenEncoder("someone/tiny")
+    assert not any(path.endswith(".bin") for path in hub.requests)
+    encoder = FrozenEncoder("someone/tiny", allow_pickle=True)
+    assert (encoder.fingerprint, encoder.reference.revision) == (expected, COMMIT)
+
+
+def test_an_id_in_the_cache_needs_no_network(dinov2_folder, hub):
+    hub.folders["someone/tiny"] = dinov2_folder
+    first = FrozenEncoder("someone/tiny").fingerprint
+    hub.error = "unreachable"
+    assert FrozenEncoder("someone/tiny").fingerprint == first
