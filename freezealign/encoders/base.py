@@ -66,6 +66,8 @@ class Encoder(nn.Module):
         has_cls: Whether it gives ``cls_token_embeddings``.
         commit: Commit of the hub repository it came from, where there is one.
         tokenizer: A Hugging Face tokenizer, where texts are cut into tokens by one.
+        max_length: Tokens a text before it is cut; ``None`` where there is no limit, or no tokens.
+        layer: The layer it gives, counted from 1, where it is one of another encoder's.
     """
 
     modality: str
@@ -73,6 +75,8 @@ class Encoder(nn.Module):
     has_cls: bool = True
     commit: str | None = None
     tokenizer: Any = None
+    max_length: int | None = None
+    layer: int | None = None
 
     def preprocess(self, items: list[Any]) -> Features:
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""

@@ -65,8 +65,7 @@ class FrozenEncoder(Module):
             encoder = _as_encoder(encoder, modality, layer)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
         self.encoder = encoder.requires_grad_(False).eval()
-        number = getattr(encoder, "layer", None)
-        self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=number)
+        self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=encoder.layer)
 
     @property
     def modality(self) -> str:
@@ -98,7 +97,7 @@ class FrozenEncoder(Module):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
-        return getattr(self.encoder, "max_length", None)
+        return self.encoder.max_length
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the encoder's tokens and vectors."""

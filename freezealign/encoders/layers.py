@@ -23,12 +23,8 @@ class LayerEncoder(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder.eval()
-        self.modality, self.commit, self.tokenizer = encoder.modality, encoder.commit, encoder.tokenizer
-
-    @property
-    def max_length(self) -> int | None:
-        """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
-        return getattr(self.encoder, "max_length", None)
+        for name in ("modality", "commit", "tokenizer", "max_length"):
+            setattr(self, name, getattr(encoder, name))
 
     @property
     def center_crop_share(self) -> float:
@@ -45,11 +41,11 @@ class LayerEncoder(Encoder):
         return self.encoder.configuration
 
     def fingerprint(self) -> str:
-        """Return the wrapped encoder's: its weights are the same, its layers are part of ``preprocessing``."""
+        """Return the wrapped encoder's: its layers are part of ``preprocessing``."""
         return self.encoder.fingerprint()
 
     def num_parameters(self) -> int:
-        """Return the number of the wrapped encoder's parameters."""
+        """Return the wrapped encoder's."""
         return self.encoder.num_parameters()
 
 
@@ -103,9 +99,11 @@ class OneLayer(LayerEncoder):
     def __init__(self, encoder: Encoder, layer: int) -> None:
         super().__init__(encoder)
         layers = probe_layers(encoder)
-        self.layer = layer_number(layer, len(layers))
-        self.has_cls = encoder.has_cls
-        self.dim = int(layers[self.layer - 1]["token_embeddings"].shape[-1])
+        number, count = layer + len(layers) + 1 if layer < 0 else layer, len(layers)
+        if not 1 <= number <= count:
+            raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
+        self.layer, self.has_cls = number, encoder.has_cls
+        self.dim = int(layers[number - 1]["token_embeddings"].shape[-1])
 
     def forward(self, batch: Features) -> Features:
         """Return the layer's features; see :class:`Encoder`."""
@@ -133,17 +131,4 @@ def probe_layers(encoder: Encoder) -> list[Features]:
     if probe is None:
         raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
     device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
-    batch = to_device(encoder.preprocess([probe]), device)
-    return layers_of(encoder, batch)
-
-
-def layer_number(layer: int, count: int) -> int:
-    """Return ``layer`` of ``count`` layers counted from 1; a negative one counts from the end.
-
-    Raises:
-        ValueError: If there is no such layer.
-    """
-    number = layer + count + 1 if layer < 0 else layer
-    if not 1 <= number <= count:
-        raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
-    return number
+    return layers_of(encoder, to_device(encoder.preprocess([probe]), device))

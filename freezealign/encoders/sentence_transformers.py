@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,15 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.base import EncoderReference
 from freezealign.encoders.folder import check_capacity, check_folder
 from freezealign.encoders.identity import config_digest, digest
-from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
+from freezealign.encoders.text import TextEncoder
 from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing
 from freezealign.files import read_json
 
 
-class SentenceTransformerEncoder(Encoder):
+class SentenceTransformerEncoder(TextEncoder):
     """A ``SentenceTransformer`` of texts: its token embeddings, and its own pooled vector beside them.
 
     Args:
@@ -29,27 +27,19 @@ class SentenceTransformerEncoder(Encoder):
         max_length: Tokens a text instead of the model's ``max_seq_length``.
     """
 
-    special_ids: torch.Tensor
-
     def __init__(self, model: Any, max_length: int | None = None) -> None:
-        super().__init__()
         if not hasattr(model.tokenizer, "unk_token_id"):
             raise ValueError(
                 "this SentenceTransformer has no tokens; use its vectors: FrozenEncoder(model.encode, 'text')."
             )
-        self.modality, self.model, self.tokenizer = "text", model, model.tokenizer
-        model.tokenizer.padding_side = "right"
         if max_length:
             model.max_seq_length = max_length
-        self.max_length: int = model.max_seq_length
-        self.register_buffer("special_ids", special_token_ids(model.tokenizer), persistent=False)
-        self._cut = CutWarning(model.tokenizer, self.max_length)
-        self.dim = self._token_width()
+        super().__init__(model, model.tokenizer, int(model[0].get_embedding_dimension()), model.max_seq_length)
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the longest text of the batch."""
         batch: Features = self.model.preprocess(items)
-        self._cut.check(items, batch["attention_mask"])
+        self.warn_if_cut(items, batch["attention_mask"])
         return batch
 
     def forward(self, batch: Features) -> Features:
@@ -61,19 +51,18 @@ class SentenceTransformerEncoder(Encoder):
         config = getattr(getattr(self.model[0], "model", None), "config", None)
         if not hasattr(config, "output_hidden_states"):
             return super().forward_layers(batch)
-        with _hidden_states_kept(config):
+        # sentence-transformers hands hidden states on only if the configuration says so
+        before, config.output_hidden_states = config.output_hidden_states, True
+        try:
             output = self.model(dict(batch))
+        finally:
+            config.output_hidden_states = before
         inner = inner_states(output.get("all_layer_embeddings"), config)
-        return [*(text_features(tokens, batch, self.special_ids) for tokens in inner), self._last(output, batch)]
+        return [*(self.features(tokens, batch) for tokens in inner), self._last(output, batch)]
 
     def _last(self, output: Features, batch: Features) -> Features:
-        features = text_features(output["token_embeddings"], batch, self.special_ids)
+        features = self.features(output["token_embeddings"], batch)
         return {**features, "sentence_embedding": output["sentence_embedding"]}
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """The length limit, the vocabulary and the tokenizer."""
-        return tokenizing(self.model.tokenizer, self.max_length)
 
     @property
     def configuration(self) -> str:
@@ -81,20 +70,6 @@ class SentenceTransformerEncoder(Encoder):
         own = config_digest(getattr(self.model[0], "model", None))
         later = [[type(module).__name__, module.get_config_dict()] for module in list(self.model)[1:]]
         return digest([own, later])
-
-    def _token_width(self) -> int:
-        width: int = self.model[0].get_embedding_dimension()
-        return width
-
-
-@contextmanager
-def _hidden_states_kept(config: Any) -> Iterator[None]:
-    """Let the model of ``config`` give its hidden states; sentence-transformers hands them on only if this says so."""
-    before, config.output_hidden_states = config.output_hidden_states, True
-    try:
-        yield
-    finally:
-        config.output_hidden_states = before
 
 
 def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> SentenceTransformerEncoder:
