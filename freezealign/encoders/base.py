@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from freezealign.batch import Features
+from freezealign.encoders.identity import settings_digest
 from freezealign.files import tensor_digest
 
 SIDE_LIMIT, LENGTH_LIMIT = 10_000, 2**24
@@ -115,7 +116,8 @@ class Encoder(nn.Module):
     @property
     def configuration(self) -> str:
         """A digest of all else that what it gives depends on, such as activations and heads; empty where unknown."""
-        return ""
+        config = getattr(getattr(self, "model", None), "config", None)
+        return settings_digest(config.to_diff_dict()) if hasattr(config, "to_diff_dict") else ""
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over every tensor of the encoder."""

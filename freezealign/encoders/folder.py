@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from freezealign.encoders.base import EncoderReference
-from freezealign.encoders.packaged import find_package, is_packaged, offline_remedy
+from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import inside, read_json
 from freezealign.hub import locate_folder
 
@@ -50,8 +50,10 @@ def locate(reference: EncoderReference, allow_pickle: bool = False) -> Path:
     """
     remedy = offline_remedy(reference.modality)
     if reference.package is not None:
-        package = find_package(reference.package)
-        if is_packaged(reference.package):
+        package = PACKAGES.get(reference.package)
+        if package is None:
+            raise ValueError(f"no package of weights called {reference.package!r}; there are {sorted(PACKAGES)}.")
+        if not package.parts or package.is_installed():
             return package.folder()
         remedy = f"{package.remedy} {remedy}"
     source = reference.source.removeprefix("hf-hub:").removeprefix("local-dir:")

@@ -60,10 +60,14 @@ class FrozenEncoder(Module):
             reference = resolve(encoder, modality, revision)
             encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
-            reference, encoder = encoder, load_encoder(encoder, allow_pickle)
+            reference, encoder, layer = encoder, load_encoder(encoder, allow_pickle), encoder.layer
         else:
-            encoder = _as_encoder(encoder, modality, layer)
+            encoder = _as_encoder(encoder, modality)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
+        if layer is not None:
+            from freezealign.encoders.layers import OneLayer
+
+            encoder = OneLayer(encoder, layer)
         self.encoder = encoder.requires_grad_(False).eval()
         self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=encoder.layer)
 
@@ -190,12 +194,7 @@ class FrozenEncoder(Module):
             )
 
 
-def _as_encoder(encoder: Any, modality: str | None, layer: int | None) -> Encoder:
-    """Return an encoder or a function as an encoder, or one layer of it."""
-    if layer is not None:
-        from freezealign.encoders.layers import OneLayer
-
-        return OneLayer(_as_encoder(encoder, modality, None), layer)
+def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
     if isinstance(encoder, Encoder):
         return encoder
     if not callable(encoder):

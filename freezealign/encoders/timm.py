@@ -13,7 +13,7 @@ from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.folder import PICKLED, check_capacity, no_safetensors
 from freezealign.encoders.identity import modules_digest
-from freezealign.encoders.packaged import find_package
+from freezealign.encoders.packaged import PACKAGES
 from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.files import read_json
 
@@ -58,25 +58,19 @@ class TimmEncoder(Encoder):
         if not hasattr(self.model, "forward_intermediates"):
             return super().forward_layers(batch)
         pixels = self._pixels(batch)
-        states, inner = self.model.forward_intermediates(pixels, **self._prefix_options())
-        return [*map(self._inner_features, inner[:-1]), self._features(states, pixels)]
+        accepted = inspect.signature(self.model.forward_intermediates).parameters
+        prefixed = "return_prefix_tokens" in accepted and getattr(self.model, "num_prefix_tokens", 0) > 0
+        options = {"return_prefix_tokens": True} if prefixed else {}  # CLS and registers beside every map
+        states, inner = self.model.forward_intermediates(pixels, **options)
+        features = []
+        for entry in inner[:-1]:  # a map (B, D, rows, columns), or one and its prefix tokens (B, P, D)
+            feature_map, prefix = entry if prefixed else (entry, None)
+            features.append(flatten_map(feature_map, prefix[:, 0] if prefixed and self._has_cls else None))
+        return [*features, self._features(states, pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:
         pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
         return pixels.contiguous(memory_format=torch.channels_last)
-
-    def _prefix_options(self) -> dict[str, bool]:
-        """Return what makes ``forward_intermediates`` give CLS and registers beside every map, where there are any."""
-        accepted = inspect.signature(self.model.forward_intermediates).parameters
-        can = "return_prefix_tokens" in accepted and getattr(self.model, "num_prefix_tokens", 0) > 0
-        return {"return_prefix_tokens": True} if can else {}
-
-    def _inner_features(self, states: Tensor | tuple[Tensor, Tensor]) -> Features:
-        """Return the features of a map (B, D, rows, columns), or of a map and its prefix tokens (B, P, D)."""
-        if isinstance(states, Tensor):
-            return flatten_map(states)
-        feature_map, prefix = states
-        return flatten_map(feature_map, prefix[:, 0] if self._has_cls else None)
 
     @property
     def _has_cls(self) -> bool:
@@ -118,7 +112,7 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmE
 
     if reference.package:
         model = timm.create_model(reference.source, pretrained=False)
-        load_in_order(model, folder / next(iter(find_package(reference.package).files)))
+        load_in_order(model, folder / next(iter(PACKAGES[reference.package].files)))
         return TimmEncoder(model, reference.image_size)
     source = f"local-dir:{folder}"
     arguments = read_json(folder / "config.json").get("model_args") or {}

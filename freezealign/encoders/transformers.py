@@ -13,7 +13,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.folder import check_capacity
-from freezealign.encoders.identity import config_digest, settings_digest
+from freezealign.encoders.identity import settings_digest
 from freezealign.encoders.text import TextEncoder
 from freezealign.encoders.vision import flatten_map, split_tokens
 
@@ -131,11 +131,6 @@ class TransformersVisionEncoder(Encoder):
         kept = {key: value for key, value in kept.items() if value is not None} | self._sizes
         return {**kept, "processor": settings_digest(settings)}
 
-    @property
-    def configuration(self) -> str:
-        """A digest of the model's configuration."""
-        return config_digest(self.model)
-
 
 class TransformersTextEncoder(TextEncoder):
     """A text model with its tokenizer; a decoder-only model works too.
@@ -180,11 +175,6 @@ class TransformersTextEncoder(TextEncoder):
 
     def _run(self, batch: Features, **options: Any) -> Any:
         return self.model(**{name: batch[name] for name in self._inputs if name in batch}, **options)
-
-    @property
-    def configuration(self) -> str:
-        """A digest of the model's configuration."""
-        return config_digest(self.model)
 
 
 def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
