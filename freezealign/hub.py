@@ -49,7 +49,9 @@ def explain_hub_errors(name: str, revision: str | None = None, remedy: str = "")
             raise ValueError(f"'{name}' has no revision '{revision}' on the hub.") from error
         if has(RepositoryNotFoundError, HFValidationError):
             raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
-        if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or any(map(_is_transport_error, chain)):
+        names = {kind.__name__ for link in chain for kind in type(link).__mro__}  # of whichever HTTP library
+        refused = any(isinstance(link, OSError) and "couldn't connect" in str(link) for link in chain)
+        if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or names & TRANSPORT_ERRORS or refused:
             raise ConnectionError(
                 f"cannot reach the model hub for '{name}', and it is not in the local cache. {remedy}".rstrip()
             ) from error
@@ -61,12 +63,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_transport_error(error: BaseException) -> bool:
-    """Whether this is a failure to connect, of whichever HTTP library."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & TRANSPORT_ERRORS) or (isinstance(error, OSError) and "couldn't connect" in str(error))
 
 
 def locate_folder(

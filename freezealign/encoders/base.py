@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders.identity import settings_digest
 from freezealign.files import tensor_digest
 
-SIDE_LIMIT, LENGTH_LIMIT = 10_000, 2**24
+LIMITS = {"image_size": 10_000, "max_length": 2**24}
 """Pixels a side and tokens a text that an encoder may be asked to read."""
 
 
@@ -47,13 +48,11 @@ class EncoderReference:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, kind = getattr(self, field.name), int if "int" in str(field.type) else str
-            if type(value) is not kind and not (value is None and "None" in str(field.type)):
+            value, kind = getattr(self, field.name), Integral if "int" in str(field.type) else str
+            if (not isinstance(value, kind) or value is True) and not (value is None and "None" in str(field.type)):
                 raise ValueError(f"{field.name}={value!r:.80}: the reference of an encoder has {field.type} there.")
-        for name, value, limit in (
-            ("image_size", self.image_size, SIDE_LIMIT),
-            ("max_length", self.max_length, LENGTH_LIMIT),
-        ):
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
             if value is not None and not 1 <= value <= limit:
                 raise ValueError(f"{name}={value}: choose 1 to {limit:,}.")
 
@@ -133,3 +132,37 @@ def with_tokens(features: Features) -> Features:
     if "token_embeddings" in features:
         return features
     return {**features, "token_embeddings": features["sentence_embedding"].unsqueeze(1)}
+
+
+def split_tokens(
+    tokens: Tensor, grid: tuple[int, int], pooled: Tensor | None = None, has_cls: bool | None = None
+) -> Features:
+    """Separate patches from the tokens in front of them.
+
+    Args:
+        tokens: (B, P + rows · columns, D): P prefix tokens, CLS first, then registers or a distillation token.
+        grid: (rows, columns) of the patches.
+        pooled: (B, D), the model's own pooled output, the summary where there is no CLS; by default the patch mean.
+        has_cls: Whether the first prefix token is CLS; by default, if there is any.
+
+    Returns:
+        ``token_embeddings`` (B, rows · columns, D), patches only; ``cls_token_embeddings`` (B, D); ``grid``.
+
+    Raises:
+        ValueError: If there are fewer tokens than the grid has cells.
+    """
+    prefix = tokens.shape[1] - grid[0] * grid[1]
+    if prefix < 0:
+        raise ValueError(f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} patches.")
+    patches = tokens[:, prefix:]
+    if prefix > 0 if has_cls is None else has_cls:
+        summary = tokens[:, 0]
+    else:
+        summary = patches.mean(1) if pooled is None else pooled.flatten(1)
+    return {"token_embeddings": patches, "cls_token_embeddings": summary, "grid": grid}
+
+
+def flatten_map(feature_map: Tensor, pooled: Tensor | None = None) -> Features:
+    """Read a feature map (B, D, rows, columns) as a grid of tokens; the summary defaults to the global average."""
+    rows, columns = feature_map.shape[-2:]
+    return split_tokens(feature_map.flatten(2).transpose(1, 2), (rows, columns), pooled)

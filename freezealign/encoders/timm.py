@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
 from freezealign.encoders.folder import PICKLED, check_capacity, no_safetensors
 from freezealign.encoders.identity import modules_digest
 from freezealign.encoders.packaged import PACKAGES
-from freezealign.encoders.vision import flatten_map, split_tokens
 from freezealign.files import read_json
 
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
 from freezealign.encoders.folder import check_capacity
 from freezealign.encoders.identity import settings_digest
 from freezealign.encoders.text import TextEncoder
-from freezealign.encoders.vision import flatten_map, split_tokens
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 """For everything that reads a folder: without it a user at a terminal is asked whether to run the folder's code."""
