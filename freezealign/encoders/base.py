@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from freezealign.batch import Features
-from freezealign.encoders.identity import settings_digest
+from freezealign.encoders.identity import config_digest
 from freezealign.files import tensor_digest
 
 LIMITS = {"image_size": 10_000, "max_length": 2**24}
@@ -49,7 +49,9 @@ class EncoderReference:
     def __post_init__(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), Integral if "int" in str(field.type) else str
-            if (not isinstance(value, kind) or value is True) and not (value is None and "None" in str(field.type)):
+            if (not isinstance(value, kind) or isinstance(value, bool)) and not (
+                value is None and "None" in str(field.type)
+            ):
                 raise ValueError(f"{field.name}={value!r:.80}: the reference of an encoder has {field.type} there.")
         for name, limit in LIMITS.items():
             value = getattr(self, name)
@@ -115,8 +117,7 @@ class Encoder(nn.Module):
     @property
     def configuration(self) -> str:
         """A digest of all else that what it gives depends on, such as activations and heads; empty where unknown."""
-        config = getattr(getattr(self, "model", None), "config", None)
-        return settings_digest(config.to_diff_dict()) if hasattr(config, "to_diff_dict") else ""
+        return config_digest(getattr(self, "model", None))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over every tensor of the encoder."""

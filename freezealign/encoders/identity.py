@@ -72,6 +72,12 @@ def settings_digest(settings: dict[str, Any]) -> str:
     return digest(_lasting(settings))
 
 
+def config_digest(model: Any) -> str:
+    """Return a digest of the configuration of a transformers model; empty of one that has none."""
+    config: Any = getattr(model, "config", None)
+    return settings_digest(config.to_diff_dict()) if hasattr(config, "to_diff_dict") else ""
+
+
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         kept = {str(key): _lasting(inner) for key, inner in value.items() if inner is not None}

@@ -102,12 +102,12 @@ class OneLayer(LayerEncoder):
         number, count = layer + len(layers) + 1 if layer < 0 else layer, len(layers)
         if not 1 <= number <= count:
             raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
-        self.layer, self.has_cls = number, encoder.has_cls
-        self.dim = int(layers[number - 1]["token_embeddings"].shape[-1])
+        self.layer, self._index, self.has_cls = number, number - 1, encoder.has_cls
+        self.dim = int(layers[self._index]["token_embeddings"].shape[-1])
 
     def forward(self, batch: Features) -> Features:
         """Return the layer's features; see :class:`Encoder`."""
-        return layers_of(self.encoder, batch)[self.layer - 1]
+        return layers_of(self.encoder, batch)[self._index]
 
     @property
     def preprocessing(self) -> dict[str, Any]:

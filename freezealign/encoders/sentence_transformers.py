@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from freezealign.batch import Features
 from freezealign.encoders.base import EncoderReference
 from freezealign.encoders.folder import check_capacity, check_folder
-from freezealign.encoders.identity import digest, settings_digest
+from freezealign.encoders.identity import config_digest, digest
 from freezealign.encoders.text import TextEncoder
 from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing
 from freezealign.files import read_json
@@ -48,7 +48,7 @@ class SentenceTransformerEncoder(TextEncoder):
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return token embeddings and masks after every block; the last layer has ``sentence_embedding`` too."""
-        config = getattr(getattr(self.model[0], "model", None), "config", None)
+        config: Any = getattr(getattr(self.model[0], "model", None), "config", None)
         if not hasattr(config, "output_hidden_states"):
             return super().forward_layers(batch)
         # sentence-transformers hands hidden states on only if the configuration says so
@@ -67,8 +67,7 @@ class SentenceTransformerEncoder(TextEncoder):
     @property
     def configuration(self) -> str:
         """A digest of the transformer's configuration, and of the settings of what follows it."""
-        config = getattr(getattr(self.model[0], "model", None), "config", None)
-        own = settings_digest(config.to_diff_dict()) if hasattr(config, "to_diff_dict") else ""
+        own = config_digest(getattr(self.model[0], "model", None))
         later = [[type(module).__name__, module.get_config_dict()] for module in list(self.model)[1:]]
         return digest([own, later])
 

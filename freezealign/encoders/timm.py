@@ -64,7 +64,8 @@ class TimmEncoder(Encoder):
         features = []
         for entry in inner[:-1]:  # a map (B, D, rows, columns), or one and its prefix tokens (B, P, D)
             feature_map, prefix = entry if prefixed else (entry, None)
-            features.append(flatten_map(feature_map, prefix[:, 0] if prefixed and self._has_cls else None))
+            summary = prefix[:, 0] if prefix is not None and self._has_cls else None
+            features.append(flatten_map(feature_map, summary))
         return [*features, self._features(states, pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:

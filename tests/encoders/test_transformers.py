@@ -387,10 +387,15 @@ def test_a_long_text_is_cut_to_the_positions_the_model_has(name, text):
     assert read(encoder, "a " * 600)["token_embeddings"].shape[1] == TEXTS[name].limit
 
 
-def test_tokens_are_the_models_last_hidden_state(text_folder):
-    folder = text_folder("bert")
-    hidden = hf.AutoModel.from_pretrained(folder).eval()(input_ids=torch.tensor([[2, 4, 5, 3]])).last_hidden_state
-    torch.testing.assert_close(read(FrozenEncoder(folder), "a red")["token_embeddings"], hidden)
+@pytest.mark.parametrize(
+    ("name", "ids"),
+    [("bert", [2, 4, 5, 3]), ("siglip", [4, 5, 3, *[1] * 13])],  # SigLIP was trained on full texts, without a mask
+)
+def test_tokens_are_the_models_last_hidden_state(name, ids, text_folder):
+    folder = text_folder(name)
+    model = hf.AutoModel.from_pretrained(folder).eval()
+    hidden = getattr(model, "text_model", model)(input_ids=torch.tensor([ids])).last_hidden_state
+    torch.testing.assert_close(read(FrozenEncoder(folder, "text"), "a red")["token_embeddings"], hidden)
 
 
 def test_padding_counts_as_special_and_an_unknown_word_as_a_word(text):
