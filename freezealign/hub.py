@@ -96,7 +96,7 @@ def locate_folder(
                     cache_dir=cache_folder,
                     local_files_only=local_files_only,
                     allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
-                    ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated*"],
+                    ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated.*"],
                 )
             )
     return inside(folder, subfolder)
