@@ -133,6 +133,16 @@ def test_a_json_file_cannot_name_a_pickle(file, content, folder_of):
         FrozenEncoder(str(folder), "text")
 
 
+def test_a_configuration_of_timm_cannot_name_other_weights(folder_of):
+    folder = folder_of("timm")
+    expected = FrozenEncoder(str(folder)).fingerprint
+    own = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
+    edit(
+        folder / "config.json", pretrained_cfg={**own, "state_dict": {"a": 1}, "custom_load": True, "file": "evil.bin"}
+    )
+    assert FrozenEncoder(str(folder)).fingerprint == expected
+
+
 # Whole checkpoints
 
 
