@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from freezealign.evaluation.base import Evaluator, Results, all_prefixed, by_language
-from freezealign.evaluation.embed import embed
+from freezealign.evaluation.base import Evaluator, Results, all_prefixed, by_language, embed
 from freezealign.features import FrozenFeatures
+from freezealign.inputs import shorten
 
 Captions = Sequence[str | Sequence[str] | None]
 
@@ -38,10 +38,14 @@ class CaptionedImagesEvaluator(Evaluator):
         self.images = images
         self.texts: dict[str, Any] = {}
         self.owners: dict[str, list[int]] = {}
-        for language, texts in by_language(captions).items():
-            if len(texts) != len(images):
-                raise ValueError(f"{len(images)} images but {len(texts)} captions{f' in {language}' * bool(language)}.")
-            self.texts[language], self.owners[language] = _flatten(texts)
+        for language, given in by_language(captions).items():
+            if len(given) != len(images):
+                raise ValueError(f"{len(images)} images but {len(given)} captions{f' in {language}' * bool(language)}.")
+            lists = [captions_of(index, caption) for index, caption in enumerate(given)]
+            self.texts[language] = [text for texts in lists for text in texts]
+            self.owners[language] = [owner for owner, texts in enumerate(lists) for _ in texts]
+            if not self.texts[language]:
+                raise ValueError("there is no caption to retrieve with.")
         self.languages = list(self.texts)
 
     def precompute(self, model: Any, path: str | Path | None = None) -> Self:
@@ -97,13 +101,17 @@ class CaptionedImagesEvaluator(Evaluator):
         raise NotImplementedError
 
 
-def _flatten(captions: Captions) -> tuple[list[str], list[int]]:
-    """Return all captions, and which image each belongs to."""
-    texts, owners = [], []
-    for owner, caption in enumerate(captions):
-        for text in [caption] if isinstance(caption, str) else caption or []:
-            texts.append(text)
-            owners.append(owner)
-    if not texts:
-        raise ValueError("there is no caption to retrieve with.")
-    return texts, owners
+def captions_of(index: int, given: Any) -> list[str]:
+    """Return the captions of image number ``index``: a text, several, or ``None``.
+
+    Raises:
+        ValueError: If they are anything else.
+    """
+    texts = [] if given is None else list(given) if isinstance(given, (list, tuple, np.ndarray)) else [given]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"the caption of image {index} is {shorten(text)} ({type(text).__name__}); pass a text, a list of "
+                "texts, or None where there is none."
+            )
+    return texts

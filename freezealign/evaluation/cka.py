@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.registry import find_measure
+from freezealign.evaluation.base import owners_mean
 from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
-from freezealign.evaluation.embed import owners_mean
 
 
 class CKAEvaluator(CaptionedImagesEvaluator):

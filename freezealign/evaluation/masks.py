@@ -10,6 +10,7 @@ from PIL import Image
 
 from freezealign.images import formats
 from freezealign.inputs import InputError
+from freezealign.modality import read_item
 
 
 def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
@@ -38,3 +39,16 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
             "(H, W), a picture with a palette, or a grey one. A mask of colours has to be mapped to indices first."
         )
     return mask.astype(np.int64)
+
+
+def read_masked(image: Any, mask: Any, name: str = "the mask") -> tuple[Image.Image, np.ndarray]:
+    """Return a picture as RGB and its mask (H, W) of int64; arguments as for ``encode_image`` and :func:`read_mask`.
+
+    Raises:
+        InputError: If either cannot be read, or they are of different sizes.
+    """
+    picture, found = read_item(image, "image"), read_mask(mask, name)
+    shape = picture.height, picture.width
+    if found.shape != shape:
+        raise InputError(f"{name} is {found.shape}, its image {shape} (height, width); each pixel needs a class.")
+    return picture, found

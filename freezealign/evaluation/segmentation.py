@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from freezealign.evaluation.base import Evaluator, Results, all_prefixed
-from freezealign.evaluation.masks import read_mask
+from freezealign.evaluation.masks import read_masked
 from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
 from freezealign.evaluation.pictures import Overlay, draw_overlays
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
 from freezealign.evaluation.windows import SlidingWindows, cell_map, center_crop_share
-from freezealign.images import read_image
 from freezealign.inputs import InputError
 
 Protocol = Literal["standard", "freeze-align"]
@@ -183,20 +182,13 @@ class SegmentationEvaluator(Evaluator):
                     bar.update()
 
     def _read(self, index: int) -> tuple[Image.Image, Tensor]:
-        """Return a picture and its mask."""
+        """Return a picture and its mask: class indices from 0, C for background that counts, else ``IGNORED``."""
+        item, classes = self.masks[index], self.prompts.count
+        name = f"mask {index} ({item})" if isinstance(item, (str, Path)) else f"mask {index}"
         try:
-            image = read_image(self.images[index])
+            image, mask = read_masked(self.images[index], item, name)
         except InputError as error:
             raise InputError(f"item {index}: {error}") from error
-        return image, self._truth(index, (image.height, image.width))
-
-    def _truth(self, index: int, shape: tuple[int, int]) -> Tensor:
-        """Return the mask of a picture: class indices from 0, C for background that counts, else ``IGNORED``."""
-        item = self.masks[index]
-        name = f"mask {index} ({item})" if isinstance(item, (str, Path)) else f"mask {index}"
-        mask, classes = read_mask(item, name), self.prompts.count
-        if mask.shape != shape:
-            raise InputError(f"{name} is {mask.shape}, its image {shape} (height, width); each pixel needs a class.")
         ignored = mask == self.ignore_label
         wrong = ~ignored & ((mask < 0) | (mask > classes - (self.background == "none")))
         if wrong.any():
@@ -207,4 +199,4 @@ class SegmentationEvaluator(Evaluator):
         if self.background != "none":
             counts = self.background == "threshold" or self.rule == "freeze-align"
             mask = np.where(mask == 0, classes if counts else IGNORED, mask - 1)
-        return torch.from_numpy(np.where(ignored, IGNORED, mask))
+        return image, torch.from_numpy(np.where(ignored, IGNORED, mask))

@@ -18,9 +18,8 @@ import yaml
 from PIL import Image
 
 from freezealign.evaluation.suites import Suite, run_suite
-from freezealign.evaluation.suites.formats import READERS, read_data
 from freezealign.evaluation.suites.suite import builtin_suites
-from freezealign.evaluation.suites.tasks import EVALUATORS, make_evaluator
+from freezealign.evaluation.suites.tasks import EVALUATORS, READERS, make_evaluator, read_data
 from freezealign.evaluation.testsets import ClassifiedImages
 from freezealign.samples import hash_fold
 from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
@@ -305,7 +304,7 @@ def test_scenes_that_cannot_be_composed_say_what_they_take(tmp_path, change, mes
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "things.json is not JSON"), ("[]", "should hold an object"), ('{"a": "b"}', "list of sentences")],
+    [("{", "things.json: not valid JSON"), ("[]", "should hold an object"), ('{"a": "b"}', "list of sentences")],
 )
 def test_descriptions_of_another_form_are_refused(folders, content, message):
     (folders / "data/things.json").write_text(content)
@@ -351,7 +350,7 @@ def test_every_format_is_read_and_evaluated(folders, monkeypatch):
     write_voc(data / "voc", "sky\ngrass\n")
     write_mask_dataset(data / "masks")
     (data / "described.json").write_text('{"thing 1": ["It is red."]}')
-    monkeypatch.setattr("freezealign.evaluation.suites.formats.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
+    monkeypatch.setattr("freezealign.evaluation.suites.tasks.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
     assert {(some["format"], EVALUATORS[name][1]) for name, some, _ in FORMATS} == set(READERS)
 
     tasks = [

@@ -304,7 +304,7 @@ def test_more_classes_than_images_can_be_evaluated():
 def confusion(monkeypatch) -> list:
     """What would be drawn: names, labels and predictions."""
     drawn: list = []
-    monkeypatch.setattr("freezealign.evaluation.pictures.draw_confusion", lambda path, *rest: drawn.append(rest))
+    monkeypatch.setattr("freezealign.evaluation.zero_shot.draw_confusion", lambda path, *rest: drawn.append(rest))
     return drawn
 
 
