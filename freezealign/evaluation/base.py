@@ -140,26 +140,13 @@ def all_prefixed(prefix: str, results: Mapping[str, Any]) -> Results:
 
 
 def embed(model: Any, modality: str, items: Any, **options: Any) -> Tensor:
-    """Return the embeddings (n, d) of items as float32, on whatever device they come.
-
-    Args:
-        model: Anything with ``encode_image`` and ``encode_text``.
-        modality: ``image`` or ``text``.
-        items: What that method takes.
-        **options: Of that method.
-    """
+    """Return what a model's ``encode_image`` or ``encode_text`` does, (n, d) float32 on whatever device it comes."""
     embeddings: Tensor = getattr(model, f"encode_{modality}")(items, convert_to_tensor=True, **options).float()
     return embeddings
 
 
 def owners_mean(vectors: Tensor, owners: Tensor, count: int) -> Tensor:
-    """Return for each of ``count`` owners the mean (count, d) of its vectors' directions.
-
-    Args:
-        vectors: (n, d) of any length.
-        owners: (n,) whom each belongs to, from 0; all have one.
-        count: The number of owners.
-    """
+    """Return the mean (count, d) of the directions of each owner's vectors (n, d); ``owners`` (n,) count from 0."""
     sums = vectors.new_zeros(count, vectors.shape[1])
     directions = normalize(vectors, dim=-1)
     return sums.index_add_(0, owners, directions) / torch.bincount(owners, minlength=count)[:, None]

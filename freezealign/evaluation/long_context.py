@@ -26,14 +26,8 @@ class LongContextEvaluator(RetrievalEvaluator):
     out.
 
     Args:
-        images: The images, in any form ``encode_image`` takes.
-        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
-            such a list for each language. Languages are evaluated apart.
-        name: Put in front of every metric.
+        images, captions, name, ks, batch_size, show_progress_bar: As :class:`~freezealign.RetrievalEvaluator` has them.
         budgets: Tokens to which captions are cut.
-        ks: Ranks to report.
-        batch_size: Items a forward pass.
-        show_progress_bar: Show progress if it takes longer than a second.
 
     Raises:
         ValueError: If a budget is not positive.
@@ -120,10 +114,7 @@ def cut(text: str, ends: Ends, budget: int) -> str:
 
     What is left may split in another way than it did within the text, and into more tokens: then it is cut again.
 
-    Args:
-        text: What to cut.
-        ends: Finds where tokens end, ascending; those that make up one character all end where it does.
-        budget: The most tokens to keep.
+    ``ends`` finds where tokens end, ascending; those that make up one character all end where it does.
     """
     while len(places := ends(text)) > budget:
         whole = bisect_left(places, places[budget])

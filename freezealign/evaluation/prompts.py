@@ -86,13 +86,7 @@ class ClassPrompts:
         ]
 
     def vectors(self, model: Any, language: str, **options: Any) -> Tensor:
-        """Return the class vectors (C', d) of the classes that :meth:`named` gives; all prompts are encoded together.
-
-        Args:
-            model: Anything with ``encode_text``.
-            language: One of :attr:`languages`.
-            **options: Of ``encode_text``.
-        """
+        """Return the vectors (C', d) of the classes that :meth:`named` gives; all prompts are encoded together."""
         prompts = self.prompts(language)
         texts = [text for some in prompts for text in some]
         owners = [owner for owner, some in enumerate(prompts) for _ in some]

@@ -75,12 +75,11 @@ def chance_recall(k: int, candidates: int, positives: np.ndarray) -> float:
 
 def chance_reciprocal_rank(candidates: int, positives: np.ndarray) -> float:
     """Return the mean reciprocal rank of a random order; arguments as in :func:`chance_recall`."""
+    from scipy.stats import nhypergeom
+
     kinds, counts = np.unique(positives, return_counts=True)
     wrong_before = np.arange(candidates)
-    expected = []
-    for kind in kinds:
-        # A right one comes after k wrong ones if the k before it were wrong and it is not.
-        left = candidates - wrong_before
-        all_wrong = np.cumprod(np.concatenate([[1.0], ((left - kind) / left)[:-1]]))
-        expected.append((all_wrong * kind / left / (wrong_before + 1)).sum())
+    expected = [
+        (nhypergeom.pmf(wrong_before, candidates, candidates - kind, 1) / (wrong_before + 1)).sum() for kind in kinds
+    ]
     return float(np.average(expected, weights=counts))

@@ -133,18 +133,16 @@ class SegmentationEvaluator(Evaluator):
                 predicted = found[language].add(maps, truth)
                 if index < OVERLAYS and language == self.languages[0]:
                     overlays.append(Overlay(image, truth.numpy(), np.where(truth == IGNORED, IGNORED, predicted)))
-            chance.add(self.windows.merge(self._random(index, [grid for _, grid in cells]), image.size), truth)
+            generator = torch.Generator().manual_seed(index)
+            noise = [torch.rand(self.prompts.count, *grid, generator=generator) for _, grid in cells]
+            chance.add(self.windows.merge(noise, image.size), truth)
         if folder is not None:
             names = [*map(str, self.prompts.class_names[self.languages[0]]), "background"]
             draw_overlays(folder / "overlays.png", overlays, names)
-        return self._results(found, chance)
-
-    def _results(self, found: Mapping[str, Overlap], chance: Overlap) -> Results:
         results: Results = {"protocol": self.protocol}
-        floor = chance.scores()["miou"]
-        counts = {"n_images": len(self.images), "n_classes": self.prompts.count}
+        same = {"miou_chance": chance.scores()["miou"], "n_images": len(self.images), "n_classes": self.prompts.count}
         for language, overlap in found.items():
-            results |= all_prefixed(language, {**overlap.scores(), "miou_chance": floor, **counts})
+            results |= all_prefixed(language, {**overlap.scores(), **same})
         return results
 
     def _overlap(self) -> Overlap:
@@ -152,11 +150,6 @@ class SegmentationEvaluator(Evaluator):
             return BinaryIoU(self.prompts.count, self.threshold)
         background = self.threshold if self.background == "threshold" else None
         return MeanIoU(self.prompts.count, background, self.candidates)
-
-    def _random(self, index: int, grids: list[tuple[int, int]]) -> list[Tensor]:
-        """Return maps without meaning for the windows of picture number ``index``."""
-        generator = torch.Generator().manual_seed(index)
-        return [torch.rand(self.prompts.count, *grid, generator=generator) for grid in grids]
 
     def _pictures(self, model: Any) -> Iterator[tuple[Image.Image, Tensor, list[Any]]]:
         """Yield each picture, its mask (H, W), and the patches and grid of each of its windows."""
@@ -168,16 +161,10 @@ class SegmentationEvaluator(Evaluator):
             for start in range(0, len(self.images), PICTURES_AT_ONCE):
                 chosen = range(start, min(start + PICTURES_AT_ONCE, len(self.images)))
                 read = [self._read(index) for index in chosen]
-                windows = [self.windows.cut(image, keep) for image, _ in read]
-                cells = iter(
-                    model.encode_tokens(
-                        [window for some in windows for window in some],
-                        modality="image",
-                        convert_to_tensor=True,
-                        **self.quiet,
-                    )
-                )
-                for (image, truth), some in zip(read, windows):
+                cut = [self.windows.cut(image, keep) for image, _ in read]
+                windows = [window for some in cut for window in some]
+                cells = iter(model.encode_tokens(windows, modality="image", convert_to_tensor=True, **self.quiet))
+                for (image, truth), some in zip(read, cut):
                     yield image, truth, [next(cells) for _ in some]
                     bar.update()
 

@@ -51,12 +51,7 @@ def make_evaluator(
 ) -> tuple[Evaluator, list[Skipped]]:
     """Return the evaluator of a task, and what of its data was left out.
 
-    Args:
-        task: The task.
-        root: The folder that paths of data start from.
-        batch_size: Items a forward pass.
-        show_progress_bar: Show progress if it takes longer than a second.
-        readable: Read every image once, and leave out those that cannot be read.
+    Paths of data start from ``root``; ``readable`` reads every image once, and leaves out those that cannot be read.
 
     Raises:
         FileNotFoundError: If the data is not there.

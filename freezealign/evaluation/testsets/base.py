@@ -59,14 +59,14 @@ class TestSet:
             except InputError as error:
                 reasons[place] = str(error)
         skipped = left_out(reasons, len(self.images) + len(self.skipped), strict)
-        kept = [number for number, place in enumerate(places) if place not in reasons]
 
-        def chosen(values: Any) -> Any:
-            return [values[number] for number in kept]
+        def kept(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {language: kept(some) for language, some in values.items()}
+            return [value for value, place in zip(values, places) if place not in reasons]
 
-        known = getattr(self, self.known)
-        known = {key: chosen(some) for key, some in known.items()} if isinstance(known, Mapping) else chosen(known)
-        return replace(self, images=chosen(self.images), skipped=skipped, **{self.known: known})
+        known = {name: kept(getattr(self, name)) for name in ("images", self.known)}
+        return replace(self, skipped=skipped, **known)
 
     def _read(self, number: int) -> Any:
         return read_item(self.images[number], "image")
@@ -77,13 +77,12 @@ class ClassifiedImages(TestSet):
     """Images of which the class is known.
 
     Args:
-        images: n images, in any form ``encode_image`` takes.
         labels: For each the index of its class.
         class_names: The names of the classes.
         templates: Prompts with ``{c}`` where the name goes, if the data set comes with any.
 
     Raises:
-        ValueError: If there are no images, their number is not that of the labels, or a label has no class name.
+        ValueError: Also if a label is no index of a class name.
     """
 
     known = "labels"
@@ -111,11 +110,7 @@ class CaptionedImages(TestSet):
     """Images with captions, in one language or several.
 
     Args:
-        images: n images, in any form ``encode_image`` takes.
         captions: For each language a list of captions of each image; the only language may be called ``""``.
-
-    Raises:
-        ValueError: If there are no images, or a language has captions for another number of them.
     """
 
     known = "captions"
@@ -128,13 +123,9 @@ class MaskedImages(TestSet):
     """Images of which the class of each pixel is known.
 
     Args:
-        images: n images, in any form ``encode_image`` takes.
         masks: For each its mask, in any form :func:`freezealign.evaluation.masks.read_mask` takes: 0 is background, i
             is ``class_names[i - 1]``, 255 does not count.
         class_names: The names of the classes, without background; or such a list for each language.
-
-    Raises:
-        ValueError: If there are no images, or their number is not that of the masks.
     """
 
     known = "masks"

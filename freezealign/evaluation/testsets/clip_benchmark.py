@@ -48,13 +48,12 @@ def read_benchmark_classes(root: str | Path, split: str = "test") -> ClassifiedI
 
     Args:
         root: The folder.
-        split: The sub-folder of the shards.
+        split: Its sub-folder of shards.
 
     Raises:
         FileNotFoundError: If ``nshards.txt``, a shard or ``classnames.txt`` is missing.
-        InputError: If no sample is good.
         ModuleNotFoundError: If webdataset is not installed.
-        ValueError: If the data set is of another type, a shard is damaged or too many, the split is empty, or a label
+        ValueError: If the data set is of another type, a shard is damaged or too many, no sample is good, or a label
             has no class name.
     """
     root = Path(root)
@@ -87,11 +86,8 @@ def read_benchmark_captions(roots: Mapping[str, str | Path] | str | Path, split:
         split: The sub-folder of the shards.
 
     Raises:
-        FileNotFoundError: If ``nshards.txt`` or a shard is missing.
-        InputError: If no sample is good.
-        ModuleNotFoundError: If webdataset is not installed.
-        ValueError: If a data set is of another type, a shard is damaged or too many, the split is empty, or languages
-            have different images, known by their keys and their sizes in bytes.
+        FileNotFoundError, ModuleNotFoundError: As :func:`read_benchmark_classes`.
+        ValueError: Likewise, and if languages have different images, known by their keys and their sizes in bytes.
     """
     read = {key: _read_split(Path(root), split, "retrieval") for key, root in by_language(roots).items()}
     first, entries = next(iter(read.items()))
