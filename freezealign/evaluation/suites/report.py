@@ -72,10 +72,10 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: If it is damaged.
     """
     try:
-        if "error" in read_object(path, IDENTITY):
-            return read_object(path, {**IDENTITY, "error": str})
-        record = read_object(path, {**IDENTITY, **SCORED})
-        _check_scores(path, record)
+        record = read_object(path, IDENTITY)
+        read_object(path, {"error": str} if "error" in record else SCORED)
+        if "error" not in record:
+            _check_scores(path, record)
     except ValueError as error:
         raise ValueError(f"{error} Remove it, and the task is run again.") from None
     return record
@@ -91,16 +91,16 @@ def _check_scores(path: Path, record: dict[str, Any]) -> None:
     strange = [key for key, value in results.items() if not isinstance(value, kinds[key])]
     if not shown or absent or strange:
         raise ValueError(f"{path}: its scores are damaged: {absent[:3]} missing, {strange[:3]} of another kind.")
-    for entry in record.get("skipped", []):
-        if not isinstance(entry, dict) or not {"index", "reason"} <= set(entry):
-            raise ValueError(f"{path}: 'skipped' is damaged.")
+    skipped = record.get("skipped", [])
+    if not isinstance(skipped, list) or any(not isinstance(e, dict) or set(e) != {"index", "reason"} for e in skipped):
+        raise ValueError(f"{path}: 'skipped' is damaged.")
 
 
 def left_out_line(record: dict[str, Any]) -> str:
     """Return how much of a task's data was left out and what was wrong with the first; all are in its ``skipped``."""
     if not (skipped := record.get("skipped")):
         return ""
-    return f"left out {len(skipped)}; the first is item {skipped[0]['index']}: {skipped[0]['reason']}"
+    return f"Left out {len(skipped)}; the first is item {skipped[0]['index']}: {skipped[0]['reason']}"
 
 
 def _records(task: Task, folder: Path) -> Records:
@@ -150,7 +150,7 @@ def _section(task: Task, records: Records, folder: Path) -> list[str]:
         pictures = sorted((folder / model / task.name).glob("*.png"))
         parts += [
             f"Protocol: {record['results']['protocol']}.",
-            left_out_line(record).capitalize(),
+            left_out_line(record),
             _languages_table(record),
             _budget_table(record),
             *(f"![{task.name}, {model}, {path.stem}]({path.relative_to(folder).as_posix()})" for path in pictures),
