@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.registry import find_measure
 from freezealign.evaluation.base import owners_mean
-from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
+from freezealign.evaluation.retrieval import CaptionedImagesEvaluator, Captions
 
 
 class CKAEvaluator(CaptionedImagesEvaluator):

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.evaluation.base import Results, all_prefixed, embed, prefixed
-from freezealign.evaluation.captioned import Captions
 from freezealign.evaluation.pictures import draw_curves
-from freezealign.evaluation.retrieval import RetrievalEvaluator
+from freezealign.evaluation.retrieval import Captions, RetrievalEvaluator
 from freezealign.words import word_ends
 
 BUDGETS = (8, 16, 32, 64, 128, 256, 512)

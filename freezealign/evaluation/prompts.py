@@ -116,7 +116,11 @@ class ClassPrompts:
         for language, templates in self.templates.items():
             check_texts(templates, "template", f" in {language}" * bool(language), callable)
             for template in templates:
-                if not _has_place(template):
+                try:
+                    has_place = "\0" in _filled(template, "\0")
+                except (KeyError, IndexError, ValueError):
+                    has_place = False
+                if not has_place:
                     raise ValueError(
                         f"the template {template!r} needs {{}} or {{c}} where the class name goes, and no other."
                     )
@@ -142,11 +146,3 @@ def check_texts(values: Any, what: str, where: str, other: Callable[[Any], bool]
 
 def _filled(template: Template, name: str) -> str:
     return template(name) if callable(template) else template.format(name, c=name)
-
-
-def _has_place(template: Template) -> bool:
-    """Whether a template puts in the class name, and nothing else."""
-    try:
-        return "\0" in _filled(template, "\0")
-    except (KeyError, IndexError, ValueError):
-        return False

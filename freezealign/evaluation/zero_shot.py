@@ -77,25 +77,20 @@ class ZeroShotClassificationEvaluator(Evaluator):
         images = embed(model, "image", self.images, **self.options)
         results: Results = {"protocol": self.prompts.protocol}
         for language in self.languages:
-            shown, labels = self._labels(language)
+            named = self.prompts.named(language)
+            places = torch.full((self.prompts.count,), -1)  # of a class among those with a name
+            places[named] = torch.arange(len(named))
+            shown = (places[self.labels] >= 0).nonzero().flatten()
+            labels = places[self.labels[shown]]
             if not len(shown):
                 raise ValueError(f"no image has a class with a name in '{language}'.")
             classes = self.prompts.vectors(model, language, **self.options)
             results |= all_prefixed(language, self._scores(images[shown], labels.to(images.device), classes))
             if folder is not None and language == self.languages[0]:
-                names = [str(self.prompts.class_names[language][index]) for index in self.prompts.named(language)]
+                names = [str(self.prompts.class_names[language][index]) for index in named]
                 predicted = nearest(images[shown], classes).cpu().numpy()
                 draw_confusion(folder / "confusion.png", names, labels.numpy(), predicted)
         return results
-
-    def _labels(self, language: str) -> tuple[Tensor, Tensor]:
-        """Return which images have a class with a name in ``language``, and its place among such classes."""
-        places = torch.full((self.prompts.count,), -1)
-        named = self.prompts.named(language)
-        places[named] = torch.arange(len(named))
-        labels = places[self.labels]
-        shown = (labels >= 0).nonzero().flatten()
-        return shown, labels[shown]
 
     def _scores(self, images: Tensor, labels: Tensor, classes: Tensor) -> Results:
         ranks = positive_ranks(images, classes, labels, torch.arange(len(classes), device=images.device))

@@ -259,6 +259,12 @@ TASK = "name: a, evaluator: cka, data: {}"
         ("{title: x, tasks: [{name: 1, evaluator: cka, data: {}}]}", "'name' of a task is a str, got 1"),
         ("{title: x, tasks: [{name: ../a, evaluator: cka, data: {}}]}", r"of letters, .* got '\.\./a'"),
         (f"{{title: x, tasks: [{{{TASK}}}, {{{TASK}}}]}}", "a name of its own.*'a'"),
+        (
+            "{title: x, tasks: [{name: a, evaluator: cka, data: {path: 2024-01-01}}]}",
+            "task 'a' holds .*date.* in quotes",
+        ),
+        (f"{{title: x, tasks: [{{{TASK}, options: {{threshold: .inf}}}}]}}", "task 'a' holds what JSON has not"),
+        ("[" * 5000, "recursion|nested|depth"),
     ],
 )
 def test_file_that_is_no_suite_is_refused_with_its_name(tmp_path, text, message):

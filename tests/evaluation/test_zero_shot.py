@@ -364,7 +364,5 @@ def test_labels_are_whole_numbers_whatever_their_type(callable_model, images):
     "labels", [["cat"], [None], [[0]], np.array([["cat"]]), [1j], np.zeros((1, 1), int)], ids=lambda labels: str(labels)
 )
 def test_labels_that_are_no_whole_numbers_name_the_remedy(labels):
-    with pytest.raises(
-        ValueError, match=r"whole numbers, one .* \[class_names\.index\(name\) for name in labels\]"
-    ):
+    with pytest.raises(ValueError, match=r"whole numbers, one .* \[class_names\.index\(name\) for name in labels\]"):
         ZeroShotClassificationEvaluator([0], labels, ["cat", "dog"])

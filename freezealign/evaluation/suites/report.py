@@ -86,7 +86,7 @@ def _check_scores(path: Path, record: dict[str, Any]) -> None:
     results, languages, columns = record["results"], record["languages"], record["columns"]
     shown = [prefixed(language, column) for language in languages for column in columns]
     absent = [key for key in ("protocol", *shown) if key not in results]
-    kinds = {**dict.fromkeys(results, (int, float, type(None))), "protocol": str, "unit": str}
+    kinds: dict[str, Any] = {**dict.fromkeys(results, (int, float, type(None))), "protocol": str, "unit": str}
     kinds |= {key: list for key in results if key.endswith("class_iou")}
     strange = [key for key, value in results.items() if not isinstance(value, kinds[key])]
     if not shown or absent or strange:

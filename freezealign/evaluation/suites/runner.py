@@ -73,7 +73,9 @@ def run_suite(
             finished = "error" not in record and not differences(record, key)
             announce(f"[{number}/{len(chosen)}] {task.name}: {'finished earlier' if finished else 'running'}")
             if not finished:
-                _clear(place)
+                # what another task or model left, so that no report mixes its pictures with new results
+                for path in (place / RESULT, *place.glob("*.png"), *filter(is_leftover, place.glob(".*"))):
+                    path.unlink(missing_ok=True)
                 record = {**key, **_run(model, task, place, Path(root), batch_size, show_progress_bar)}
                 write_json_atomically(place / RESULT, record)  # a half would count as finished
             if "error" in record:
@@ -83,12 +85,6 @@ def run_suite(
             found[task.name] = record
     write_report(suite, folder)
     return found
-
-
-def _clear(place: Path) -> None:
-    """Remove what another task or model of this name left, so that no report mixes its pictures with new results."""
-    for path in (place / RESULT, *place.glob("*.png"), *filter(is_leftover, place.glob(".*"))):
-        path.unlink(missing_ok=True)
 
 
 def _run(model: Any, task: Task, folder: Path, root: Path, batch_size: int, show_progress_bar: bool) -> dict[str, Any]:

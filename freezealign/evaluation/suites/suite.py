@@ -36,7 +36,7 @@ class Task:
     Args:
         name: Its folder and its heading: letters, digits, ``.``, ``_`` and ``-``.
         evaluator: Key of :data:`freezealign.evaluation.suites.tasks.EVALUATORS`.
-        data: ``format``, which names one of :data:`freezealign.evaluation.suites.formats.READERS`, and its arguments.
+        data: ``format``, which names one of :data:`freezealign.evaluation.suites.tasks.READERS`, and its arguments.
         options: Arguments of the evaluator.
         about: A sentence for the report.
     """
@@ -108,6 +108,11 @@ class Suite:
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"each task needs a name of its own, of letters, digits, ._ and -; got {name!r}.")
+        for task in tasks:
+            try:
+                to_json(task.to_dict())
+            except (TypeError, ValueError) as error:  # YAML has dates and infinities
+                raise ValueError(f"task {task.name!r} holds what JSON has not: {error}; write it in quotes.") from None
         return cls(**{**content, "tasks": tasks})
 
 

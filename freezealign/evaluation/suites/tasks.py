@@ -9,11 +9,10 @@ from typing import Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.evaluation.base import Evaluator
-from freezealign.evaluation.captioned import captions_of
 from freezealign.evaluation.cka import CKAEvaluator
 from freezealign.evaluation.long_context import LongContextEvaluator
 from freezealign.evaluation.prompts import check_texts
-from freezealign.evaluation.retrieval import RetrievalEvaluator
+from freezealign.evaluation.retrieval import RetrievalEvaluator, captions_of
 from freezealign.evaluation.segmentation import SegmentationEvaluator
 from freezealign.evaluation.suites.suite import Task, check_kinds
 from freezealign.evaluation.testsets import (
