@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,17 +166,17 @@ def _mask_dataset(root: Path, path: str, class_names: list[str], split: str = "v
     return read_masks(dataset[split] if isinstance(dataset, dict) else dataset, class_names)
 
 
-def _tuxpaint_captions(root: Path, path: str, fold: int = 0, languages: Sequence[str] | None = None) -> CaptionedImages:
-    return _sample_captions(load_tuxpaint(root / path, fold), languages)
+def _tuxpaint_captions(path: Path, fold: int = 0, languages: Sequence[str] | None = None) -> CaptionedImages:
+    return _sample_captions(load_tuxpaint(path, fold), languages)
 
 
-def _tuxpaint_categories(root: Path, path: str, fold: int = 0) -> ClassifiedImages:
+def _tuxpaint_categories(path: Path, fold: int = 0) -> ClassifiedImages:
     """The class of a stamp is the folder that it lies in, at the top; all folders, because not every fold has all."""
 
     def top(sample: Sample) -> str:
         return sample.key.split("/")[0]
 
-    stamps = load_tuxpaint(root / path, fold)
+    stamps = load_tuxpaint(path, fold)
     names = sorted({top(sample) for sample in stamps.samples})
     labels = [names.index(top(sample)) for sample in stamps.test]
     return ClassifiedImages([sample.image for sample in stamps.test], labels, names).readable()
@@ -192,37 +193,31 @@ def _sample_captions(samples: SampleSet, languages: Sequence[str] | None) -> Cap
     return CaptionedImages([sample.image for sample in test], captions).readable()
 
 
-def _scene_captions(root: Path, samples: str, **options: Any) -> CaptionedImages:
-    scenes = _compose(root, samples, **options)
-    captions = {language: [[text] for text in texts] for language, texts in scenes.captions.items()}
-    return CaptionedImages(scenes.images, captions, skipped=scenes.skipped)
-
-
-def _scene_masks(root: Path, samples: str, **options: Any) -> MaskedImages:
-    scenes = _compose(root, samples, **options)
-    return MaskedImages(scenes.images, scenes.masks, scenes.class_names, skipped=scenes.skipped)
-
-
-def _compose(root: Path, samples: str, path: str = "", fold: int = 0, **options: Any) -> Scenes:
+def _scenes(
+    kind: type[TestSet], root: Path, samples: str, path: str = "", fold: int = 0, **options: Any
+) -> CaptionedImages | MaskedImages:
     """Return scenes of held-out samples; ``options`` are those of :func:`compose_scenes`."""
     if samples not in ("openmoji", "tuxpaint"):
         raise ValueError(f"scenes are made of the samples openmoji or tuxpaint, not of '{samples}'.")
     drawn_from = load_openmoji() if samples == "openmoji" else load_tuxpaint(root / path, fold)
     scenes: Scenes = _call("scenes", compose_scenes, options, drawn_from.test)
-    return scenes
+    if kind is MaskedImages:
+        return MaskedImages(scenes.images, scenes.masks, scenes.class_names, skipped=scenes.skipped)
+    captions = {language: [[text] for text in texts] for language, texts in scenes.captions.items()}
+    return CaptionedImages(scenes.images, captions, skipped=scenes.skipped)
 
 
 READERS: dict[tuple[str, type[TestSet]], Callable[..., Any]] = {
     ("clip-benchmark", ClassifiedImages): _below(read_benchmark_classes),
     ("class-folders", ClassifiedImages): _below(read_class_folders),
-    ("tuxpaint", ClassifiedImages): _tuxpaint_categories,
+    ("tuxpaint", ClassifiedImages): _below(_tuxpaint_categories),
     ("clip-benchmark", CaptionedImages): _below(read_benchmark_captions),
     ("captions", CaptionedImages): _below(_captions),
     ("openmoji", CaptionedImages): _openmoji_captions,
-    ("tuxpaint", CaptionedImages): _tuxpaint_captions,
-    ("scenes", CaptionedImages): _scene_captions,
+    ("tuxpaint", CaptionedImages): _below(_tuxpaint_captions),
+    ("scenes", CaptionedImages): partial(_scenes, CaptionedImages),
     ("voc", MaskedImages): _below(read_voc),
     ("datasets", MaskedImages): _mask_dataset,
-    ("scenes", MaskedImages): _scene_masks,
+    ("scenes", MaskedImages): partial(_scenes, MaskedImages),
 }
 """From a format and what is read to its reader, called with the root folder and the arguments in the suite."""
