@@ -32,6 +32,8 @@ class LongContextEvaluator(RetrievalEvaluator):
         ValueError: If a budget is not positive.
     """
 
+    texts_stay = False
+
     def __init__(
         self,
         images: Any,
@@ -71,11 +73,6 @@ class LongContextEvaluator(RetrievalEvaluator):
         if folder is not None:
             draw_curves(folder / "curve.png", curves, (f"{unit} of each caption", metric), f"{metric} by {unit} read")
         return results
-
-    def precompute(self, model: Any, path: str | Path | None = None) -> LongContextEvaluator:
-        """Run the frozen image encoder once; texts are encoded anew at each budget. Arguments as in the base."""
-        self._precompute_images(model, path)
-        return self
 
 
 def counting(model: Any) -> tuple[Ends, str, int | None]:

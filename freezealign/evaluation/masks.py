@@ -29,9 +29,9 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
             with Image.open(content, formats=formats()) as picture:
                 picture.load()
                 content = picture
+        mask = np.asarray(content)
     except Exception as error:  # a damaged file makes decoders raise whatever they happen to trip over
         raise InputError(f"cannot read {name}: {str(error).rstrip('.')}.") from error
-    mask = np.asarray(content)
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         mode = f" of mode '{content.mode}'" if isinstance(content, Image.Image) else ""
         raise InputError(

@@ -26,6 +26,8 @@ class CaptionedImagesEvaluator(Evaluator):
     """
 
     protocol: str
+    texts_stay = True
+    """Whether every evaluation encodes the same texts."""
 
     def __init__(
         self,
@@ -52,22 +54,21 @@ class CaptionedImagesEvaluator(Evaluator):
     def precompute(self, model: Any, path: str | Path | None = None) -> Self:
         """Run the model's frozen encoders over images and captions once, so that later evaluations only project.
 
+        Of long context, which encodes its texts anew at each budget, over the images only.
+
         Args:
             model: A :class:`~freezealign.FreezeAlign`, for its ``extract_features``; others may follow that share its
                 encoders.
             path: Folder to keep the features in; a second call finds them there.
         """
-        if not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
+        if self.texts_stay and not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
             texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
             ends = np.cumsum([len(texts) for texts in self.texts.values()])
             for (language, old), end in zip(list(self.texts.items()), ends):
                 self.texts[language] = texts[end - len(old) : end]
-        self._precompute_images(model, path)
-        return self
-
-    def _precompute_images(self, model: Any, path: str | Path | None) -> None:
         if not isinstance(self.images, FrozenFeatures):
             self.images = self._frozen(model, "image", self.images, path)
+        return self
 
     def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:
         where = None if path is None else Path(path) / modality

@@ -299,6 +299,7 @@ PUBLISHED = {"benchmark": "pets", "languages": "en"}
         (ZERO, THINGS_DATA, {"class_names": {"benchmark": "pets"}}, r"class_names takes \['benchmark', 'languages'\]"),
         # values of the wrong type
         (ZERO, {**THINGS_DATA, "path": 5}, {}, "'path' of the format 'class-folders' is a str or dict, got 5"),
+        (ZERO, {**THINGS_DATA, "path": {"en": "x"}}, {}, "'path' of the format 'class-folders' is a str; only"),
         (RETRIEVAL, {"format": "clip-benchmark", "path": {"en": 1}}, {}, "'path' of .* holds a str each, got 1"),
         (ZERO, {**THINGS_DATA, "strict": "yes"}, {}, "'strict' of the data is a bool, got 'yes'"),
         (

@@ -44,6 +44,8 @@ EVALUATORS: dict[str, tuple[Callable[..., Evaluator], type[TestSet]]] = {
     "long-context": (LongContextEvaluator, CaptionedImages),
     "segmentation": (SegmentationEvaluator, MaskedImages),
 }
+BY_LANGUAGE = ("clip-benchmark", CaptionedImages)
+"""What is read from a path for each language."""
 
 
 def make_evaluator(
@@ -90,6 +92,10 @@ def read_data(kind: type[TestSet], data: Mapping[str, Any], root: Path) -> Any:
         known = [known for known, some in READERS if some is kind]
         raise ValueError(f"there is no format {name!r} of {kind.__name__}; choose one of {known}.")
     check_kinds({"strict": strict}, "the data")
+    if isinstance(arguments.get("path"), Mapping) and (name, kind) != BY_LANGUAGE:
+        raise ValueError(
+            f"'path' of the format '{name}' is a str; only captions of clip-benchmark have one a language."
+        )
     found = _call(f"the format '{name}'", READERS[name, kind], arguments, root)
     return found.readable(strict=True) if strict else found
 
