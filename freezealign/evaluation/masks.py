@@ -42,11 +42,7 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
 
 
 def read_masked(image: Any, mask: Any, name: str = "the mask") -> tuple[Image.Image, np.ndarray]:
-    """Return a picture as RGB and its mask (H, W) of int64; arguments as for ``encode_image`` and :func:`read_mask`.
-
-    Raises:
-        InputError: If either cannot be read, or they are of different sizes.
-    """
+    """Return a picture as RGB and its mask (H, W); an ``InputError`` says what cannot be read, or is of another size."""
     picture, found = read_item(image, "image"), read_mask(mask, name)
     shape = picture.height, picture.width
     if found.shape != shape:

@@ -177,11 +177,7 @@ def chance_reciprocal_rank(candidates: int, positives: np.ndarray) -> float:
 
 
 def captions_of(index: int, given: Any) -> list[str]:
-    """Return the captions of image number ``index``: a text, several, or ``None``.
-
-    Raises:
-        ValueError: If they are anything else.
-    """
+    """Return the captions of image number ``index``: a text, several, or ``None``; else raise a ``ValueError``."""
     texts = [] if given is None else list(given) if isinstance(given, (list, tuple, np.ndarray)) else [given]
     for text in texts:
         if not isinstance(text, str):

@@ -96,22 +96,14 @@ def render_svg(svg: str, name: str, pixels: int = 300, background: str | None = 
 
 
 def read_drawing(path: Path) -> Image.Image:
-    """Return a picture on white, an SVG file rendered.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
+    """Return a picture on white, an SVG file rendered; an :class:`InputError` says why it cannot be read."""
     if path.suffix != ".svg":
         return read_image(path)
     return render_svg(path.read_text(encoding="utf-8", errors="replace"), path.name)
 
 
 def read_cutout(path: Path) -> Image.Image:
-    """Return what a picture shows alone, as :func:`crop_to_object` does.
-
-    Raises:
-        InputError: If it cannot be read.
-    """
+    """Return what a picture shows alone, as :func:`crop_to_object` does; errors as of :func:`read_drawing`."""
     try:
         if path.suffix == ".svg":
             svg = path.read_text(encoding="utf-8", errors="replace")

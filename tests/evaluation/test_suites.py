@@ -528,13 +528,16 @@ def test_bad_items_are_left_out_counted_and_listed(folders, spoiled, evaluator, 
 def test_failure_that_no_image_is_to_blame_for_is_noted_as_it_is(folders):
     class Broken(Toy):
         def encode_text(self, texts, **_):
+            self.calls += 1
             raise InputError("the text is empty")
 
     class Odd(Toy):
         def encode_image(self, items, **_):
             raise KeyError("image")
 
-    assert errors(run(folders, Broken()))["captions"] == "InputError: the text is empty"
+    broken = Broken()
+    assert errors(run(folders, broken)) == dict.fromkeys(["things", "captions"], "InputError: the text is empty")
+    assert broken.calls == 2  # nothing is tried again
     assert errors(run(folders, Odd())) == dict.fromkeys(["things", "captions"], "KeyError: 'image'")
 
 

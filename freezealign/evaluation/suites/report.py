@@ -66,11 +66,7 @@ def to_html(title: str, markdown: str, folder: Path) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Return what a ``result.json`` holds.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
+    """Return what a ``result.json`` holds; a ``ValueError`` says what is damaged."""
     try:
         record = read_object(path, IDENTITY)
         read_object(path, {"error": str} if "error" in record else SCORED)

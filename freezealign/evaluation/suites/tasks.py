@@ -56,8 +56,6 @@ def make_evaluator(
     Paths of data start from ``root``; ``readable`` reads every image once, and leaves out those that cannot be read.
 
     Raises:
-        FileNotFoundError: If the data is not there.
-        ModuleNotFoundError: If reading it takes a package that is not installed.
         ValueError: If the task names something that does not exist, or an option is of the wrong type.
     """
     if task.evaluator not in EVALUATORS:
@@ -76,12 +74,9 @@ def make_evaluator(
 
 
 def read_data(kind: type[TestSet], data: Mapping[str, Any], root: Path) -> Any:
-    """Return the data set that a task names.
+    """Return the data set of a kind that a task names.
 
-    Args:
-        kind: ``ClassifiedImages``, ``CaptionedImages`` or ``MaskedImages``.
-        data: ``format``, the arguments of its reader, and ``strict``: refuse data of which anything cannot be read.
-        root: What relative paths start from.
+    ``data`` holds the ``format``, the arguments of its reader, and ``strict``: refuse what cannot be read whole.
 
     Raises:
         ValueError: If there is no such format for this kind, or its reader takes other arguments.

@@ -138,11 +138,7 @@ class MaskedImages(TestSet):
 
 
 def left_out(reasons: Mapping[int, str], found: int, strict: bool = False) -> list[Skipped]:
-    """Return what is left out, from its position in the data to the reason.
-
-    Raises:
-        InputError: If that is all there is, or ``strict`` and there is any.
-    """
+    """Return what is left out of so much; if that is all, or ``strict`` and there is any, raise an ``InputError``."""
     skipped = [Skipped(index, reason) for index, reason in sorted(reasons.items())]
     if skipped and (strict or len(skipped) == found):
         raise InputError(f"item {skipped[0].index} of {found}: {skipped[0].reason}")
@@ -150,12 +146,7 @@ def left_out(reasons: Mapping[int, str], found: int, strict: bool = False) -> li
 
 
 def read_lines(path: Path, remedy: str) -> list[str]:
-    """Return the lines of a UTF-8 file, without white space around them; the remedy is told where there is no file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not UTF-8.
-    """
+    """Return the lines of a UTF-8 file, without white space around them; the remedy is told where there is no file."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except FileNotFoundError:
