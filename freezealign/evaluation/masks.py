@@ -42,7 +42,7 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
 
 
 def read_masked(image: Any, mask: Any, name: str = "the mask") -> tuple[Image.Image, np.ndarray]:
-    """Return a picture as RGB and its mask (H, W); an ``InputError`` says what cannot be read, or is of another size."""
+    """Return a picture as RGB and its mask (H, W); an ``InputError`` says what cannot be read or has another size."""
     picture, found = read_item(image, "image"), read_mask(mask, name)
     shape = picture.height, picture.width
     if found.shape != shape:

@@ -701,6 +701,27 @@ def test_kill_while_a_file_is_written_leaves_no_half(folders, monkeypatch, kill)
     assert [path.name for path in place.iterdir()] == ["result.json"]
 
 
+@pytest.mark.parametrize("kill", [1, 2])
+def test_report_is_the_old_or_the_new_one_after_a_kill(folders, monkeypatch, kill):
+    def reports() -> list[bytes]:
+        return [(folders / f"out/report.{kind}").read_bytes() for kind in ("md", "html")]
+
+    def fsync(_):
+        if next(left) == kill:
+            raise Killed
+
+    left = iter((1, 2))
+    run(folders, some=suite(CAPTIONS))
+    old = reports()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fsync)
+        with pytest.raises(Killed):
+            run(folders, some=suite(CAPTIONS, title="New"))
+    killed = reports()
+    run(folders, some=suite(CAPTIONS, title="New"))
+    assert killed == [*reports()[: kill - 1], *old[kill - 1 :]]
+
+
 def test_second_process_of_a_model_is_refused(folders):
     with exclusive(folders / "out/model"), pytest.raises(RuntimeError, match="another process is writing"):
         run(folders)
