@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from freezealign.words import CONTROL
+
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 
@@ -50,10 +52,21 @@ def read_json(path: Path) -> Any:
             raise ValueError(
                 f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
             )
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    return parse_json(content, path)
+
+
+def parse_json(content: str | bytes, path: Path) -> Any:
+    """Parse JSON that is, or stands in, the file ``path``.
+
+    Raises:
+        ValueError: If it is not JSON, not UTF-8, nested too deeply, or a number in it has too many digits.
+    """
+    try:
+        return json.loads(content if isinstance(content, str) else content.decode())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
 
 
@@ -63,7 +76,13 @@ def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | It
     Raises:
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
-    content = read_json(path)
+    return check_object(read_json(path), path, required)
+
+
+def check_object(
+    content: Any, path: Path, required: Mapping[str, type | tuple[type, ...]] | Iterable[str]
+) -> dict[str, Any]:
+    """Return ``content``, which was read from ``path``, if it is an object as :func:`read_object` wants it."""
     missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
@@ -80,8 +99,12 @@ def check_version(path: Path, content: dict[str, Any], known: int) -> None:
 
 
 def to_json(content: Any) -> bytes:
-    """Return ``content`` as indented UTF-8 JSON with a final newline; NaN, which JSON has not, becomes null."""
-    return (json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return ``content`` as indented UTF-8 JSON with a final newline; NaN, which JSON has not, becomes null.
+
+    Lone surrogates, which file names may hold and UTF-8 may not, are escaped as JSON does it, and come back when read.
+    """
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def _without_nan(content: Any) -> Any:
@@ -100,6 +123,43 @@ def write_json(path: Path, content: Any) -> None:
 def write_json_atomically(path: Path, content: Any) -> None:
     """Write what :func:`to_json` gives; see :func:`write_atomically`."""
     write_atomically(path, lambda file: file.write(to_json(content)))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write texts, one a line, atomically.
+
+    A text that would break its line, or that a terminal would act on, is written as a JSON string: between quotation
+    marks, with escapes. So is one that begins with a quotation mark, so that :func:`read_lines` gives back every text.
+    """
+    content = "".join(f"{as_line(text)}\n" for text in lines).encode()
+    write_atomically(path, lambda file: file.write(content))
+
+
+def as_line(text: str) -> str:
+    """Return how :func:`write_lines` writes a text."""
+    return json.dumps(text) if text.startswith('"') or CONTROL.search(text) else text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read what :func:`write_lines` wrote, or any file with a text a line: what is no JSON string stands as it is.
+
+    Raises:
+        ValueError: If it is missing, or not UTF-8.
+    """
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}).") from None
+    return [_parse_line(line.removesuffix("\r")) for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _parse_line(line: str) -> str:
+    try:
+        return str(json.loads(line)) if line.startswith('"') else line
+    except ValueError:
+        return line
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -158,14 +218,19 @@ def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> di
         if folder.exists() and (strangers := [entry.name for entry in folder.iterdir() if not is_leftover(entry)]):
             raise FileExistsError(f"{folder} holds {strangers[0]!r} and no {what}; choose another folder.")
         write_json_atomically(path, {**more, **identity})
-    begun = read_object(path)
+    begun = read_object(path, {key: type(value) for key, value in more.items()})
     if other := differences(begun, identity):
-        told = "; ".join(f"{key} = {before}, this run has {now}" for key, (before, now) in other.items())
+        told = "; ".join(f"{key} = {_cut(before)}, this run has {_cut(now)}" for key, (before, now) in other.items())
         raise ValueError(
             f"the {what} in {folder} was begun with {told}. Run it as it was begun to go on with it, or choose another "
             "folder."
         )
     return begun
+
+
+def _cut(value: Any, limit: int = 2000) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def is_leftover(path: Path) -> bool:
@@ -204,6 +269,20 @@ def write_arrays_atomically(path: Path, arrays: dict[str, np.ndarray], metadata:
     """Write arrays as safetensors with ``metadata``, of one entry if files are to be compared: their order varies."""
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
     write_atomically(path, lambda file: file.write(content))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return what :func:`write_arrays_atomically` wrote: the arrays, and the metadata.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return arrays, file.metadata() or {}
+    except (OSError, SafetensorError, TypeError, AttributeError, ValueError) as error:  # of dtypes NumPy has not, too
+        raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
