@@ -1,4 +1,4 @@
-"""Near-duplicates, by the cosine of features: within the candidates, and against what a model will be tested on."""
+"""Filters by vectors: near-duplicates, what a model will be tested on, pictures and captions that go together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.curation.filters import Filter, same_pairs
+from freezealign.curation.filters import Filter, chunks
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
 from freezealign.vectors import unit
@@ -22,8 +22,18 @@ THRESHOLD = 0.95
 NEARLY = 1e-3
 
 
+class _ByVector(Filter):
+    """Compares vectors of a pool of the same pairs, which is ``self.pool`` or ``self.image``."""
+
+    def check(self, pool: Pool) -> None:
+        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
+        for own in vars(self).values():
+            if isinstance(own, Pool) and len(own) != len(pool):
+                raise ValueError(f"{own.name} has {len(own):,} pairs, not the {len(pool):,} of {pool.name}.")
+
+
 @dataclass(frozen=True)
-class NearDuplicates(Filter):
+class NearDuplicates(_ByVector):
     """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
 
     Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
@@ -44,10 +54,6 @@ class NearDuplicates(Filter):
     def __post_init__(self) -> None:
         _check_cosine(self.threshold)
 
-    def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
-        same_pairs(pool, self.pool)
-
     def request(self) -> dict[str, Any]:
         """Return the threshold, and which features it applies to."""
         return {"threshold": self.threshold, "features": self.pool.fingerprint}
@@ -65,7 +71,7 @@ class NearDuplicates(Filter):
 
 
 @dataclass(frozen=True)
-class Leaks(Filter):
+class Leaks(_ByVector):
     """Candidates that are not nearly alike to anything a model will be tested on.
 
     Args:
@@ -98,14 +104,20 @@ class Leaks(Filter):
 
     @cached_property
     def _units(self) -> Tensor:
-        units = torch.cat([unit(test.all_vectors()) for test in self.tests.values()])
-        if bad := int(((units.norm(dim=1) - 1).abs() > NEARLY).logical_or(units.isnan().any(1)).sum()):
-            raise ValueError(f"{bad} vectors of the test sets {list(self.tests)} are zero or not finite.")
-        return units
+        parts = []
+        for name, test in self.tests.items():
+            parts.append(unit(test.all_vectors()))
+            bad = torch.nonzero(~((parts[-1].norm(dim=1) - 1).abs() <= NEARLY)).flatten()
+            if len(bad):
+                raise ValueError(
+                    f"{len(bad)} vectors of the test sets are zero or not finite, in {name} that of row {int(bad[0])} "
+                    "first; nothing can be kept away from them. Extract them again, or leave them out of the test set."
+                )
+        return torch.cat(parts)
 
     def check(self, pool: Pool) -> None:
         """Raise a ``ValueError`` if the vectors are not of this pool's pairs, or those of the tests are unusable."""
-        same_pairs(pool, self.pool)
+        super().check(pool)
         self._units  # noqa: B018
 
     def request(self) -> dict[str, Any]:
@@ -116,14 +128,48 @@ class Leaks(Filter):
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like a test item."""
-        parts = [np.zeros(0, bool)]
+        keep = np.zeros(len(rows), bool)
         for start in range(0, len(rows), TILE):
-            near = torch.full((len(rows[start : start + TILE]),), -1.0)
             vectors = _unit_rows(self.pool, rows[start : start + TILE])
-            for tests in self._units.split(TILE):
-                near = torch.maximum(near, (vectors @ tests.T).amax(1))
-            parts.append((near < self.threshold).numpy())
-        return np.concatenate(parts)
+            near = [(vectors @ tests.T).amax(1) for tests in self._units.split(TILE)]
+            keep[start : start + TILE] = (torch.stack(near).amax(0) < self.threshold).numpy()
+        return keep
+
+
+@dataclass(frozen=True)
+class Similarity(_ByVector):
+    """Pairs whose image and caption are alike, by the cosine of their vectors.
+
+    Args:
+        lowest: The least cosine.
+        image: The pool's images in one space with ``text``, as CLIP gives them.
+        text: The pool's captions.
+
+    Raises:
+        ValueError: If the two are not of the same pairs, or of unequal width.
+    """
+
+    lowest: float
+    image: Pool
+    text: Pool
+    name = "image–text similarity"
+
+    def __post_init__(self) -> None:
+        shapes = [(len(pool), pool.width) for pool in (self.image, self.text)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"images and captions need vectors of the same pairs in one space, got {shapes}.")
+
+    def request(self) -> dict[str, Any]:
+        """Return the settings, and which vectors they apply to."""
+        return {"lowest": self.lowest, "pools": [self.image.fingerprint, self.text.fingerprint]}
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which pairs are alike enough."""
+        parts = [np.zeros(0)]
+        for some in chunks(rows):
+            images, texts = (unit(one.vectors.take(some)) for one in (self.image, self.text))
+            parts.append((images * texts).sum(1).numpy())
+        return np.concatenate(parts) >= self.lowest
 
 
 def _check_cosine(threshold: float) -> None:

@@ -11,13 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
-from freezealign.curation.top_k import TopK
-from freezealign.files import write_arrays_atomically
+from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
+from freezealign.files import check_object, parse_json, read_arrays, write_arrays_atomically
 from freezealign.prefetch import prefetch
 
 FILE_KEY = "freezealign_scores"
@@ -31,32 +30,59 @@ class Scores:
     Args:
         keys: (C, K) uint64, best first; see :mod:`freezealign.curation.top_k`.
         rows: How many rows were looked at.
-        unusable: How many of them have a vector that is zero or not finite; they are never candidates.
+        skipped: (n,) int64, those whose vector is zero or not finite, ascending; they are never candidates.
         recall: The share of the exact result that an approximate search found; ``None`` where it is exact.
     """
 
     keys: np.ndarray
     rows: int
-    unusable: int
+    skipped: np.ndarray
     recall: float | None = None
+
+    @property
+    def unusable(self) -> int:
+        """How many rows have a vector that is zero or not finite."""
+        return len(self.skipped)
 
     def write(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
         about = {"rows": self.rows, "unusable": self.unusable, "recall": self.recall}
-        write_arrays_atomically(path, {"keys": self.keys}, {FILE_KEY: json.dumps(about)})
+        arrays = {"keys": self.keys, **({"skipped": self.skipped} if self.unusable else {})}
+        write_arrays_atomically(path, arrays, {FILE_KEY: json.dumps(about)})
 
     @classmethod
-    def read(cls, path: Path) -> Scores:
-        """Read what :meth:`write` wrote.
+    def read(cls, path: Path, start: int = 0) -> Scores:
+        """Read what :meth:`write` wrote of rows from ``start`` on.
 
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
         try:
-            with safe_open(str(path), "np") as file:
-                return cls(file.get_tensor("keys"), **json.loads(file.metadata()[FILE_KEY]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            arrays, metadata = read_arrays(path)
+            about = check_object(parse_json(metadata.get(FILE_KEY, ""), path), path, ABOUT)
+            keys, skipped = arrays.get("keys"), arrays.get("skipped", np.zeros(0, np.int64))
+            if keys is None or keys.dtype != np.uint64 or keys.ndim != 2 or not _in_order(keys, start, about["rows"]):
+                raise ValueError("its keys are damaged")
+            inside = (skipped >= start) & (skipped < start + about["rows"])
+            if len(skipped) != about["unusable"] or not (inside.all() and (np.diff(skipped) > 0).all()):
+                raise ValueError("it does not list the rows that are unusable")
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
+        return cls(keys, about["rows"], skipped, about["recall"])
+
+
+ABOUT = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
+
+
+def _in_order(keys: np.ndarray, start: int, rows: int) -> bool:
+    """Return whether keys (C, K) are best first, and of rows that there are; looked at by concept, to save memory."""
+    found = ((own, own[own != NOTHING]) for own in keys)
+    return all(
+        (own[1:] <= own[:-1]).all()
+        and ((rows_of(some) >= start) & (rows_of(some) < start + rows)).all()
+        and not np.isnan(scores_of(some)).any()
+        for own, some in found
+    )
 
 
 @dataclass(frozen=True)
@@ -104,6 +130,11 @@ class Scoring:
     def concepts(self) -> tuple[str, ...]:
         """Names of the concepts."""
         return self.prototypes[0].names
+
+    @property
+    def kept(self) -> int:
+        """Rows that are kept for each concept: ``k``, or all there are."""
+        return min(self.k, len(self))
 
     def request(self) -> dict[str, Any]:
         """Return what the scores depend on, as JSON."""
@@ -156,6 +187,11 @@ def _units(vectors: Tensor) -> Tensor:
     return vectors.div_(torch.where(usable, lengths, torch.nan))
 
 
+def unusable_rows(products: Tensor, first: int) -> np.ndarray:
+    """Return which rows are not usable, from the products (C, B) of rows from ``first`` on with the prototypes."""
+    return np.flatnonzero(products[0].isnan().cpu().numpy()) + first
+
+
 def score_range(
     scoring: Scoring,
     start: int,
@@ -167,28 +203,29 @@ def score_range(
     """Score rows ``start`` … ``stop - 1``; what was found is kept in ``folder``, and gone on with."""
     state, matrix = _state_file(folder, start, stop), scoring.matrix().to(device)
     top, begun = TopK(len(matrix), min(scoring.k, stop - start)), start
-    unusable = 0
+    skipped = [np.zeros(0, np.int64)]
     if state.is_file():
-        found = Scores.read(state)
+        found = Scores.read(state, start)
+        if found.keys.shape != (len(matrix), top.k) or start + found.rows > stop:
+            raise ValueError(f"{state} is of another pass; delete it and run again.")
         top.merge(found.keys)
-        begun, unusable = start + found.rows, found.unusable
+        begun, skipped = start + found.rows, [found.skipped]
     scores = torch.empty(len(matrix), scoring.chunk, device=device)
     for first, chunk, save in scoring.walk(begun, stop, "Scoring", show_progress_bar):
         products = torch.mm(matrix, chunk.to(device).T, out=scores[:, : len(chunk)])
         top.update(products, first)
-        unusable += int(products[0].isnan().sum())
+        skipped.append(unusable_rows(products, first))
         if save:
-            Scores(top.sorted(), first + len(chunk) - start, unusable).write(state)
+            Scores(top.sorted(), first + len(chunk) - start, np.concatenate(skipped)).write(state)
 
 
 def merge_ranges(scoring: Scoring, ranges: Iterable[tuple[int, int]], folder: Path) -> Scores:
     """Return the best rows of all ranges that were scored into ``folder``."""
-    top, rows, unusable = TopK(len(scoring.concepts), scoring.k), 0, 0
+    top, parts = TopK(len(scoring.concepts), scoring.kept), []
     for start, stop in ranges:
-        found = Scores.read(_state_file(folder, start, stop))
-        top.merge(found.keys)
-        rows, unusable = rows + found.rows, unusable + found.unusable
-    return Scores(top.sorted(), rows, unusable)
+        parts.append(Scores.read(_state_file(folder, start, stop), start))
+        top.merge(parts[-1].keys)
+    return Scores(top.sorted(), sum(part.rows for part in parts), np.concatenate([part.skipped for part in parts]))
 
 
 def _state_file(folder: Path, start: int, stop: int) -> Path:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import claim, exclusive, write_atomically, write_json_atomically
+from freezealign.files import as_line, check_object, claim, exclusive, write_atomically, write_json_atomically
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:
@@ -56,19 +56,19 @@ def write_subset(
     if len({shard.name for shard in shards}) < len(shards):
         raise ValueError("the shards of a subset keep their names, and two of these have the same.")
     wanted, path = set(ids), folder / "subset.json"
-    digest = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256("\n".join(as_line(name) for name in sorted(wanted)).encode()).hexdigest()
     request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
     with exclusive(folder):
         begun = claim(path, request, "subset", damage={})
+        damage = check_object(begun["damage"], path, dict.fromkeys(begun["damage"], list))
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
             if (folder / shard.name).is_file():
                 continue
             samples, lost = _readable(shard)
             if lost:  # told before the shard is there, which is not read again
-                begun["damage"][shard.name] = lost
-                write_json_atomically(path, begun)
+                damage[shard.name] = lost
+                write_json_atomically(path, begun | {"damage": damage})
             _copy(shard, [sample for sample in samples if sample["__key__"] in wanted], folder / shard.name)
-        damage: dict[str, list[str]] = begun["damage"]
         _check(shards, wanted, folder, bool(damage))
     return damage
 
