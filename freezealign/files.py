@@ -52,21 +52,10 @@ def read_json(path: Path) -> Any:
             raise ValueError(
                 f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
             )
-        content = path.read_bytes()
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
-    return parse_json(content, path)
-
-
-def parse_json(content: str | bytes, path: Path) -> Any:
-    """Parse JSON that is, or stands in, the file ``path``.
-
-    Raises:
-        ValueError: If it is not JSON, not UTF-8, nested too deeply, or a number in it has too many digits.
-    """
-    try:
-        return json.loads(content if isinstance(content, str) else content.decode())
-    except (ValueError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
 
 
@@ -76,20 +65,19 @@ def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | It
     Raises:
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
-    return check_object(read_json(path), path, required)
+    content = read_json(path)
+    check_form(path, content, required)
+    return dict(content)
 
 
-def check_object(
-    content: Any, path: Path, required: Mapping[str, type | tuple[type, ...]] | Iterable[str]
-) -> dict[str, Any]:
-    """Return ``content``, which was read from ``path``, if it is an object as :func:`read_object` wants it."""
-    missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
+def check_form(path: Path, value: Any, form: Mapping[str, type | tuple[type, ...]] | Iterable[str]) -> None:
+    """Make sure that what was read from a JSON file is an object as :func:`read_object` wants it."""
+    missing = [key for key in form if key not in value] if isinstance(value, dict) else ["an object"]
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
-    for key, kind in required.items() if isinstance(required, Mapping) else ():
-        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
-            raise ValueError(f"{path}: '{key}' is {str(content[key])[:80]!r}; this is not what freezealign writes.")
-    return dict(content)
+    for key, kind in form.items() if isinstance(form, Mapping) else ():
+        if not isinstance(value[key], kind) or (isinstance(value[key], bool) and kind is int):
+            raise ValueError(f"{path}: '{key}' is {str(value[key])[:80]!r}; this is not what freezealign writes.")
 
 
 def check_version(path: Path, content: dict[str, Any], known: int) -> None:
@@ -283,6 +271,20 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
             return arrays, file.metadata() or {}
     except (OSError, SafetensorError, TypeError, AttributeError, ValueError) as error:  # of dtypes NumPy has not, too
         raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
+
+
+def parse_object(path: Path, content: str, form: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """Parse JSON that stands in the metadata of the file ``path``, and is an object as :func:`read_object` wants it.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}).") from None
+    check_form(path, value, form)
+    return dict(value)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -54,7 +54,26 @@ class ParquetRows:
     @property
     def columns(self) -> list[str]:
         """The columns that all files have."""
-        return [name for name in self.schemas[0].names if all(name in schema.names for schema in self.schemas)]
+        names: list[str] = self.schemas[0].names
+        return [name for name in names if all(schema.names.count(name) == 1 for schema in self.schemas)]
+
+    def kinds(self, column: str) -> set[str]:
+        """Return what a column holds, in each file: ``text``, ``whole`` or ``real`` numbers, nothing, or its type."""
+        from pyarrow import types
+
+        found = set()
+        for schema in self.schemas:
+            kind = schema.field(column).type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            if types.is_null(kind):
+                found.add("")
+            elif types.is_integer(kind):
+                found.add("whole")
+            elif types.is_floating(kind):
+                found.add("real")
+            else:
+                found.add("text" if str(kind) in ("string", "large_string") else str(kind))
+        return found
 
     def values(self, index: np.ndarray, column: str) -> list[Any]:
         """Return one column of some rows."""

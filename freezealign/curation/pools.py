@@ -27,7 +27,7 @@ from freezealign.curation.parquet_rows import ParquetRows, ParquetVectors
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import Column, NpyFile
 from freezealign.files import is_file, is_folder
-from freezealign.inputs import Unreadable, shorten
+from freezealign.inputs import Unreadable
 
 Modality = Literal["image", "text"]
 FOLDERS = {"image": ("img_emb", "images"), "text": ("text_emb", "texts")}
@@ -40,8 +40,8 @@ COLUMNS = {
     "similarity": ("similarity",),
 }
 """What may be known of a pair, and what clip-retrieval, img2dataset and LAION call it."""
-KINDS: dict[str, tuple[type, ...]] = {"id": (str, int, float), "licence": (str, int), "similarity": (int, float)}
-"""What the values of a field are, where they are not text alone."""
+KINDS = {"id": "text whole real", "caption": "text", "url": "text", "licence": "text whole", "similarity": "whole real"}
+"""The kinds of columns in which it may stand."""
 SAMPLED_ROWS = 64
 
 
@@ -100,13 +100,7 @@ class Pool:
         if field == "id" and not self.has("id"):
             return [str(row) for row in rows]
         self.require(field)
-        kinds = KINDS.get(field, (str,))
-        return [
-            value
-            if value is None or isinstance(value, (*kinds, Unreadable))
-            else Unreadable(f"its {field} is {shorten(value)}")
-            for value in _decoded(self.known[field], rows, field)
-        ]
+        return _decoded(self.known[field], rows, field)
 
     def all_vectors(self) -> np.ndarray:
         """Return all vectors (m, d); of a feature store every view and caption of each item."""
@@ -200,8 +194,16 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
 
 
 def _known(table: ParquetRows) -> dict[str, Callable[[np.ndarray], list[Any]]]:
-    found = {key: next((name for name in names if name in table.columns), None) for key, names in COLUMNS.items()}
-    return {key: partial(table.values, column=name) for key, name in found.items() if name is not None}
+    """Return what the columns tell that are of their field's kind; an id of another kind is refused."""
+    known = {}
+    for key, names in COLUMNS.items():
+        for name in (name for name in names if name in table.columns):
+            if odd := table.kinds(name) - {"", *KINDS[key].split()}:
+                if key == "id":
+                    raise ValueError(f"{table.paths[0]}: column '{name}' is {odd.pop()}, which no id is; rename it.")
+                continue
+            known.setdefault(key, partial(table.values, column=name))
+    return known
 
 
 def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool:

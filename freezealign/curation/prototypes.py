@@ -20,8 +20,9 @@ from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.evaluation.testsets.lines import read_lines
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
-from freezealign.files import check_object, is_file, is_folder, parse_json, read_arrays, write_arrays_atomically
+from freezealign.files import check_form, is_file, is_folder, parse_object, read_arrays, write_arrays_atomically
 from freezealign.images import IMAGE_SUFFIXES
+from freezealign.inputs import shorten
 from freezealign.space import Space
 from freezealign.space.recipes import build_tower
 from freezealign.vectors import unit
@@ -64,6 +65,11 @@ class Prototypes:
             raise ValueError(f"{len(self.names)} concepts have {len(self.vectors)} vectors; each needs one.")
         if twice := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise ValueError(f"each concept has one name of its own; {twice[:5]} stand there more than once.")
+        examples, skipped = self.provenance.get("examples", {}), self.provenance.get("skipped", [])
+        if not isinstance(examples, dict) or not all(isinstance(count, int) for count in examples.values()):
+            raise ValueError(f"provenance has under 'examples' a number for each concept, got {shorten(examples)}.")
+        if not isinstance(skipped, list):
+            raise ValueError(f"provenance has under 'skipped' a list, got {shorten(skipped)}.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -212,10 +218,12 @@ class Prototypes:
         path = Path(path)
         try:
             arrays, metadata = read_arrays(path)
-            about = check_object(parse_json(metadata.get(FILE_KEY, ""), path), path, ABOUT)
+            about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
             if not all(isinstance(name, str) for name in about["names"]) or "vectors" not in arrays:
                 raise ValueError("its names or its vectors are damaged")
-            origin = about["origin"] and Origin(**check_object(about["origin"], path, ORIGIN))
+            if about["origin"] is not None:
+                check_form(path, about["origin"], ORIGIN)
+            origin = None if about["origin"] is None else Origin(**about["origin"])
             return cls(tuple(about["names"]), torch.from_numpy(arrays["vectors"]), origin, about["provenance"])
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} holds no prototypes that freezealign wrote ({error}).") from None

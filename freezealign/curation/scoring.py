@@ -16,7 +16,7 @@ from torch import Tensor
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
-from freezealign.files import check_object, parse_json, read_arrays, write_arrays_atomically
+from freezealign.files import parse_object, read_arrays, write_arrays_atomically
 from freezealign.prefetch import prefetch
 
 FILE_KEY = "freezealign_scores"
@@ -59,13 +59,17 @@ class Scores:
         """
         try:
             arrays, metadata = read_arrays(path)
-            about = check_object(parse_json(metadata.get(FILE_KEY, ""), path), path, ABOUT)
+            about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
             keys, skipped = arrays.get("keys"), arrays.get("skipped", np.zeros(0, np.int64))
             if keys is None or keys.dtype != np.uint64 or keys.ndim != 2 or not _in_order(keys, start, about["rows"]):
                 raise ValueError("its keys are damaged")
             inside = (skipped >= start) & (skipped < start + about["rows"])
-            if len(skipped) != about["unusable"] or not (inside.all() and (np.diff(skipped) > 0).all()):
+            if (skipped.dtype, skipped.shape) != (np.int64, (about["unusable"],)) or not (
+                inside.all() and (np.diff(skipped) > 0).all()
+            ):
                 raise ValueError("it does not list the rows that are unusable")
+            if about["recall"] is not None and not 0 <= about["recall"] <= 1:
+                raise ValueError(f"its recall is {about['recall']}")
         except ValueError as error:
             raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
         return cls(keys, about["rows"], skipped, about["recall"])
@@ -78,7 +82,7 @@ def _in_order(keys: np.ndarray, start: int, rows: int) -> bool:
     """Return whether keys (C, K) are best first, and of rows that there are; looked at by concept, to save memory."""
     found = ((own, own[own != NOTHING]) for own in keys)
     return all(
-        (own[1:] <= own[:-1]).all()
+        ((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all()
         and ((rows_of(some) >= start) & (rows_of(some) < start + rows)).all()
         and not np.isnan(scores_of(some)).any()
         for own, some in found
