@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,15 +14,13 @@ from freezealign.data.sources.parquet import open_parquet
 
 FIRST_ROWS = 1000
 """Rows that tell the width of a column of vectors."""
+LISTS = re.compile(r"(large_|fixed_size_)?list<.*: (halffloat|float|double)( not null)?>(\[\d+\])?")
 
 
 class ParquetRows:
     """The rows of several files, numbered through; a row group is read at a time, and the last one is kept.
 
     A file is open while it is read and at no other time.
-
-    Args:
-        paths: The files, in order.
 
     Raises:
         ModuleNotFoundError: If pyarrow is not installed.
@@ -32,17 +31,14 @@ class ParquetRows:
         self.paths = list(paths)
         self.sizes: list[int] = []
         self.schemas: list[Any] = []
-        self._groups: list[tuple[int, int]] = []
-        sizes: list[int] = []
-        for number, path in enumerate(self.paths):
+        self._groups: list[tuple[Path, int, int]] = []
+        for path in self.paths:
             with open_parquet(path) as file:
-                metadata = file.metadata
-                own = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+                sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
                 self.schemas.append(file.schema_arrow)
-            self.sizes.append(sum(own))
-            self._groups += [(number, group) for group in range(len(own))]
-            sizes += own
-        self._starts = np.cumsum([0, *sizes])
+            self.sizes.append(sum(sizes))
+            self._groups += [(path, group, size) for group, size in enumerate(sizes)]
+        self._starts = np.cumsum([0, *(size for _, _, size in self._groups)])
         self._last: tuple[tuple[int, str], Any] | None = None
 
     def __len__(self) -> int:
@@ -58,22 +54,9 @@ class ParquetRows:
         return [name for name in names if all(schema.names.count(name) == 1 for schema in self.schemas)]
 
     def kinds(self, column: str) -> set[str]:
-        """Return what a column holds, in each file: ``text``, ``whole`` or ``real`` numbers, nothing, or its type."""
-        from pyarrow import types
-
-        found = set()
-        for schema in self.schemas:
-            kind = schema.field(column).type
-            kind = kind.value_type if types.is_dictionary(kind) else kind
-            if types.is_null(kind):
-                found.add("")
-            elif types.is_integer(kind):
-                found.add("whole")
-            elif types.is_floating(kind):
-                found.add("real")
-            else:
-                found.add("text" if str(kind) in ("string", "large_string") else str(kind))
-        return found
+        """Return the types of a column in the files, as Arrow names them; of a dictionary, that of its values."""
+        names = {str(schema.field(column).type) for schema in self.schemas}
+        return {re.sub(r"dictionary<values=(\w+),.*", r"\1", name) for name in names}
 
     def values(self, index: np.ndarray, column: str) -> list[Any]:
         """Return one column of some rows."""
@@ -98,37 +81,32 @@ class ParquetRows:
         from pyarrow import ArrowException
 
         if self._last is None or self._last[0] != (group, column):
-            number, part = self._groups[group]
+            path, number, size = self._groups[group]
             try:
-                with open_parquet(self.paths[number]) as file:
-                    table = file.read_row_group(part, columns=[column])
-                if len(table) != self._starts[group + 1] - self._starts[group]:
+                with open_parquet(path) as file:
+                    table = file.read_row_group(number, columns=[column])
+                if len(table) != size:
                     raise ValueError(f"it has {len(table):,} rows")
             except (OSError, ValueError, ArrowException) as error:
-                raise ValueError(f"{self.paths[number]}: row group {part} cannot be read: {error}.") from None
+                raise ValueError(f"{path}: row group {number} cannot be read: {error}.") from None
             self._last = (group, column), table[column].combine_chunks()
         return self._last[1]
 
 
 class ParquetVectors:
-    """A column of lists of numbers, as rows of an array; most of the first row group have its width.
-
-    Args:
-        table: The files.
-        column: Its name.
+    """A column of lists of numbers, as rows of an array that are as wide as most of the first ones.
 
     Raises:
-        ValueError: If it does not hold lists of floats in every file, or there are none in the first row group.
+        ValueError: If it does not hold lists of floats in every file, or there are none in the first rows.
     """
 
     def __init__(self, table: ParquetRows, column: str) -> None:
-        from pyarrow import compute, types
+        from pyarrow import compute
 
-        for path, schema in zip(table.paths, table.schemas):
-            kind = schema.field(column).type
-            is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-            if not is_list or not types.is_floating(kind.value_type):
-                raise ValueError(f"{path}: column '{column}' holds no vectors: it is {kind}, not lists of floats.")
+        if odd := [kind for kind in table.kinds(column) if not LISTS.fullmatch(kind)]:
+            raise ValueError(
+                f"{table.paths[0]}: column '{column}' holds no vectors: it is {odd[0]}, no lists of floats."
+            )
         self.table, self.column = table, column
         first = next(table.parts(np.arange(min(FIRST_ROWS, len(table))), column), None)
         lengths = Counter(filter(None, compute.list_value_length(first[1]).to_pylist()) if first else ())

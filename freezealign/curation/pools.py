@@ -40,8 +40,9 @@ COLUMNS = {
     "similarity": ("similarity",),
 }
 """What may be known of a pair, and what clip-retrieval, img2dataset and LAION call it."""
-KINDS = {"id": "text whole real", "caption": "text", "url": "text", "licence": "text whole", "similarity": "whole real"}
-"""The kinds of columns in which it may stand."""
+TEXT, WHOLE, REAL = r"null|(large_)?string", r"null|u?int\d+", "null|halffloat|float|double"
+KINDS = {"id": f"{TEXT}|{WHOLE}|{REAL}", "licence": f"{TEXT}|{WHOLE}", "similarity": f"{WHOLE}|{REAL}"}
+"""Types of the columns in which it may stand, where they are not those of texts alone."""
 SAMPLED_ROWS = 64
 
 
@@ -171,11 +172,9 @@ class _StoreVectors:
         return vectors
 
 
-def _store_ids(store: FeatureStore, index: np.ndarray) -> list[str]:
-    return store.select(index).ids
-
-
-def _store_captions(store: FeatureStore, index: np.ndarray) -> list[str]:
+def _store_values(store: FeatureStore, field: str, index: np.ndarray) -> list[str]:
+    if field == "id":
+        return store.select(index).ids
     return store.features["text"].captions(store.rows["text"].starts(store._at(index)))
 
 
@@ -187,21 +186,19 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
         raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
     width = features.columns["sentence_embedding"].parts[0].shape[1]
     parts = [part.path for column in store.columns.values() for part in column.parts if isinstance(part, NpyFile)]
-    known = {"id": partial(_store_ids, store)}
-    if "text" in store.features:
-        known["caption"] = partial(_store_captions, store)
+    fields = ("id", "caption") if "text" in store.features else ("id",)
+    known = {field: partial(_store_values, store, field) for field in fields}
     return Pool(name, _StoreVectors(store, modality), width, known, features.origin, store, tuple(parts), modality)
 
 
 def _known(table: ParquetRows) -> dict[str, Callable[[np.ndarray], list[Any]]]:
-    """Return what the columns tell that are of their field's kind; an id of another kind is refused."""
-    known = {}
-    for key, names in COLUMNS.items():
-        for name in (name for name in names if name in table.columns):
-            if odd := table.kinds(name) - {"", *KINDS[key].split()}:
-                if key == "id":
-                    raise ValueError(f"{table.paths[0]}: column '{name}' is {odd.pop()}, which no id is; rename it.")
-                continue
+    """Return what the columns tell that are of their field's type; an id of another type is refused."""
+    known: dict[str, Callable[[np.ndarray], list[Any]]] = {}
+    for key, name in ((key, name) for key, names in COLUMNS.items() for name in names if name in table.columns):
+        odd = [kind for kind in table.kinds(name) if not re.fullmatch(KINDS.get(key, TEXT), kind)]
+        if odd and key == "id":
+            raise ValueError(f"{table.paths[0]}: column '{name}' is {odd[0]}, which no id is; rename it.")
+        if not odd:
             known.setdefault(key, partial(table.values, column=name))
     return known
 
@@ -227,11 +224,10 @@ def _from_arrays(path: Path, modality: Modality) -> Pool:
     arrays = [NpyFile(file) for file in files]
     for array in arrays:
         _check_array(array, arrays[0])
-    tables = sorted((path / "metadata").glob("*.parquet"), key=_natural)
-    known = {}
+    tables, known = sorted((path / "metadata").glob("*.parquet"), key=_natural), {}
     if tables:
         table = ParquetRows(tables)
-        _check_lengths(files, arrays, tables, table.sizes)
+        _check_lengths(files, arrays, table)
         known = _known(table)
     return Pool(str(path), Column(arrays), arrays[0].shape[1], known, files=(*files, *tables), modality=modality)
 
@@ -249,13 +245,14 @@ def _check_array(array: NpyFile, first: NpyFile) -> None:
         raise ValueError(f"{array.path} is stored column by column; write it again with numpy.ascontiguousarray.")
 
 
-def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: Sequence[Path], sizes: list[int]) -> None:
+def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: ParquetRows) -> None:
     """Raise a ``ValueError`` unless each array has a table of the same number and length."""
-    numbers, others = ([tuple(map(int, re.findall(r"\d+", path.stem))) for path in paths] for paths in (files, tables))
+    both = (files, tables.paths)
+    numbers, others = ([tuple(map(int, re.findall(r"\d+", path.stem))) for path in paths] for paths in both)
     if numbers != others or len(set(numbers)) < len(numbers):
         odd = sorted({*numbers} ^ {*others})[:5] or "each number once"
         raise ValueError(f"{files[0].parent}: vectors and metadata go together by number; one of them lacks {odd}.")
-    for file, array, table, size in zip(files, arrays, tables, sizes):
+    for file, array, table, size in zip(files, arrays, tables.paths, tables.sizes):
         if len(array) != size:
             raise ValueError(f"{file} has {len(array):,} rows and {table} has {size:,}; fetch the shorter one again.")
 

@@ -337,7 +337,7 @@ def test_names_of_concepts_are_shown_without_what_a_terminal_acts_on(pool, tmp_p
     assert Prototypes.load(tmp_path / "p.safetensors").names == tuple(names)
     pictures = [{"id": "pair-0", "image": np.zeros((4, 4, 3), np.uint8), "text": "a"}]
     pictures += [{"id": f"pair-{i}", "image": b"", "text": "a"} for i in range(1, 40)]
-    curate(pool, prototypes, tmp_path / "out", per_concept=39, pictures=pictures, **QUIET)
+    curate(pool, prototypes, tmp_path / "out", per_concept=41, pictures=pictures, **QUIET)
     text = (tmp_path / "out" / "card.md").read_text()
     assert "a\\n| b (" in text
     assert "\\x1b[31mred (" in text
