@@ -152,7 +152,10 @@ def _draw_sheet(path: Path, curation: Curation, pictures: Any) -> None:
     Raises:
         ValueError: If none of the pictures is there.
     """
-    rows = _sheet_rows(curation.selection)
+    selection = curation.selection
+    served = list(dict.fromkeys(selection.concepts.tolist()))
+    some = np.linspace(0, len(served) - 1, min(SHEET_ROWS, len(served))).round().astype(int)
+    rows = {served[i]: selection.rows[selection.concepts == served[i]][:SHEET_COLUMNS] for i in some}
     keys = {concept: list(map(str, curation.pool.take(own, "id"))) for concept, own in rows.items()}
     wanted = {key for own in keys.values() for key in own}
     found = _find_pictures(pictures, wanted)
@@ -173,13 +176,6 @@ def _draw_sheet(path: Path, curation: Curation, pictures: Any) -> None:
             except (KeyError, InputError):
                 axis.set_title("no picture", fontsize=7)
     save_figure(figure, path, DPI)
-
-
-def _sheet_rows(selection: Selection) -> dict[int, np.ndarray]:
-    """Return for each concept of the sheet its best rows."""
-    served = list(dict.fromkeys(selection.concepts.tolist()))
-    some = np.linspace(0, len(served) - 1, min(SHEET_ROWS, len(served))).round().astype(int)
-    return {served[i]: selection.rows[selection.concepts == served[i]][:SHEET_COLUMNS] for i in some}
 
 
 def _find_pictures(source: Any, ids: Collection[str]) -> dict[str, Any]:

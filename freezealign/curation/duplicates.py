@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.curation.filters import Filter, chunks
+from freezealign.curation.filters import CHUNK_ROWS, Filter
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
 from freezealign.vectors import unit
@@ -22,18 +22,8 @@ THRESHOLD = 0.95
 NEARLY = 1e-3
 
 
-class _ByVector(Filter):
-    """Compares vectors of a pool of the same pairs, which is ``self.pool`` or ``self.image``."""
-
-    def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
-        for own in vars(self).values():
-            if isinstance(own, Pool) and len(own) != len(pool):
-                raise ValueError(f"{own.name} has {len(own):,} pairs, not the {len(pool):,} of {pool.name}.")
-
-
 @dataclass(frozen=True)
-class NearDuplicates(_ByVector):
+class NearDuplicates(Filter):
     """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
 
     Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
@@ -71,7 +61,7 @@ class NearDuplicates(_ByVector):
 
 
 @dataclass(frozen=True)
-class Leaks(_ByVector):
+class Leaks(Filter):
     """Candidates that are not nearly alike to anything a model will be tested on.
 
     Args:
@@ -137,7 +127,7 @@ class Leaks(_ByVector):
 
 
 @dataclass(frozen=True)
-class Similarity(_ByVector):
+class Similarity(Filter):
     """Pairs whose image and caption are alike, by the cosine of their vectors.
 
     Args:
@@ -165,11 +155,12 @@ class Similarity(_ByVector):
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which pairs are alike enough."""
-        parts = [np.zeros(0)]
-        for some in chunks(rows):
-            images, texts = (unit(one.vectors.take(some)) for one in (self.image, self.text))
-            parts.append((images * texts).sum(1).numpy())
-        return np.concatenate(parts) >= self.lowest
+        keep = np.zeros(len(rows), bool)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            some = slice(start, start + CHUNK_ROWS)
+            images, texts = (unit(one.vectors.take(rows[some])) for one in (self.image, self.text))
+            keep[some] = ((images * texts).sum(1) >= self.lowest).numpy()
+        return keep
 
 
 def _check_cosine(threshold: float) -> None:

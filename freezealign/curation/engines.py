@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 import torch
 
-from freezealign.batch import default_device
 from freezealign.curation.approximate import search_with_faiss
 from freezealign.curation.scoring import Scores, Scoring, merge_ranges, score_range
 from freezealign.files import claim, exclusive
@@ -54,7 +53,16 @@ def score_pool(
     with nullcontext() if result.is_file() else exclusive(folder):
         claim(folder / "request.json", request, "scores")
         if not result.is_file():
-            _score(scoring, folder, engine, device, seed, show_progress_bar).write(result)
+            if engine == "faiss":
+                scores = search_with_faiss(scoring, folder, seed, show_progress_bar)
+            else:
+                ranges = divide(scoring) if engine == "ray" else [(0, len(scoring))]
+                if engine == "ray":
+                    score_with_ray(scoring, ranges, folder.resolve(), show_progress_bar)
+                else:
+                    score_range(scoring, *ranges[0], folder, device, show_progress_bar)
+                scores = merge_ranges(scoring, ranges, folder)
+            scores.write(result)
         for pattern in STATES:
             for state in folder.glob(pattern):
                 state.unlink(missing_ok=True)
@@ -77,19 +85,6 @@ def _checked(engine: Engine, device: str | torch.device) -> torch.device:
     return device
 
 
-def _score(
-    scoring: Scoring, folder: Path, engine: Engine, device: torch.device, seed: int, show_progress_bar: bool
-) -> Scores:
-    if engine == "faiss":
-        return search_with_faiss(scoring, folder, seed, show_progress_bar)
-    ranges = [(0, len(scoring))] if engine == "local" else divide(scoring)
-    if engine == "local":
-        score_range(scoring, *ranges[0], folder, device, show_progress_bar)
-    else:
-        score_with_ray(scoring, ranges, folder.resolve(), show_progress_bar)
-    return merge_ranges(scoring, ranges, folder)
-
-
 def divide(scoring: Scoring) -> list[tuple[int, int]]:
     """Return ranges of rows, at most ``RANGES``, that are whole chunks, but for the last."""
     rows = len(scoring)
@@ -98,13 +93,9 @@ def divide(scoring: Scoring) -> list[tuple[int, int]]:
 
 
 def score_with_ray(scoring: Scoring, ranges: list[tuple[int, int]], folder: Path, show_progress_bar: bool) -> None:
-    """Score ranges on the cluster this process is connected to, or on a local one; each is a task.
+    """Score ranges on the cluster this process is connected to, or on a local one.
 
-    A task whose worker is lost goes on from its last state.
-
-    Raises:
-        ModuleNotFoundError: If Ray is not installed.
-        RuntimeError: If the worker of a range was lost more than ``RETRIES`` times.
+    Each is a task; one whose worker is lost goes on from its last state, ``RETRIES`` times.
     """
     from tqdm.auto import tqdm
 
@@ -117,7 +108,7 @@ def score_with_ray(scoring: Scoring, ranges: list[tuple[int, int]], folder: Path
         ray.init(log_to_driver=False)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        task, job = ray.remote(num_gpus=gpus, max_retries=RETRIES)(_score_task), ray.put(scoring)
+        task, job = ray.remote(num_gpus=gpus, max_retries=RETRIES)(score_range), ray.put(scoring)
         waiting = [task.remote(job, start, stop, folder) for start, stop in ranges]
         with tqdm(desc="Scoring", unit="range", total=len(ranges), delay=1, disable=not show_progress_bar) as bar:
             while waiting:
@@ -129,7 +120,3 @@ def score_with_ray(scoring: Scoring, ranges: list[tuple[int, int]], folder: Path
     finally:
         if started:
             ray.shutdown()
-
-
-def _score_task(scoring: Scoring, start: int, stop: int, folder: Path) -> None:
-    score_range(scoring, start, stop, folder, default_device())

@@ -30,9 +30,12 @@ class Filter(ABC):
     """What the pool must tell of its pairs."""
 
     def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if this filter cannot judge the pairs of a pool."""
+        """Raise a ``ValueError`` if this filter cannot judge the pairs of a pool, or holds vectors of other pairs."""
         for field in self.needs:
             pool.require(field)
+        for own in vars(self).values():
+            if isinstance(own, Pool) and len(own) != len(pool):
+                raise ValueError(f"{own.name} has {len(own):,} pairs, not the {len(pool):,} of {pool.name}.")
 
     def request(self) -> dict[str, Any]:
         """Return all that it depends on, as JSON: the fields of a dataclass, unless it says otherwise."""
@@ -56,17 +59,10 @@ class Filter(ABC):
 def apply_filters(
     filters: Sequence[Filter], pool: Pool, rows: np.ndarray, keys: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the candidates that all filters leave, ascending, and for each filter what it removed.
+    """Return which of the candidates ``rows`` (n,), ascending, the filters leave in turn, and what each removed.
 
     What a filter has left is kept in ``folder``, which is of these filters and this pool alone: run again after a kill,
     those that were done are not done again.
-
-    Args:
-        filters: In the order in which they are applied.
-        pool: What is known of the candidates.
-        rows: (n,) the candidates, ascending.
-        keys: (C, K) the lists of all concepts, best first.
-        folder: For what each filter left.
     """
     report, lists = [], hashlib.sha256(keys.tobytes())
     for number, one in enumerate(filters):
@@ -85,24 +81,17 @@ def _left(path: Path, candidates: str, rows: np.ndarray) -> np.ndarray | None:
     """Return what a filter left of the same candidates, if that was kept and can be read."""
     try:
         arrays, metadata = read_arrays(path)
-    except ValueError:
+        left = arrays["rows"]
+        whole = metadata["candidates"] == candidates and left.dtype == rows.dtype
+        return left if whole and np.array_equal(left, np.intersect1d(left, rows)) else None
+    except (ValueError, KeyError):
         return None
-    left = arrays.get("rows")
-    if metadata.get("candidates") != candidates or left is None or left.dtype != rows.dtype:
-        return None
-    return left if np.array_equal(left, np.intersect1d(left, rows)) else None
-
-
-def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows in chunks of which vectors and captions fit into memory."""
-    for start in range(0, len(rows), CHUNK_ROWS):
-        yield rows[start : start + CHUNK_ROWS]
 
 
 def each(pool: Pool, rows: np.ndarray, field: str) -> Iterator[Any]:
-    """Yield one field of some pairs, read in chunks."""
-    for some in chunks(rows):
-        yield from pool.take(some, field)
+    """Yield one field of some pairs, of as many at a time as fit into memory."""
+    for start in range(0, len(rows), CHUNK_ROWS):
+        yield from pool.take(rows[start : start + CHUNK_ROWS], field)
 
 
 def find_unreadable(pool: Pool, rows: np.ndarray) -> list[Skipped]:
@@ -240,9 +229,6 @@ class EqualIds(_OneOfEqual):
 
     name = "equal ids"
     needs = ("id",)
-
-    def check(self, pool: Pool) -> None:
-        """Take any pool: pairs without ids are called by their row."""
 
 
 def best_keys(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:

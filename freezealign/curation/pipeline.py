@@ -90,8 +90,17 @@ def curate(
         raise ValueError(f"scores have a folder of their own, got {place}, which is the output's.")
     for one in filters:
         one.check(pools[0])
+    request = {
+        **scoring.request(),
+        "per_concept": per_concept,
+        "filters": [one.settings() for one in filters],
+        "approximate": engine == "faiss",
+        "seed": seed,
+    }
     with exclusive(folder):
-        _begin(folder, scoring, per_concept, filters, engine, seed)
+        claim(folder / "request.json", request, "curation")
+        for number, own in enumerate(prototypes):
+            own.save(folder / f"prototypes-{number}.safetensors")
         best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
         rows = candidate_rows(best.keys)
         unreadable = find_unreadable(pools[0], rows)
@@ -111,22 +120,6 @@ def curate(
         _write(curation, folder)
         write_card(curation, folder, pictures)
     return curation
-
-
-def _begin(
-    folder: Path, scoring: Scoring, per_concept: int, filters: Sequence[Filter], engine: Engine, seed: int
-) -> None:
-    """Begin a curation, or go on with the same one, and keep its prototypes."""
-    request = {
-        **scoring.request(),
-        "per_concept": per_concept,
-        "filters": [one.settings() for one in filters],
-        "approximate": engine == "faiss",
-        "seed": seed,
-    }
-    claim(folder / "request.json", request, "curation")
-    for number, prototypes in enumerate(scoring.prototypes):
-        prototypes.save(folder / f"prototypes-{number}.safetensors")
 
 
 def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:

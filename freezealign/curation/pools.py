@@ -87,8 +87,8 @@ class Pool:
         return field in self.known
 
     def require(self, field: str) -> None:
-        """Raise a ``ValueError`` unless ``field``, one of ``COLUMNS``, is known."""
-        if not self.has(field):
+        """Raise a ``ValueError`` unless ``field``, one of ``COLUMNS``, is known, or is the id, which a row replaces."""
+        if field != "id" and not self.has(field):
             known = list(self.known) or "nothing"
             raise ValueError(f"the pool {self.name} does not tell the {field} of its pairs; it tells {known}.")
 
@@ -98,10 +98,8 @@ class Pool:
         Raises:
             ValueError: If it is not known.
         """
-        if field == "id" and not self.has("id"):
-            return [str(row) for row in rows]
         self.require(field)
-        return _decoded(self.known[field], rows, field)
+        return _decoded(self.known[field], rows, field) if self.has(field) else [str(row) for row in rows]
 
     def all_vectors(self) -> np.ndarray:
         """Return all vectors (m, d); of a feature store every view and caption of each item."""

@@ -66,10 +66,9 @@ class Prototypes:
         if twice := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise ValueError(f"each concept has one name of its own; {twice[:5]} stand there more than once.")
         examples, skipped = self.provenance.get("examples", {}), self.provenance.get("skipped", [])
-        if not isinstance(examples, dict) or not all(isinstance(count, int) for count in examples.values()):
-            raise ValueError(f"provenance has under 'examples' a number for each concept, got {shorten(examples)}.")
-        if not isinstance(skipped, list):
-            raise ValueError(f"provenance has under 'skipped' a list, got {shorten(skipped)}.")
+        counts = examples.values() if isinstance(examples, dict) else [None]
+        if not all(isinstance(count, int) for count in counts) or not isinstance(skipped, list):
+            raise ValueError(f"provenance counts 'examples' and lists 'skipped', got {shorten((examples, skipped))}.")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -78,10 +77,10 @@ class Prototypes:
     def from_vectors(
         cls, vectors: Any, labels: Sequence[str], origin: Origin | None = None, **provenance: Any
     ) -> Prototypes:
-        """Return the mean direction of the vectors of each label, in the order in which labels first appear.
+        """Return the mean direction of the vectors (n, d) of each label, in the order in which labels first appear.
 
         Args:
-            vectors: (n, d), NumPy or torch; their lengths make no difference.
+            vectors: NumPy or torch; their lengths make no difference.
             labels: The concept of each.
             origin: The encoder that made them.
             **provenance: Whatever is worth knowing, as JSON.
@@ -126,7 +125,12 @@ class Prototypes:
             ValueError: If no image of a concept can be read.
         """
         labelled = images if isinstance(images, Mapping) else labelled_pictures(images)
-        chosen = [(name, item) for name, items in labelled.items() for item in _draw(items, shots, seed)]
+        chosen = []
+        for name, items in labelled.items():
+            drawn = range(len(items))
+            if shots is not None and len(items) > shots:
+                drawn = np.sort(np.random.default_rng(seed).choice(len(items), shots, replace=False))
+            chosen += [(name, items[index]) for index in drawn]
         about = {"shots": shots, "seed": seed}
         return cls._from_items(model, "image", chosen, about, batch_size, show_progress_bar)
 
@@ -142,7 +146,7 @@ class Prototypes:
         """Return prototypes of class names in prompt templates, as the model's frozen text encoder reads them.
 
         Args:
-            model: A ``FreezeAlign`` whose frozen encoder and pooling are those of a pool extracted at level ``pooled``.
+            model: As for :meth:`from_images`.
             names: The concepts.
             templates: Each with ``{}`` where the name goes.
             batch_size: Prompts a forward pass.
@@ -219,13 +223,14 @@ class Prototypes:
         try:
             arrays, metadata = read_arrays(path)
             about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
-            if not all(isinstance(name, str) for name in about["names"]) or "vectors" not in arrays:
-                raise ValueError("its names or its vectors are damaged")
+            if not all(isinstance(name, str) for name in about["names"]):
+                raise ValueError("names of concepts are texts")
             if about["origin"] is not None:
                 check_form(path, about["origin"], ORIGIN)
-            origin = None if about["origin"] is None else Origin(**about["origin"])
-            return cls(tuple(about["names"]), torch.from_numpy(arrays["vectors"]), origin, about["provenance"])
-        except (ValueError, TypeError) as error:
+                about["origin"] = Origin(**about["origin"])
+            names, vectors = tuple(about["names"]), torch.from_numpy(arrays["vectors"])
+            return cls(names, vectors, about["origin"], about["provenance"])
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} holds no prototypes that freezealign wrote ({error}).") from None
 
 
@@ -242,22 +247,21 @@ def read_concepts(
     templates: Sequence[str] = TEMPLATES,
     seed: int = 0,
 ) -> Prototypes:
-    """Return the prototypes that ``path`` describes, in the space of a pool.
+    """Return the prototypes that ``path`` describes, in the space of a pool whose vectors are of ``modality``.
 
     Args:
         path: A folder with one sub-folder of pictures a concept, a ``.txt`` file with one name a line, or a
             ``.safetensors`` file that :meth:`Prototypes.save` wrote.
         pool: What they will be compared with.
-        modality: That of the pool's vectors.
-        encoder: What made the pool's vectors, where the pool does not tell.
-        shots: Pictures a concept, drawn at random where there are more.
+        modality: That of its vectors.
+        encoder: What made its vectors, where it does not tell.
+        shots: Pictures a concept, drawn at random by ``seed`` where there are more.
         templates: Prompts for names, each with ``{}``.
         seed: Of the draw.
 
     Raises:
         FileNotFoundError: If there is no such path.
-        ValueError: If pictures meet a pool of texts or names one of images, the encoder is unknown, or an option does
-            not apply.
+        ValueError: If pictures meet texts or names images, the encoder is unknown, or an option does not apply.
     """
     path = Path(path)
     if path.suffix == ".safetensors":
@@ -288,9 +292,10 @@ def labelled_pictures(folder: str | PathLike[str]) -> dict[str, list[Path]]:
     Raises:
         ValueError: If no sub-folder holds a picture, or one holds none.
     """
-    folders = sorted(path for path in Path(folder).glob("*") if path.is_dir())
     found = {
-        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES) for path in folders
+        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        for path in sorted(Path(folder).glob("*"))
+        if path.is_dir()
     }
     empty = [name for name, pictures in found.items() if not pictures]
     if empty or not found:
@@ -319,11 +324,3 @@ def labelled_dataset(dataset: Any, image: str = "image", label: str = "label") -
             )
         found.setdefault(str(row[label]) if names is None else names[row[label]], []).append(row[image])
     return found
-
-
-def _draw(items: Sequence[Any], shots: int | None, seed: int) -> list[Any]:
-    """Return ``shots`` of the items in their order, drawn at random where there are more."""
-    if shots is None or len(items) <= shots:
-        return list(items)
-    chosen = np.random.default_rng(seed).choice(len(items), shots, replace=False)
-    return [items[index] for index in np.sort(chosen)]

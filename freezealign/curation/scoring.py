@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from freezealign.batch import default_device
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
@@ -60,33 +61,27 @@ class Scores:
         try:
             arrays, metadata = read_arrays(path)
             about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
-            keys, skipped = arrays.get("keys"), arrays.get("skipped", np.zeros(0, np.int64))
-            if keys is None or keys.dtype != np.uint64 or keys.ndim != 2 or not _in_order(keys, start, about["rows"]):
-                raise ValueError("its keys are damaged")
-            inside = (skipped >= start) & (skipped < start + about["rows"])
-            if (skipped.dtype, skipped.shape) != (np.int64, (about["unusable"],)) or not (
-                inside.all() and (np.diff(skipped) > 0).all()
-            ):
-                raise ValueError("it does not list the rows that are unusable")
-            if about["recall"] is not None and not 0 <= about["recall"] <= 1:
-                raise ValueError(f"its recall is {about['recall']}")
-        except ValueError as error:
+            found = cls(arrays["keys"], about["rows"], arrays.get("skipped", np.zeros(0, np.int64)), about["recall"])
+            if found.unusable != about["unusable"] or not found._is_whole(start):
+                raise ValueError("it is damaged")
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
-        return cls(keys, about["rows"], skipped, about["recall"])
+        return found
+
+    def _is_whole(self, start: int) -> bool:
+        """Return whether keys are best first, and all rows are such as there are; one concept at a time, for memory."""
+        if (self.keys.dtype, self.keys.ndim, self.skipped.dtype, self.skipped.ndim) != (np.uint64, 2, np.int64, 1):
+            return False
+        good = self.recall is None or 0 <= self.recall <= 1
+        for own in self.keys:
+            some = own[own != NOTHING]
+            good &= bool(((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all() and not np.isnan(scores_of(some)).any())
+            good &= not len(some) or start <= rows_of(some).min() <= rows_of(some).max() < start + self.rows
+        rows = np.array([start - 1, *self.skipped, start + self.rows])
+        return good and bool((np.diff(rows) > 0).all())
 
 
 ABOUT = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
-
-
-def _in_order(keys: np.ndarray, start: int, rows: int) -> bool:
-    """Return whether keys (C, K) are best first, and of rows that there are; looked at by concept, to save memory."""
-    found = ((own, own[own != NOTHING]) for own in keys)
-    return all(
-        ((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all()
-        and ((rows_of(some) >= start) & (rows_of(some) < start + rows)).all()
-        and not np.isnan(scores_of(some)).any()
-        for own, some in found
-    )
 
 
 @dataclass(frozen=True)
@@ -171,17 +166,14 @@ class Scoring:
         saved = time.monotonic()
         with tqdm(desc=description, unit="row", unit_scale=True, total=stop, initial=start, delay=1,
                   disable=not show_progress_bar) as bar:  # fmt: skip
-            for chunk in prefetch(self._chunks(start, stop)):
+            begins, step = range(start, stop, self.read_chunks * self.chunk), self.read_chunks * self.chunk
+            blocks = (self.rows(np.arange(begin, min(begin + step, stop))) for begin in begins)
+            for chunk in prefetch(chunk for block in blocks for chunk in block.split(self.chunk)):
                 save = start + len(chunk) == stop or time.monotonic() - saved > self.save_seconds
                 yield start, chunk, save
                 saved = time.monotonic() if save else saved
                 start += len(chunk)
                 bar.update(len(chunk))
-
-    def _chunks(self, start: int, stop: int) -> Iterator[Tensor]:
-        step = self.read_chunks * self.chunk
-        for begin in range(start, stop, step):
-            yield from self.rows(np.arange(begin, min(begin + step, stop))).split(self.chunk)
 
 
 def _units(vectors: Tensor) -> Tensor:
@@ -201,10 +193,11 @@ def score_range(
     start: int,
     stop: int,
     folder: Path,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     show_progress_bar: bool = False,
 ) -> None:
-    """Score rows ``start`` … ``stop - 1``; what was found is kept in ``folder``, and gone on with."""
+    """Score rows ``start`` … ``stop - 1`` on ``device``, by default the machine's best; go on with what is kept."""
+    device = default_device() if device is None else device
     state, matrix = _state_file(folder, start, stop), scoring.matrix().to(device)
     top, begun = TopK(len(matrix), min(scoring.k, stop - start)), start
     skipped = [np.zeros(0, np.int64)]
