@@ -105,8 +105,10 @@ def curate(
     sizes = {name: len(curation.open_pool(name, modality)) for name in mix_with or ()}
     tests = {name: curation.open_pool(name, modality) for name in exclude or ()}
     prototypes = [
-        curation.read_concepts(concepts, pool, modality, name, shots, template or ("{}",), seed)
-        for pool, name in zip(opened, encoder or [None] * len(pools))
+        curation.read_concepts(
+            concepts, pool, modality, encoder[i] if encoder else None, shots, template or ("{}",), seed
+        )
+        for i, pool in enumerate(opened)
     ]
     filters = [
         curation.CaptionLength(min_words or 1, max_words) if min_words or max_words else None,

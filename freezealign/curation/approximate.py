@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from freezealign.curation.scoring import Scores, Scoring, unusable_rows
-from freezealign.curation.top_k import TopK, as_keys, rows_of
+from freezealign.curation.top_k import NOTHING, TopK, as_keys, rows_of
 from freezealign.files import write_atomically
 
 TRAINING_ROWS = 64
@@ -26,10 +26,6 @@ def search_with_faiss(scoring: Scoring, folder: Path, seed: int, show_progress_b
     get their exact scores. Recall is the share of the exact K best that is found, over ``RECALL_CONCEPTS`` concepts.
 
     Indexing goes on after a kill; measuring recall, a pass of ``RECALL_CONCEPTS`` products a row, begins anew.
-
-    Raises:
-        ModuleNotFoundError: If faiss is not installed.
-        ValueError: If the pool is too small, or the index in the folder is damaged.
     """
     try:
         import faiss
@@ -79,15 +75,13 @@ def _train(faiss: Any, scoring: Scoring, seed: int) -> Any:
 
 def _rescored(scoring: Scoring, found: np.ndarray) -> np.ndarray:
     """Return keys (C, K) of the rows (C, K) that were found, -1 for none, with their exact scores."""
-    top, matrix = TopK(len(found), scoring.kept), scoring.matrix()
-    keys = np.zeros((len(found), scoring.kept), np.uint64)
+    matrix, keys = scoring.matrix(), np.full((len(found), scoring.kept), NOTHING)
     for concept, rows in enumerate(found):
         own = np.unique(rows[rows >= 0])
         scores = (scoring.rows(own) @ matrix[concept]).numpy()
         usable = ~np.isnan(scores)
-        keys[concept, : usable.sum()] = as_keys(scores[usable], own[usable])
-    top.merge(keys)
-    return top.sorted()
+        keys[concept, : usable.sum()] = np.sort(as_keys(scores[usable], own[usable]))[::-1]
+    return keys
 
 
 def _recall(scoring: Scoring, keys: np.ndarray, seed: int, show_progress_bar: bool) -> tuple[np.ndarray, float]:

@@ -88,7 +88,10 @@ def _content(curation: Curation) -> dict[str, Any]:
     scoring, scores, pool = curation.scoring, curation.scores, curation.pool
     after = curation.selection.counts(len(curation.concepts))
     before = np.bincount(curation.sample_concepts, minlength=len(curation.concepts))
-    licences = pool.take(curation.selection.rows, "licence") if pool.has("licence") else None
+    licences = None
+    if pool.has("licence"):
+        found = ["not stated" if x in (None, "") else str(x) for x in pool.take(curation.selection.rows, "licence")]
+        licences = dict(Counter(found).most_common())
     return {
         "pool": {
             "names": [pool.name for pool in scoring.pools],
@@ -112,7 +115,7 @@ def _content(curation: Curation) -> dict[str, Any]:
             "effective_before": _effective(before),
             "effective_after": _effective(after),
         },
-        "licences": None if licences is None else dict(Counter(str(x or "not stated") for x in licences).most_common()),
+        "licences": licences,
     }
 
 

@@ -105,9 +105,8 @@ def curate(
         rows = candidate_rows(best.keys)
         unreadable = find_unreadable(pools[0], rows)
         skipped = [Skipped(row, UNUSABLE) for row in best.skipped.tolist()] + unreadable
-        told = f"{len(skipped):,} rows cannot be used" + (
-            f", row {skipped[0].index}: {skipped[0].reason}" if skipped else ""
-        )
+        first = "".join(f", row {entry.index}: {entry.reason}" for entry in skipped[:1])
+        told = f"{len(skipped):,} rows cannot be used{first}"
         if strict and skipped:
             raise ValueError(f"of {pools[0].name} {told}. Mend the pool, or leave out strict.")
         rows = np.setdiff1d(rows, [entry.index for entry in unreadable])

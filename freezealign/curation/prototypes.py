@@ -127,10 +127,10 @@ class Prototypes:
         labelled = images if isinstance(images, Mapping) else labelled_pictures(images)
         chosen = []
         for name, items in labelled.items():
-            drawn = range(len(items))
+            drawn = np.arange(len(items))
             if shots is not None and len(items) > shots:
                 drawn = np.sort(np.random.default_rng(seed).choice(len(items), shots, replace=False))
-            chosen += [(name, items[index]) for index in drawn]
+            chosen += [(name, items[index]) for index in drawn.tolist()]
         about = {"shots": shots, "seed": seed}
         return cls._from_items(model, "image", chosen, about, batch_size, show_progress_bar)
 
@@ -234,7 +234,7 @@ class Prototypes:
             raise ValueError(f"{path} holds no prototypes that freezealign wrote ({error}).") from None
 
 
-ABOUT = {"names": list, "origin": (dict, type(None)), "provenance": dict}
+ABOUT: dict[str, Any] = {"names": list, "origin": (dict, type(None)), "provenance": dict}
 ORIGIN = {"name": str, "fingerprint": str, "preprocessing": dict}
 
 

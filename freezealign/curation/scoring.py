@@ -70,18 +70,23 @@ class Scores:
 
     def _is_whole(self, start: int) -> bool:
         """Return whether keys are best first, and all rows are such as there are; one concept at a time, for memory."""
-        if (self.keys.dtype, self.keys.ndim, self.skipped.dtype, self.skipped.ndim) != (np.uint64, 2, np.int64, 1):
+        if [str(array.dtype) + str(array.ndim) for array in (self.keys, self.skipped)] != ["uint642", "int641"]:
             return False
-        good = self.recall is None or 0 <= self.recall <= 1
         for own in self.keys:
             some = own[own != NOTHING]
-            good &= bool(((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all() and not np.isnan(scores_of(some)).any())
-            good &= not len(some) or start <= rows_of(some).min() <= rows_of(some).max() < start + self.rows
-        rows = np.array([start - 1, *self.skipped, start + self.rows])
-        return good and bool((np.diff(rows) > 0).all())
+            rows = np.sort(rows_of(some))
+            falling = bool(((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all())
+            if not falling or not _within(rows, start, self.rows) or np.isnan(scores_of(some)).any():
+                return False
+        return _within(self.skipped, start, self.rows) and (self.recall is None or 0 <= self.recall <= 1)
 
 
-ABOUT = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
+def _within(rows: np.ndarray, start: int, count: int) -> bool:
+    """Return whether rows ascend, from ``start`` on and among ``count``."""
+    return bool((np.diff(rows, prepend=start - 1, append=start + count) > 0).all())
+
+
+ABOUT: dict[str, Any] = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
 
 
 @dataclass(frozen=True)
