@@ -34,8 +34,8 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure in the format that the suffix names, whole or not at all."""
-    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=dpi))
+    """Write a figure in the format that ``path`` ends with; see :func:`~freezealign.files.write_atomically`."""
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png"))
 
 
 def text_color(background: Sequence[float]) -> str:

@@ -135,7 +135,7 @@ def read_lines(path: Path) -> list[str]:
         ValueError: If it is missing, or not UTF-8.
     """
     try:
-        lines = path.read_bytes().decode().split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except FileNotFoundError:
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
     except UnicodeDecodeError as error:

@@ -17,10 +17,17 @@ from torch import Tensor
 
 from freezealign.curation.pools import Modality, Pool
 from freezealign.evaluation.prompts import ClassPrompts
-from freezealign.evaluation.testsets.lines import read_lines
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
-from freezealign.files import check_form, is_file, is_folder, parse_object, read_arrays, write_arrays_atomically
+from freezealign.files import (
+    check_form,
+    is_file,
+    is_folder,
+    parse_object,
+    read_arrays,
+    read_lines,
+    write_arrays_atomically,
+)
 from freezealign.images import IMAGE_SUFFIXES
 from freezealign.inputs import shorten
 from freezealign.space import Space
@@ -282,8 +289,8 @@ def read_concepts(
     model = Space({modality: build_tower(modality, name, "pooled", 1)})
     if needed == "image":
         return Prototypes.from_images(model, path, shots, seed)
-    names = filter(None, read_lines(path, "it has a name a line."))
-    return Prototypes.from_texts(model, dict.fromkeys(names), templates)
+    names = dict.fromkeys(line.strip() for line in read_lines(path) if line.strip())
+    return Prototypes.from_texts(model, names, templates)
 
 
 def labelled_pictures(folder: str | PathLike[str]) -> dict[str, list[Path]]:
