@@ -239,8 +239,6 @@ def _listed(short: Mapping[str, int], quota: int) -> str:
 
 
 def _prototype(one: Mapping[str, Any]) -> str:
-    examples, encoder = list(one.get("examples", {}).values()) or [0], one.get("encoder") or "an unnamed encoder"
-    return (
-        f"* {printable(encoder)}, {one.get('modality', 'vectors')}: {min(examples)} to {max(examples)} examples a "
-        f"concept; {len(one.get('skipped', []))} could not be read."
-    )
+    examples = list(one.get("examples", {}).values()) or [0]
+    of = printable(f"{one.get('encoder') or 'an unnamed encoder'}, {one.get('modality', 'vectors')}")
+    return f"* {of}: {min(examples)} to {max(examples)} examples a concept, {len(one.get('skipped', []))} not readable."

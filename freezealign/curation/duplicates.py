@@ -26,8 +26,8 @@ NEARLY = 1e-3
 class NearDuplicates(Filter):
     """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
 
-    Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
-    the work is concepts × K², not candidates², and memory is that of one concept's vectors.
+    Candidates are compared that share a concept, as what is nearly alike has nearly the same scores: the work is
+    concepts × K², not candidates², and memory that of one concept's vectors.
 
     Args:
         pool: Whose vectors to compare: those of the images, or with a pool of ``text`` those of the captions.
@@ -84,13 +84,7 @@ class Leaks(Filter):
         if not self.tests:
             raise ValueError("there are no test sets to keep out of the selection.")
         for name, test in self.tests.items():
-            if test.width != self.pool.width:
-                raise ValueError(
-                    f"the test set {name} is {test.width} wide, the vectors of {self.pool.name} "
-                    f"{self.pool.width}; make both with one encoder."
-                )
-            if test.origin is not None and self.pool.origin is not None:
-                test.origin.check("test", self.pool.origin)
+            self.pool.compare(f"the vectors of the test set {name}", test.width, test.origin)
 
     @cached_property
     def _units(self) -> Tensor:
@@ -105,13 +99,12 @@ class Leaks(Filter):
                 )
         return torch.cat(parts)
 
-    def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if the vectors are not of this pool's pairs, or those of the tests are unusable."""
-        super().check(pool)
-        self._units  # noqa: B018
-
     def request(self) -> dict[str, Any]:
-        """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
+        """Return the threshold, the test sets' sizes and digest, and which features they are compared with.
+
+        Raises:
+            ValueError: If a vector of a test set is zero or not finite.
+        """
         digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
         sizes = {name: len(test) for name, test in self.tests.items()}
         return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint}

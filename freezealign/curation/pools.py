@@ -101,6 +101,15 @@ class Pool:
         self.require(field)
         return _decoded(self.known[field], rows, field) if self.has(field) else [str(row) for row in rows]
 
+    def compare(self, what: str, width: int, origin: Origin | None) -> None:
+        """Raise a ``ValueError`` if the vectors cannot be compared with others, by their widths and known encoders."""
+        if width != self.width:
+            raise ValueError(
+                f"{what} are {width} wide, the vectors of {self.name} {self.width}; make both with one encoder."
+            )
+        if origin is not None and self.origin is not None:
+            self.origin.check("pool", origin)
+
     def all_vectors(self) -> np.ndarray:
         """Return all vectors (m, d); of a feature store every view and caption of each item."""
         if self.store is not None:

@@ -197,13 +197,7 @@ class Prototypes:
         Raises:
             ValueError: If the widths differ, or both encoders are known and are not the same.
         """
-        if self.vectors.shape[1] != pool.width:
-            raise ValueError(
-                f"the prototypes are {self.vectors.shape[1]} wide, the vectors of {pool.name} {pool.width}; "
-                "make the prototypes with the pool's own encoder."
-            )
-        if self.origin is not None and pool.origin is not None:
-            pool.origin.check("pool", self.origin)
+        pool.compare("the prototypes", self.vectors.shape[1], self.origin)
 
     def digest(self) -> str:
         """Return a SHA-256 over names and vectors."""

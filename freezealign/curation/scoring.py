@@ -70,15 +70,18 @@ class Scores:
 
     def _is_whole(self, start: int) -> bool:
         """Return whether keys are best first, and all rows are such as there are; one concept at a time, for memory."""
-        if [str(array.dtype) + str(array.ndim) for array in (self.keys, self.skipped)] != ["uint642", "int641"]:
+        if self.keys.dtype != np.uint64 or self.keys.ndim != 2 or self.skipped.dtype != np.int64:
             return False
         for own in self.keys:
             some = own[own != NOTHING]
-            rows = np.sort(rows_of(some))
             falling = bool(((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all())
-            if not falling or not _within(rows, start, self.rows) or np.isnan(scores_of(some)).any():
+            if not falling or not _within(np.sort(rows_of(some)), start, self.rows) or np.isnan(scores_of(some)).any():
                 return False
-        return _within(self.skipped, start, self.rows) and (self.recall is None or 0 <= self.recall <= 1)
+        return (
+            self.skipped.ndim == 1
+            and _within(self.skipped, start, self.rows)
+            and (self.recall is None or 0 <= self.recall <= 1)
+        )
 
 
 def _within(rows: np.ndarray, start: int, count: int) -> bool:
@@ -223,11 +226,13 @@ def score_range(
 
 def merge_ranges(scoring: Scoring, ranges: Iterable[tuple[int, int]], folder: Path) -> Scores:
     """Return the best rows of all ranges that were scored into ``folder``."""
-    top, parts = TopK(len(scoring.concepts), scoring.kept), []
+    top, rows, skipped = TopK(len(scoring.concepts), scoring.kept), 0, []
     for start, stop in ranges:
-        parts.append(Scores.read(_state_file(folder, start, stop), start))
-        top.merge(parts[-1].keys)
-    return Scores(top.sorted(), sum(part.rows for part in parts), np.concatenate([part.skipped for part in parts]))
+        found = Scores.read(_state_file(folder, start, stop), start)
+        top.merge(found.keys)
+        rows += found.rows
+        skipped.append(found.skipped)
+    return Scores(top.sorted(), rows, np.concatenate(skipped))
 
 
 def _state_file(folder: Path, start: int, stop: int) -> Path:

@@ -65,33 +65,28 @@ def write_subset(
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
             if (folder / shard.name).is_file():
                 continue
-            samples, lost = _readable(shard)
+            samples, lost = _samples(shard)
             if lost:  # told before the shard is there, which is not read again
                 damage[shard.name] = lost
                 write_json_atomically(path, begun)
             _copy(shard, [sample for sample in samples if sample["__key__"] in wanted], folder / shard.name)
-        _check(shards, wanted, folder, bool(damage))
+    counts = Counter(key for shard in shards for key in keys_of(folder / shard.name))
+    if twice := [key for key, count in counts.items() if count > 1]:
+        raise ValueError(f"{len(twice):,} samples are in more than one shard, the first is '{twice[0]}'.")
+    if (missing := sorted(wanted - set(counts))) and not damage:
+        raise ValueError(
+            f"{len(missing):,} of {len(wanted):,} selected samples are in none of the {len(shards)} shards, the first "
+            f"is '{missing[0]}'; the pool was made of others. Those that were found are in {folder}."
+        )
     return damage
 
 
 def keys_of(shard: Path) -> list[str]:
     """Return the keys of a shard's samples."""
-    with shard.open("rb") as file:
-        return [sample["__key__"] for sample in iterate_samples(shard, file, [])]
+    return [sample["__key__"] for sample in _samples(shard)[0]]
 
 
-def _check(shards: Sequence[Path], wanted: set[str], folder: Path, damaged: bool) -> None:
-    counts = Counter(key for shard in shards for key in keys_of(folder / shard.name))
-    if twice := [key for key, count in counts.items() if count > 1]:
-        raise ValueError(f"{len(twice):,} samples are in more than one shard, the first is '{twice[0]}'.")
-    if (missing := sorted(wanted - set(counts))) and not damaged:
-        raise ValueError(
-            f"{len(missing):,} of {len(wanted):,} selected samples are in none of the {len(shards)} shards, the first "
-            f"is '{missing[0]}'; the pool was made of others. Those that were found are in {folder}."
-        )
-
-
-def _readable(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _samples(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the samples of a shard that are whole, and what is wrong with it."""
     lost: list[str] = []
     with shard.open("rb") as file:

@@ -301,7 +301,8 @@ NASTY = [
     "C:\\new",
     " i ",
     "j\udc80",
-    "k\r", "\ufeffm",
+    "k\r",
+    "\ufeffm",
     "\u202el",
     "日本",
 ]

@@ -116,7 +116,7 @@ def test_test_set_without_usable_vectors_is_an_error():
     pool, vectors = pool_of("abc"), make_vectors(3)
     vectors[1, 2] = np.nan
     with pytest.raises(ValueError, match="1 vectors of the test sets"):
-        Leaks({"t": open_pool(make_store(vectors))}, pool).check(pool)
+        Leaks({"t": open_pool(make_store(vectors))}, pool).request()
     with pytest.raises(ValueError, match="no test sets"):
         Leaks({}, pool)
 
