@@ -92,12 +92,10 @@ def curate(
     from freezealign import curation
     from freezealign.files import write_json_atomically
 
-    for option, value, other, needed in (
-        ("--exclude-threshold", exclude_threshold, "--exclude", exclude),
-        ("--temperature", temperature, "--mix-with", mix_with),
-    ):
-        if value is not None and not needed:
-            raise ValueError(f"{option} goes with {other}.")
+    if exclude_threshold is not None and not exclude:
+        raise ValueError("--exclude-threshold goes with --exclude.")
+    if temperature is not None and not mix_with:
+        raise ValueError("--temperature goes with --mix-with.")
     opened = [curation.open_pool(pool, modality) for pool in pools]
     if encoder and len(encoder) != len(pools):
         raise ValueError(f"{len(pools)} pools need as many --encoder, got {len(encoder)}.")
@@ -141,7 +139,5 @@ def curate(
         write_json_atomically(output / "weights.json", weights)
         for name, weight in weights.items():
             typer.echo(f"--weight {weight:.4g}  for {printable(name)}")
-    told = f", {len(found.skipped):,} skipped" if found.skipped else ""
-    typer.echo(
-        f"{len(found.selection):,} of {len(opened[0]):,} pairs{told}. Saved {output}: card.md, selection.parquet, …"
-    )
+    told = f"{len(found.selection):,} of {len(opened[0]):,} pairs, {len(found.skipped):,} skipped"
+    typer.echo(f"{told}. Saved {output}: card.md, selection.parquet, …")

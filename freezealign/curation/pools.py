@@ -200,13 +200,14 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
 
 def _known(table: ParquetRows) -> dict[str, Callable[[np.ndarray], list[Any]]]:
     """Return what the columns tell that are of their field's type; an id of another type is refused."""
-    known: dict[str, Callable[[np.ndarray], list[Any]]] = {}
-    for key, name in ((key, name) for key, names in COLUMNS.items() for name in names if name in table.columns):
-        odd = [kind for kind in table.kinds(name) if not re.fullmatch(KINDS.get(key, TEXT), kind)]
+    known = {}
+    for key, names in COLUMNS.items():
+        name = next((name for name in names if name in table.columns), "")
+        odd = [kind for kind in table.kinds(name) if not re.fullmatch(KINDS.get(key, TEXT), kind)] if name else []
         if odd and key == "id":
             raise ValueError(f"{table.paths[0]}: column '{name}' is {odd[0]}, which no id is; rename it.")
-        if not odd:
-            known.setdefault(key, partial(table.values, column=name))
+        if name and not odd:
+            known[key] = partial(table.values, column=name)
     return known
 
 

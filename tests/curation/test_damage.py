@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from pathlib import Path
 
@@ -365,3 +366,37 @@ def test_figures_are_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(pytest.fail.Exception, match="killed"):
         save_figure(figure, tmp_path / "a.png", 50)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there is no umask")
+def test_files_follow_the_umask(tmp_path):
+    make_store(make_vectors(40)).save(tmp_path / "store")
+    shards = find_shards(write_shards(tmp_path / "shards"))
+    before = os.umask(0o027)
+    try:
+        found = curate(open_pool(tmp_path / "store"), make_prototypes(), tmp_path / "out", per_concept=4, **QUIET)
+        write_subset(shards, ["pair-1"], tmp_path / "out" / "subset", **QUIET)
+    finally:
+        os.umask(before)
+    assert found.ids
+    modes = {(path.is_dir(), oct(path.stat().st_mode & 0o777)) for path in (tmp_path / "out").rglob("*")}
+    assert modes == {(True, "0o750"), (False, "0o640")}
+
+
+def test_command_stops_at_a_bad_row_if_it_is_strict(tmp_path):
+    vectors = make_vectors(12)
+    vectors[7] = np.nan
+    np.save(tmp_path / "a.npy", vectors)
+    make_prototypes().save(tmp_path / "p.safetensors")
+    arguments = [
+        "curate",
+        str(tmp_path),
+        "--concepts",
+        str(tmp_path / "p.safetensors"),
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    strict, lenient = (CliRunner().invoke(app, [*arguments, *more]) for more in (["--strict"], []))
+    assert (strict.exit_code, lenient.exit_code) == (1, 0)
+    assert f"1 rows cannot be used, row 7: {VECTOR}" in strict.output
+    assert "11 of 12 pairs, 1 skipped" in lenient.output
