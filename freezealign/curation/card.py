@@ -68,11 +68,7 @@ class Curation:
 
 
 def write_card(curation: Curation, folder: Path, pictures: Any = None) -> None:
-    """Write ``card.json``, ``card.md`` and their figures; ``sheet.jpg`` where there are pictures.
-
-    Raises:
-        ValueError: If none of the pictures of the sheet is among ``pictures``.
-    """
+    """Write ``card.json``, ``card.md`` and their figures; where there are pictures also ``sheet.jpg``."""
     card = _content(curation)
     write_json_atomically(folder / "card.json", card)
     _draw_coverage(folder / "coverage.png", card)

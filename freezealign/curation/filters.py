@@ -110,17 +110,17 @@ class _ByValue(Filter):
     """Judges each pair by the one field that it needs."""
 
     @abstractmethod
-    def accepts(self, value: Any) -> bool:
+    def _accepts(self, value: Any) -> bool:
         """Whether a pair stays; ``None`` where the pool does not tell."""
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which pairs are accepted."""
-        return np.fromiter(map(self.accepts, each(pool, rows, self.needs[0])), bool, len(rows))
+        return np.fromiter(map(self._accepts, each(pool, rows, self.needs[0])), bool, len(rows))
 
 
 @dataclass(frozen=True)
 class CaptionLength(_ByValue):
-    """Captions of so many words; those of scripts without spaces count by the character.
+    """Captions of so many words; those of scripts without spaces count by the character, no caption has none.
 
     Raises:
         ValueError: If no caption can be so long.
@@ -135,8 +135,7 @@ class CaptionLength(_ByValue):
         if self.fewest < 0 or (self.most is not None and self.most < max(1, self.fewest)):
             raise ValueError(f"no caption has at least {self.fewest} and at most {self.most} words.")
 
-    def accepts(self, value: str | None) -> bool:
-        """Whether a caption is long and short enough; where there is none, it has no word."""
+    def _accepts(self, value: str | None) -> bool:
         return self.fewest <= count_words(value or "") <= (float("inf") if self.most is None else self.most)
 
 
@@ -163,8 +162,7 @@ class Language(_ByValue):
         if unknown := sorted(set(self.languages) - set(known)):
             raise ValueError(f"no language {unknown} is known to py3langid; it knows {sorted(known)}.")
 
-    def accepts(self, value: str | None) -> bool:
-        """Whether a caption is in a wanted language, or not clearly in another."""
+    def _accepts(self, value: str | None) -> bool:
         code, probability = self._identifier.classify(value or "")
         return code in self.languages or probability < self.certainty
 
@@ -185,21 +183,20 @@ class StatedSimilarity(_ByValue):
     name = "stated image–text similarity"
     needs = ("similarity",)
 
-    def accepts(self, value: float | None) -> bool:
-        """Whether a pair is alike enough."""
+    def _accepts(self, value: float | None) -> bool:
         return value is not None and value >= self.lowest
 
 
 class _OneOfEqual(Filter):
     """Of pairs that are the same by the one field that it needs, the best scored."""
 
-    def same(self, value: Any) -> Hashable:
+    def _same(self, value: Any) -> Hashable:
         """Return what equal values have in common; pairs for which that is empty all stay."""
         return value
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which pairs are the best scored of their kind."""
-        kinds, best = [self.same(value) for value in each(pool, rows, self.needs[0])], best_keys(rows, keys)
+        kinds, best = [self._same(value) for value in each(pool, rows, self.needs[0])], best_keys(rows, keys)
         keep, seen = np.zeros(len(kinds), bool), set()
         for index in np.argsort(best)[::-1].tolist():
             if not kinds[index] or kinds[index] not in seen:
@@ -218,8 +215,7 @@ class EqualCaptions(_OneOfEqual):
     name = "equal captions"
     needs = ("caption",)
 
-    def same(self, value: str | None) -> str:
-        """Return a caption without what makes no difference."""
+    def _same(self, value: str | None) -> str:
         return plain(value or "")
 
 

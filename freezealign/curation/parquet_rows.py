@@ -21,10 +21,6 @@ class ParquetRows:
     """The rows of several files, numbered through; a row group is read at a time, and the last one is kept.
 
     A file is open while it is read and at no other time.
-
-    Raises:
-        ModuleNotFoundError: If pyarrow is not installed.
-        ValueError: If a file is not readable.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:

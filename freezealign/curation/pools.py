@@ -198,7 +198,7 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
     return Pool(name, _StoreVectors(store, modality), width, known, features.origin, store, tuple(parts), modality)
 
 
-def _known(table: ParquetRows) -> dict[str, Callable[[np.ndarray], list[Any]]]:
+def _known(table: ParquetRows) -> Mapping[str, Callable[[np.ndarray], list[Any]]]:
     """Return what the columns tell that are of their field's type; an id of another type is refused."""
     known = {}
     for key, names in COLUMNS.items():
@@ -232,11 +232,11 @@ def _from_arrays(path: Path, modality: Modality) -> Pool:
     arrays = [NpyFile(file) for file in files]
     for array in arrays:
         _check_array(array, arrays[0])
-    tables, known = sorted((path / "metadata").glob("*.parquet"), key=_natural), {}
-    if tables:
-        table = ParquetRows(tables)
+    tables = sorted((path / "metadata").glob("*.parquet"), key=_natural)
+    table = ParquetRows(tables) if tables else None
+    if table is not None:
         _check_lengths(files, arrays, table)
-        known = _known(table)
+    known = {} if table is None else _known(table)
     return Pool(str(path), Column(arrays), arrays[0].shape[1], known, files=(*files, *tables), modality=modality)
 
 

@@ -192,11 +192,7 @@ class Prototypes:
         return cls.from_vectors(store[modality].vectors(), labels, store.origins[modality], **about)
 
     def check(self, pool: Pool) -> None:
-        """Make sure that these can be compared with the vectors of a pool.
-
-        Raises:
-            ValueError: If the widths differ, or both encoders are known and are not the same.
-        """
+        """Raise a ``ValueError`` if their width, or the encoder where it is known, is not that of a pool's vectors."""
         pool.compare("the prototypes", self.vectors.shape[1], self.origin)
 
     def digest(self) -> str:
@@ -215,11 +211,7 @@ class Prototypes:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Prototypes:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            ValueError: If the file is missing, damaged, or something else.
-        """
+        """Read what :meth:`save` wrote; raise a ``ValueError`` if it is missing, damaged, or something else."""
         path = Path(path)
         try:
             arrays, metadata = read_arrays(path)
