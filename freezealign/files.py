@@ -206,7 +206,7 @@ def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> di
         if folder.exists() and (strangers := [entry.name for entry in folder.iterdir() if not is_leftover(entry)]):
             raise FileExistsError(f"{folder} holds {strangers[0]!r} and no {what}; choose another folder.")
         write_json_atomically(path, {**more, **identity})
-    begun = read_object(path, {key: type(value) for key, value in more.items()})
+    begun = read_object(path)
     if other := differences(begun, identity):
         told = "; ".join(f"{key} = {_cut(before)}, this run has {_cut(now)}" for key, (before, now) in other.items())
         raise ValueError(

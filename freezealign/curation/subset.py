@@ -60,6 +60,7 @@ def write_subset(
     request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
     with exclusive(folder):
         begun = claim(path, request, "subset", damage={})
+        check_form(path, begun, {"damage": dict})
         damage: dict[str, list[str]] = begun["damage"]
         check_form(path, damage, dict.fromkeys(damage, list))
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
