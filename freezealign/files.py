@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,9 +46,11 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: If the file is missing, larger than 64 MiB, or not JSON.
+        ValueError: If the file is missing, not a regular file, larger than 64 MiB, or not JSON.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is not a regular file.")
         if path.stat().st_size > JSON_LIMIT_BYTES:
             raise ValueError(
                 f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
@@ -66,18 +69,18 @@ def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | It
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
     content = read_json(path)
-    check_form(path, content, required)
+    check_object(path, content, required)
     return dict(content)
 
 
-def check_form(path: Path, value: Any, form: Mapping[str, type | tuple[type, ...]] | Iterable[str]) -> None:
-    """Make sure that what was read from a JSON file is an object as :func:`read_object` wants it."""
-    missing = [key for key in form if key not in value] if isinstance(value, dict) else ["an object"]
+def check_object(path: Path, content: Any, required: Mapping[str, type | tuple[type, ...]] | Iterable[str]) -> None:
+    """Raise a ``ValueError`` unless a part of a JSON file is an object as :func:`read_object` says."""
+    missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
-    for key, kind in form.items() if isinstance(form, Mapping) else ():
-        if not isinstance(value[key], kind) or (isinstance(value[key], bool) and kind is int):
-            raise ValueError(f"{path}: '{key}' is {str(value[key])[:80]!r}; this is not what freezealign writes.")
+    for key, kind in required.items() if isinstance(required, Mapping) else ():
+        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
+            raise ValueError(f"{path}: '{key}' is {str(content[key])[:80]!r}; this is not what freezealign writes.")
 
 
 def check_version(path: Path, content: dict[str, Any], known: int) -> None:
@@ -283,7 +286,7 @@ def parse_object(path: Path, content: str, form: Mapping[str, type | tuple[type,
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
-    check_form(path, value, form)
+    check_object(path, value, form)
     return dict(value)
 
 

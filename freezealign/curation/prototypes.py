@@ -20,7 +20,7 @@ from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
 from freezealign.files import (
-    check_form,
+    check_object,
     is_file,
     is_folder,
     parse_object,
@@ -219,7 +219,7 @@ class Prototypes:
             if not all(isinstance(name, str) for name in about["names"]):
                 raise ValueError("names of concepts are texts")
             if about["origin"] is not None:
-                check_form(path, about["origin"], ORIGIN)
+                check_object(path, about["origin"], ORIGIN)
                 about["origin"] = Origin(**about["origin"])
             names, vectors = tuple(about["names"]), torch.from_numpy(arrays["vectors"])
             return cls(names, vectors, about["origin"], about["provenance"])
