@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from freezealign.words import CONTROL
+
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 
@@ -88,8 +90,12 @@ def check_version(path: Path, content: dict[str, Any], known: int) -> None:
 
 
 def to_json(content: Any) -> bytes:
-    """Return ``content`` as indented UTF-8 JSON with a final newline; NaN, which JSON has not, becomes null."""
-    return (json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    """Return ``content`` as indented UTF-8 JSON with a final newline; NaN, which JSON has not, becomes null.
+
+    Lone surrogates, which file names may hold and UTF-8 may not, are escaped as JSON does it, and come back when read.
+    """
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")
 
 
 def _without_nan(content: Any) -> Any:
@@ -108,6 +114,43 @@ def write_json(path: Path, content: Any) -> None:
 def write_json_atomically(path: Path, content: Any) -> None:
     """Write what :func:`to_json` gives; see :func:`write_atomically`."""
     write_atomically(path, lambda file: file.write(to_json(content)))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write texts, one a line, atomically.
+
+    A text that would break its line, or that a terminal would act on, is written as a JSON string: between quotation
+    marks, with escapes. So is one that begins with a quotation mark, so that :func:`read_lines` gives back every text.
+    """
+    content = "".join(f"{as_line(text)}\n" for text in lines).encode()
+    write_atomically(path, lambda file: file.write(content))
+
+
+def as_line(text: str) -> str:
+    """Return how :func:`write_lines` writes a text."""
+    return json.dumps(text) if text.startswith('"') or CONTROL.search(text) else text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read what :func:`write_lines` wrote, or any file with a text a line: what is no JSON string stands as it is.
+
+    Raises:
+        ValueError: If it is missing, or not UTF-8.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error}).") from None
+    return [_parse_line(line.removesuffix("\r")) for line in (lines if lines[-1] else lines[:-1])]
+
+
+def _parse_line(line: str) -> str:
+    try:
+        return str(json.loads(line)) if line.startswith('"') else line
+    except ValueError:
+        return line
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -168,12 +211,17 @@ def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> di
         write_json_atomically(path, {**more, **identity})
     begun = read_object(path)
     if other := differences(begun, identity):
-        told = "; ".join(f"{key} = {before}, this run has {now}" for key, (before, now) in other.items())
+        told = "; ".join(f"{key} = {_cut(before)}, this run has {_cut(now)}" for key, (before, now) in other.items())
         raise ValueError(
             f"the {what} in {folder} was begun with {told}. Run it as it was begun to go on with it, or choose another "
             "folder."
         )
     return begun
+
+
+def _cut(value: Any, limit: int = 2000) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def is_leftover(path: Path) -> bool:
@@ -212,6 +260,34 @@ def write_arrays_atomically(path: Path, arrays: dict[str, np.ndarray], metadata:
     """Write arrays as safetensors with ``metadata``, of one entry if files are to be compared: their order varies."""
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata)
     write_atomically(path, lambda file: file.write(content))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return what :func:`write_arrays_atomically` wrote: the arrays, and the metadata.
+
+    Raises:
+        ValueError: If the file is missing or damaged.
+    """
+    try:
+        with safe_open(str(path), "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            return arrays, file.metadata() or {}
+    except (OSError, SafetensorError, TypeError, AttributeError, ValueError) as error:  # of dtypes NumPy has not, too
+        raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
+
+
+def parse_object(path: Path, content: str, form: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
+    """Parse JSON that stands in the metadata of the file ``path``, and is an object as :func:`read_object` wants it.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}).") from None
+    check_object(path, value, form)
+    return dict(value)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from freezealign.words import printable
+
 
 def score_cell(results: Mapping[str, Any], metric: str) -> str:
     """Return ``0.246 [0.203–0.289]``: a score and its interval, where it has one; ``none`` where there is no score."""
@@ -16,6 +18,6 @@ def score_cell(results: Mapping[str, Any], metric: str) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with a header; a bar in a cell becomes a slash."""
+    """Return a table with a header; a bar in a cell becomes a slash, and control characters are escaped."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(printable(cell).replace('|', '/') for cell in line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Words of a text in any script."""
+"""Words of a text in any script, and how a text from somewhere else is shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import regex
 # Scripts without spaces count by the character, also behind a number or a Latin letter.
 UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 WORD = regex.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+|[^\w\s]|_")  # \w of regex has vowel signs, that of re has not
+CONTROL = regex.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+"""What ends a line, steers a terminal, turns the direction of writing, or cannot be encoded."""
+
+
+def printable(text: object) -> str:
+    """Return a text on one line with nothing in it that a terminal would act on: control characters are escaped."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def word_ends(text: str) -> list[int]:

@@ -312,10 +312,25 @@ def test_curate_refuses_an_option_without_the_one_it_goes_with(option, other, tm
     assert (code, printed) == (1, f"freezealign: {option[0]} goes with {other}.\n")
 
 
-def test_curate_makes_of_each_option_its_filter():
-    from freezealign.cli.curate import _caption_filters
-    from freezealign.curation import CaptionLength, Language, StatedSimilarity
+def test_curate_makes_of_each_option_its_filter(monkeypatch, tmp_path):
+    import numpy as np
 
-    assert _caption_filters(None, None, None, None) == []
-    assert _caption_filters(None, 9, None, None) == [CaptionLength(1, 9)]
-    assert _caption_filters(3, None, ["en"], 0.0) == [CaptionLength(3, None), Language(("en",)), StatedSimilarity(0.0)]
+    from freezealign import curation
+    from freezealign.curation import CaptionLength, EqualCaptions, Language, StatedSimilarity
+
+    np.save(tmp_path / "pool.npy", np.eye(3, dtype=np.float32))
+    curation.Prototypes.from_vectors(np.eye(3), "abc").save(tmp_path / "c.safetensors")
+    given = []
+    monkeypatch.setattr(curation, "curate", lambda *_, filters, **__: given.extend(filters) or pytest.fail("enough"))
+
+    def filters_of(*options):
+        given.clear()
+        where = ("--concepts", str(tmp_path / "c.safetensors"), "--output", str(tmp_path / "out"))
+        with pytest.raises(pytest.fail.Exception, match="enough"):
+            CliRunner().invoke(app, ["curate", str(tmp_path), *where, *options], catch_exceptions=False)
+        return given
+
+    assert filters_of() == []
+    assert filters_of("--max-words", "9") == [CaptionLength(1, 9)]
+    some = ("--one-of-equal-captions", "--min-similarity", "0", "--language", "en", "--min-words", "3")
+    assert filters_of(*some) == [CaptionLength(3), Language(("en",)), StatedSimilarity(0.0), EqualCaptions()]

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
+from freezealign.words import printable
+
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
@@ -16,5 +18,6 @@ def plain_errors() -> Iterator[None]:
     except BrokenPipeError:  # the reader has gone, as after `| head`: nobody is left to tell
         raise
     except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as error:
-        typer.secho(f"freezealign: {error}", fg="red", err=True)
+        lines = map(printable, str(error).split("\n"))  # a message may have several, and name what is in files
+        typer.secho("freezealign: " + "\n".join(lines), fg="red", err=True)
         raise typer.Exit(1) from error

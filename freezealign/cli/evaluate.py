@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from freezealign.cli.options import ItemsABatch
+from freezealign.words import printable
 
 
 def evaluate(
@@ -36,7 +37,7 @@ def evaluate(
         root=data,
         tasks=task,
         batch_size=batch_size,
-        announce=typer.echo,
+        announce=lambda line: typer.echo(printable(line)),
     )
     failed = [key for key, record in records.items() if "error" in record]
     typer.echo(f"{len(records) - len(failed)} of {len(records)} tasks. Saved {output}: report.md, report.html")

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from freezealign.curation.scoring import Scores, Scoring
-from freezealign.curation.top_k import TopK, as_keys, rows_of
+from freezealign.curation.scoring import Scores, Scoring, unusable_rows
+from freezealign.curation.top_k import NOTHING, TopK, as_keys, rows_of
 from freezealign.files import write_atomically
 
 TRAINING_ROWS = 64
@@ -26,10 +26,6 @@ def search_with_faiss(scoring: Scoring, folder: Path, seed: int, show_progress_b
     get their exact scores. Recall is the share of the exact K best that is found, over ``RECALL_CONCEPTS`` concepts.
 
     Indexing goes on after a kill; measuring recall, a pass of ``RECALL_CONCEPTS`` products a row, begins anew.
-
-    Raises:
-        ModuleNotFoundError: If faiss is not installed.
-        ValueError: If the pool is too small, or the index in the folder is damaged.
     """
     try:
         import faiss
@@ -39,17 +35,20 @@ def search_with_faiss(scoring: Scoring, folder: Path, seed: int, show_progress_b
         raise ValueError(f"an approximate index needs {FEWEST_ROWS} rows; use the exact engine for this pool.")
     index = _build(faiss, scoring, folder / "index.faiss", seed, show_progress_bar)
     index.nprobe = max(1, index.nlist // 8)
-    keys = _rescored(scoring, index.search(scoring.matrix().numpy(), scoring.k)[1])
-    unusable, recall = _recall(scoring, keys, seed, show_progress_bar)
-    return Scores(keys, len(scoring), unusable, recall)
+    keys = _rescored(scoring, index.search(scoring.matrix().numpy(), scoring.kept)[1])
+    skipped, recall = _recall(scoring, keys, seed, show_progress_bar)
+    return Scores(keys, len(scoring), skipped, recall)
 
 
 def _build(faiss: Any, scoring: Scoring, path: Path, seed: int, show_progress_bar: bool) -> Any:
     """Return the index of all rows, going on with the one at ``path``."""
+    width = scoring.matrix().shape[1]
     if path.is_file():
         try:
             index = faiss.read_index(str(path))
-        except RuntimeError as error:
+            if not isinstance(index, faiss.IndexIVFPQ) or index.d != width or index.ntotal > len(scoring):
+                raise ValueError("it is of another pool")
+        except (RuntimeError, ValueError, MemoryError) as error:
             raise ValueError(f"{path} is damaged ({error}); delete it and run again.") from None
     else:
         index = _train(faiss, scoring, seed)
@@ -76,24 +75,23 @@ def _train(faiss: Any, scoring: Scoring, seed: int) -> Any:
 
 def _rescored(scoring: Scoring, found: np.ndarray) -> np.ndarray:
     """Return keys (C, K) of the rows (C, K) that were found, -1 for none, with their exact scores."""
-    top, matrix = TopK(len(found), scoring.k), scoring.matrix()
-    keys = np.zeros((len(found), scoring.k), np.uint64)
+    matrix, keys = scoring.matrix(), np.full((len(found), scoring.kept), NOTHING)
     for concept, rows in enumerate(found):
         own = np.unique(rows[rows >= 0])
         scores = (scoring.rows(own) @ matrix[concept]).numpy()
         usable = ~np.isnan(scores)
-        keys[concept, : usable.sum()] = as_keys(scores[usable], own[usable])
-    top.merge(keys)
-    return top.sorted()
+        keys[concept, : usable.sum()] = np.sort(as_keys(scores[usable], own[usable]))[::-1]
+    return keys
 
 
-def _recall(scoring: Scoring, keys: np.ndarray, seed: int, show_progress_bar: bool) -> tuple[int, float]:
-    """Return how many rows are unusable, and the share of the exact result that is among the keys (C, K)."""
+def _recall(scoring: Scoring, keys: np.ndarray, seed: int, show_progress_bar: bool) -> tuple[np.ndarray, float]:
+    """Return which rows are unusable, and the share of the exact result that is among the keys (C, K)."""
     some = np.sort(np.random.default_rng(seed).choice(len(keys), min(len(keys), RECALL_CONCEPTS), replace=False))
-    top, matrix, unusable = TopK(len(some), scoring.k), scoring.matrix()[some], 0
+    top, matrix, skipped = TopK(len(some), scoring.kept), scoring.matrix()[some], []
     for first, chunk, _ in scoring.walk(0, len(scoring), "Recall", show_progress_bar):
-        top.update(matrix @ chunk.T, first)
-        unusable += int(chunk.isnan().any(1).sum())
+        products = matrix @ chunk.T
+        top.update(products, first)
+        skipped.append(unusable_rows(products, first))
     best = [rows_of(own[own > 0]) for own in top.sorted()]
     hits = [np.isin(right, rows_of(keys[concept])).sum() for concept, right in zip(some, best)]
-    return unusable, float(np.sum(hits) / max(1, sum(map(len, best))))
+    return np.concatenate(skipped), float(np.sum(hits) / max(1, sum(map(len, best))))

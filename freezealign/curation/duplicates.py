@@ -1,4 +1,4 @@
-"""Near-duplicates, by the cosine of features: within the candidates, and against what a model will be tested on."""
+"""Filters by vectors: near-duplicates, what a model will be tested on, pictures and captions that go together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.curation.filters import Filter, same_pairs
+from freezealign.curation.filters import CHUNK_ROWS, Filter
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
 from freezealign.vectors import unit
@@ -26,8 +26,8 @@ NEARLY = 1e-3
 class NearDuplicates(Filter):
     """Of candidates nearly alike, the one that suits the concept best; concepts are looked at one after another.
 
-    Candidates are compared that share a concept: what is nearly alike has nearly the same score for every concept. So
-    the work is concepts × K², not candidates², and memory is that of one concept's vectors.
+    Candidates are compared that share a concept, as what is nearly alike has nearly the same scores: the work is
+    concepts × K², not candidates², and memory that of one concept's vectors.
 
     Args:
         pool: Whose vectors to compare: those of the images, or with a pool of ``text`` those of the captions.
@@ -43,10 +43,6 @@ class NearDuplicates(Filter):
 
     def __post_init__(self) -> None:
         _check_cosine(self.threshold)
-
-    def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if the vectors are not of this pool's pairs."""
-        same_pairs(pool, self.pool)
 
     def request(self) -> dict[str, Any]:
         """Return the threshold, and which features it applies to."""
@@ -88,42 +84,76 @@ class Leaks(Filter):
         if not self.tests:
             raise ValueError("there are no test sets to keep out of the selection.")
         for name, test in self.tests.items():
-            if test.width != self.pool.width:
-                raise ValueError(
-                    f"the test set {name} is {test.width} wide, the vectors of {self.pool.name} "
-                    f"{self.pool.width}; make both with one encoder."
-                )
-            if test.origin is not None and self.pool.origin is not None:
-                test.origin.check("test", self.pool.origin)
+            self.pool.compare(f"the vectors of the test set {name}", test.width, test.origin)
 
     @cached_property
     def _units(self) -> Tensor:
-        units = torch.cat([unit(test.all_vectors()) for test in self.tests.values()])
-        if bad := int(((units.norm(dim=1) - 1).abs() > NEARLY).logical_or(units.isnan().any(1)).sum()):
-            raise ValueError(f"{bad} vectors of the test sets {list(self.tests)} are zero or not finite.")
-        return units
-
-    def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if the vectors are not of this pool's pairs, or those of the tests are unusable."""
-        same_pairs(pool, self.pool)
-        self._units  # noqa: B018
+        parts = []
+        for name, test in self.tests.items():
+            parts.append(unit(test.all_vectors()))
+            bad = torch.nonzero(~((parts[-1].norm(dim=1) - 1).abs() <= NEARLY)).flatten()
+            if len(bad):
+                raise ValueError(
+                    f"{len(bad)} vectors of the test sets are zero or not finite, in {name} that of row {int(bad[0])} "
+                    "first; nothing can be kept away from them. Extract them again, or leave them out of the test set."
+                )
+        return torch.cat(parts)
 
     def request(self) -> dict[str, Any]:
-        """Return the threshold, the test sets' sizes and digest, and which features they are compared with."""
+        """Return the threshold, the test sets' sizes and digest, and which features they are compared with.
+
+        Raises:
+            ValueError: If a vector of a test set is zero or not finite.
+        """
         digest = hashlib.sha256(self._units.numpy().tobytes()).hexdigest()
         sizes = {name: len(test) for name, test in self.tests.items()}
         return {"threshold": self.threshold, "tests": sizes, "digest": digest, "features": self.pool.fingerprint}
 
     def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return which candidates are not nearly like a test item."""
-        parts = [np.zeros(0, bool)]
+        keep = np.zeros(len(rows), bool)
         for start in range(0, len(rows), TILE):
-            near = torch.full((len(rows[start : start + TILE]),), -1.0)
             vectors = _unit_rows(self.pool, rows[start : start + TILE])
-            for tests in self._units.split(TILE):
-                near = torch.maximum(near, (vectors @ tests.T).amax(1))
-            parts.append((near < self.threshold).numpy())
-        return np.concatenate(parts)
+            near = [(vectors @ tests.T).amax(1) for tests in self._units.split(TILE)]
+            keep[start : start + TILE] = (torch.stack(near).amax(0) < self.threshold).numpy()
+        return keep
+
+
+@dataclass(frozen=True)
+class Similarity(Filter):
+    """Pairs whose image and caption are alike, by the cosine of their vectors.
+
+    Args:
+        lowest: The least cosine.
+        image: The pool's images in one space with ``text``, as CLIP gives them.
+        text: The pool's captions.
+
+    Raises:
+        ValueError: If the two are not of the same pairs, or of unequal width.
+    """
+
+    lowest: float
+    image: Pool
+    text: Pool
+    name = "image–text similarity"
+
+    def __post_init__(self) -> None:
+        shapes = [(len(pool), pool.width) for pool in (self.image, self.text)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"images and captions need vectors of the same pairs in one space, got {shapes}.")
+
+    def request(self) -> dict[str, Any]:
+        """Return the settings, and which vectors they apply to."""
+        return {"lowest": self.lowest, "pools": [self.image.fingerprint, self.text.fingerprint]}
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which pairs are alike enough."""
+        keep = np.zeros(len(rows), bool)
+        for start in range(0, len(rows), CHUNK_ROWS):
+            some = slice(start, start + CHUNK_ROWS)
+            images, texts = (unit(one.vectors.take(rows[some])) for one in (self.image, self.text))
+            keep[some] = ((images * texts).sum(1) >= self.lowest).numpy()
+        return keep
 
 
 def _check_cosine(threshold: float) -> None:

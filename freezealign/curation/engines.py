@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from freezealign.curation.approximate import search_with_faiss
-from freezealign.curation.cluster import divide, score_with_ray
 from freezealign.curation.scoring import Scores, Scoring, merge_ranges, score_range
 from freezealign.files import claim, exclusive
 
 Engine = Literal["local", "ray", "faiss"]
 STATES = ("*state-*", "*index.faiss*")
 """What a pass keeps while it is under way, and what a killed writer of it leaves."""
+RANGES = 64
+"""Tasks a pass is divided into on Ray, however many machines there are: another cluster can take it up."""
+RETRIES = 5
 
 
 def score_pool(
@@ -50,12 +53,22 @@ def score_pool(
     with nullcontext() if result.is_file() else exclusive(folder):
         claim(folder / "request.json", request, "scores")
         if not result.is_file():
-            _score(scoring, folder, engine, device, seed, show_progress_bar).write(result)
+            if engine == "faiss":
+                scores = search_with_faiss(scoring, folder, seed, show_progress_bar)
+            else:
+                ranges = divide(scoring) if engine == "ray" else [(0, len(scoring))]
+                if engine == "ray":
+                    score_with_ray(scoring, ranges, folder.resolve(), show_progress_bar)
+                else:
+                    score_range(scoring, *ranges[0], folder, device, show_progress_bar)
+                scores = merge_ranges(scoring, ranges, folder)
+            scores.write(result)
         for pattern in STATES:
             for state in folder.glob(pattern):
                 state.unlink(missing_ok=True)
     scores = Scores.read(result)
-    if scores.rows != len(scoring) or scores.keys.shape != (len(scoring.concepts), scoring.k):
+    scores = replace(scores, keys=scores.keys[:, : scoring.kept])
+    if scores.rows != len(scoring) or scores.keys.shape != (len(scoring.concepts), scoring.kept):
         raise ValueError(f"{result} is short: {scores.rows:,} of {len(scoring):,} rows; delete it and run again.")
     return scores
 
@@ -72,15 +85,38 @@ def _checked(engine: Engine, device: str | torch.device) -> torch.device:
     return device
 
 
-def _score(
-    scoring: Scoring, folder: Path, engine: Engine, device: torch.device, seed: int, show_progress_bar: bool
-) -> Scores:
-    if engine == "faiss":
-        return search_with_faiss(scoring, folder, seed, show_progress_bar)
-    if engine == "ray":
-        ranges = divide(scoring)
-        score_with_ray(scoring, ranges, folder, show_progress_bar)
-    else:
-        ranges = [(0, len(scoring))]
-        score_range(scoring, *ranges[0], folder, device, show_progress_bar)
-    return merge_ranges(scoring, ranges, folder)
+def divide(scoring: Scoring) -> list[tuple[int, int]]:
+    """Return ranges of rows, at most ``RANGES``, that are whole chunks, but for the last."""
+    rows = len(scoring)
+    step = -(-rows // (RANGES * scoring.chunk)) * scoring.chunk
+    return [(start, min(start + step, rows)) for start in range(0, rows, step)]
+
+
+def score_with_ray(scoring: Scoring, ranges: list[tuple[int, int]], folder: Path, show_progress_bar: bool) -> None:
+    """Score ranges on the cluster this process is connected to, or on a local one.
+
+    Each is a task; one whose worker is lost goes on from its last state, ``RETRIES`` times.
+    """
+    from tqdm.auto import tqdm
+
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("engine='ray' needs Ray; run: pip install 'freezealign[scale]'") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False)
+    try:
+        gpus = 1 if ray.cluster_resources().get("GPU") else 0
+        task, job = ray.remote(num_gpus=gpus, max_retries=RETRIES)(score_range), ray.put(scoring)
+        waiting = [task.remote(job, start, stop, folder) for start, stop in ranges]
+        with tqdm(desc="Scoring", unit="range", total=len(ranges), delay=1, disable=not show_progress_bar) as bar:
+            while waiting:
+                done, waiting = ray.wait(waiting)
+                ray.get(done)
+                bar.update(len(done))
+    except ray.exceptions.WorkerCrashedError as error:
+        raise RuntimeError(f"the worker of a range was lost {RETRIES + 1} times; run again to go on.") from error
+    finally:
+        if started:
+            ray.shutdown()

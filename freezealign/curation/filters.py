@@ -1,27 +1,28 @@
-"""Filters: what decides which candidates stay, applied one after another, each counted; and those of equal pairs."""
+"""Filters: what decides which candidates stay, one after another, each counted; those by what is known of a pair."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from freezealign.curation.pools import Pool
 from freezealign.curation.top_k import NOTHING, find, rows_of
-from freezealign.files import write_arrays_atomically
-from freezealign.words import plain
+from freezealign.files import read_arrays, write_arrays_atomically
+from freezealign.inputs import Skipped, Unreadable
+from freezealign.words import count_words, plain
 
 CHUNK_ROWS = 50_000
 
 
 class Filter(ABC):
-    """Decides which candidates stay."""
+    """Decides which candidates stay. A dataclass as a rule."""
 
     name: ClassVar[str]
     """What it is called in reports."""
@@ -29,9 +30,12 @@ class Filter(ABC):
     """What the pool must tell of its pairs."""
 
     def check(self, pool: Pool) -> None:
-        """Raise a ``ValueError`` if this filter cannot judge the pairs of a pool."""
+        """Raise a ``ValueError`` if this filter cannot judge the pairs of a pool, or holds vectors of other pairs."""
         for field in self.needs:
             pool.require(field)
+        for own in vars(self).values():
+            if isinstance(own, Pool) and len(own) != len(pool):
+                raise ValueError(f"{own.name} has {len(own):,} pairs, not the {len(pool):,} of {pool.name}.")
 
     def request(self) -> dict[str, Any]:
         """Return all that it depends on, as JSON: the fields of a dataclass, unless it says otherwise."""
@@ -52,32 +56,19 @@ class Filter(ABC):
         """
 
 
-def same_pairs(pool: Pool, other: Pool) -> None:
-    """Raise a ``ValueError`` unless two pools have equally many pairs."""
-    if len(pool) != len(other):
-        raise ValueError(f"{other.name} has {len(other):,} pairs, not the {len(pool):,} of {pool.name}.")
-
-
 def apply_filters(
     filters: Sequence[Filter], pool: Pool, rows: np.ndarray, keys: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Return the candidates that all filters leave, ascending, and for each filter what it removed.
+    """Return which of the candidates ``rows`` (n,), ascending, the filters leave in turn, and what each removed.
 
     What a filter has left is kept in ``folder``, which is of these filters and this pool alone: run again after a kill,
     those that were done are not done again.
-
-    Args:
-        filters: In the order in which they are applied.
-        pool: What is known of the candidates.
-        rows: (n,) the candidates, ascending.
-        keys: (C, K) the lists of all concepts, best first.
-        folder: For what each filter left.
     """
     report, lists = [], hashlib.sha256(keys.tobytes())
     for number, one in enumerate(filters):
         path, candidates = folder / f"{number}.safetensors", lists.copy()
         candidates.update(rows.tobytes())
-        left = _left(path, candidates.hexdigest())
+        left = _left(path, candidates.hexdigest(), rows)
         if left is None:
             left = rows[one.keep(pool, rows, keys)]
             write_arrays_atomically(path, {"rows": left}, {"candidates": candidates.hexdigest()})
@@ -86,30 +77,136 @@ def apply_filters(
     return rows, report
 
 
-def _left(path: Path, candidates: str) -> np.ndarray | None:
+def _left(path: Path, candidates: str, rows: np.ndarray) -> np.ndarray | None:
     """Return what a filter left of the same candidates, if that was kept and can be read."""
     try:
-        with safe_open(str(path), "np") as file:
-            rows: np.ndarray | None = file.get_tensor("rows") if file.metadata()["candidates"] == candidates else None
-    except (OSError, SafetensorError, KeyError):
+        arrays, metadata = read_arrays(path)
+        left = arrays["rows"]
+        whole = metadata["candidates"] == candidates and left.dtype == rows.dtype
+        return left if whole and np.array_equal(left, np.intersect1d(left, rows)) else None
+    except (ValueError, KeyError):
         return None
-    return rows
-
-
-def chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield rows in chunks of which vectors and captions fit into memory."""
-    for start in range(0, len(rows), CHUNK_ROWS):
-        yield rows[start : start + CHUNK_ROWS]
 
 
 def each(pool: Pool, rows: np.ndarray, field: str) -> Iterator[Any]:
-    """Yield one field of some pairs, read in chunks."""
-    for some in chunks(rows):
-        yield from pool.take(some, field)
+    """Yield one field of some pairs, of as many at a time as fit into memory."""
+    for start in range(0, len(rows), CHUNK_ROWS):
+        yield from pool.take(rows[start : start + CHUNK_ROWS], field)
+
+
+def find_unreadable(pool: Pool, rows: np.ndarray) -> list[Skipped]:
+    """Return which of some pairs, ascending, have no id, or something else that cannot be read, and why."""
+    found: dict[int, str] = {}
+    for field in dict.fromkeys(("id", *pool.known)):
+        for row, value in zip(rows.tolist(), each(pool, rows, field)):
+            if isinstance(value, Unreadable):
+                found.setdefault(row, value.reason)
+            elif field == "id" and (value is None or value == "" or value != value):  # noqa: PLR0124 - NaN
+                found.setdefault(row, "it has no id")
+    return [Skipped(row, reason) for row, reason in sorted(found.items())]
+
+
+class _ByValue(Filter):
+    """Judges each pair by the one field that it needs."""
+
+    @abstractmethod
+    def _accepts(self, value: Any) -> bool:
+        """Whether a pair stays; ``None`` where the pool does not tell."""
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which pairs are accepted."""
+        return np.fromiter(map(self._accepts, each(pool, rows, self.needs[0])), bool, len(rows))
 
 
 @dataclass(frozen=True)
-class EqualCaptions(Filter):
+class CaptionLength(_ByValue):
+    """Captions of so many words; those of scripts without spaces count by the character, no caption has none.
+
+    Raises:
+        ValueError: If no caption can be so long.
+    """
+
+    fewest: int = 1
+    most: int | None = None
+    name = "caption length"
+    needs = ("caption",)
+
+    def __post_init__(self) -> None:
+        if self.fewest < 0 or (self.most is not None and self.most < max(1, self.fewest)):
+            raise ValueError(f"no caption has at least {self.fewest} and at most {self.most} words.")
+
+    def _accepts(self, value: str | None) -> bool:
+        return self.fewest <= count_words(value or "") <= (float("inf") if self.most is None else self.most)
+
+
+@dataclass(frozen=True)
+class Language(_ByValue):
+    """Captions that are not clearly in another language; short ones rarely are clearly in any.
+
+    Args:
+        languages: ISO 639-1 codes of those wanted.
+        certainty: Probability from which on py3langid's guess counts.
+
+    Raises:
+        ModuleNotFoundError: If py3langid is not installed.
+        ValueError: If it does not know a language.
+    """
+
+    languages: tuple[str, ...]
+    certainty: float = 0.8
+    name = "language"
+    needs = ("caption",)
+
+    def __post_init__(self) -> None:
+        known = self._identifier.labels
+        if unknown := sorted(set(self.languages) - set(known)):
+            raise ValueError(f"no language {unknown} is known to py3langid; it knows {sorted(known)}.")
+
+    def _accepts(self, value: str | None) -> bool:
+        code, probability = self._identifier.classify(value or "")
+        return code in self.languages or probability < self.certainty
+
+    @cached_property
+    def _identifier(self) -> Any:
+        try:
+            from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("the language filter needs: pip install 'freezealign[web]'") from None
+        return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@dataclass(frozen=True)
+class StatedSimilarity(_ByValue):
+    """Pairs whose image and caption are alike, by the ``similarity`` that the pool states; unknown is too little."""
+
+    lowest: float
+    name = "stated image–text similarity"
+    needs = ("similarity",)
+
+    def _accepts(self, value: float | None) -> bool:
+        return value is not None and value >= self.lowest
+
+
+class _OneOfEqual(Filter):
+    """Of pairs that are the same by the one field that it needs, the best scored."""
+
+    def _same(self, value: Any) -> Hashable:
+        """Return what equal values have in common; pairs for which that is empty all stay."""
+        return value
+
+    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """Return which pairs are the best scored of their kind."""
+        kinds, best = [self._same(value) for value in each(pool, rows, self.needs[0])], best_keys(rows, keys)
+        keep, seen = np.zeros(len(kinds), bool), set()
+        for index in np.argsort(best)[::-1].tolist():
+            if not kinds[index] or kinds[index] not in seen:
+                keep[index] = True
+                seen.add(kinds[index])
+        return keep
+
+
+@dataclass(frozen=True)
+class EqualCaptions(_OneOfEqual):
     """One pair of each caption, the best scored; case, width of letters, punctuation and spaces make no difference.
 
     Pairs without a caption stay.
@@ -118,28 +215,16 @@ class EqualCaptions(Filter):
     name = "equal captions"
     needs = ("caption",)
 
-    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return which pairs are the best scored of their caption."""
-        captions = [plain(caption or "") for caption in each(pool, rows, "caption")]
-        return _first_of_each(captions, best_keys(rows, keys))
+    def _same(self, value: str | None) -> str:
+        return plain(value or "")
 
 
 @dataclass(frozen=True)
-class EqualIds(Filter):
+class EqualIds(_OneOfEqual):
     """One pair of each id, the best scored."""
 
     name = "equal ids"
-
-    def keep(self, pool: Pool, rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
-        """Return which pairs are the best scored of their id.
-
-        Raises:
-            ValueError: If a pair has none.
-        """
-        ids = list(each(pool, rows, "id"))
-        if missing := [row for row, name in zip(rows.tolist(), ids) if name in (None, "")]:
-            raise ValueError(f"{len(missing):,} pairs of {pool.name} have no id, the first is row {missing[0]}.")
-        return _first_of_each(ids, best_keys(rows, keys))
+    needs = ("id",)
 
 
 def best_keys(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -149,13 +234,3 @@ def best_keys(rows: np.ndarray, keys: np.ndarray) -> np.ndarray:
     best = np.full(len(rows), NOTHING)
     np.maximum.at(best, places[found], flat[found])
     return best
-
-
-def _first_of_each(names: Sequence[Any], best: np.ndarray) -> np.ndarray:
-    """Return which of several with one name has the largest key; those without a name all stay."""
-    keep, seen = np.zeros(len(names), bool), set()
-    for index in np.argsort(best)[::-1].tolist():
-        if not names[index] or names[index] not in seen:
-            keep[index] = True
-            seen.add(names[index])
-    return keep

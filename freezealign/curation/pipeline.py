@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from freezealign.curation.card import write_card
+from freezealign.curation.card import Curation, write_card
 from freezealign.curation.engines import Engine, score_pool
-from freezealign.curation.filters import EqualIds, Filter, apply_filters
+from freezealign.curation.filters import EqualIds, Filter, apply_filters, find_unreadable
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
-from freezealign.curation.result import Curation
 from freezealign.curation.scoring import Scoring
 from freezealign.curation.selection import candidate_rows, select_balanced
-from freezealign.files import claim, exclusive, write_atomically
+from freezealign.files import claim, exclusive, write_atomically, write_lines
+from freezealign.inputs import Skipped
 
 SAMPLED_ROWS = 20_000
 CANDIDATES = 4
 """Rows looked at for each that a concept may take: filters and other concepts take some away."""
+
+UNUSABLE = "its vector is missing, zero, not finite or of another width"
 
 
 def curate(
@@ -38,13 +40,18 @@ def curate(
     scores: str | PathLike[str] | None = None,
     pictures: Any = None,
     seed: int = 0,
+    strict: bool = False,
     show_progress_bar: bool = True,
 ) -> Curation:
     """Select a balanced, deduplicated set of pairs out of a pool, and document it.
 
     Writes to ``output``: ``ids.txt``, ``selection.parquet`` (id, row, concept, score, and what the pool knows),
-    ``card.md`` and ``card.json`` with figures; for a pool that is a feature store also ``features/``, the store of the
-    selected pairs. ``output`` is new, or holds the same curation: after a kill, run it again and it goes on.
+    ``skipped.parquet`` (row, reason), ``card.md`` and ``card.json`` with figures; for a pool that is a feature store
+    also ``features/``, the store of the selected pairs. ``output`` is new, or holds the same curation: after a kill,
+    run it again and it goes on.
+
+    Rows whose vector is missing, zero, not finite or of another width, and candidates without an id or with something
+    that cannot be read are left out, counted and listed.
 
     Args:
         pools: The pool, or one for each encoder, all of the same pairs.
@@ -59,6 +66,7 @@ def curate(
             it; by default below ``output``.
         pictures: Where the pool's pictures are, for a sheet of examples: what ``open_pairs`` reads, or pairs.
         seed: Of the sample of the pool that the card describes, and of the approximate index.
+        strict: Raise where a row would be left out because it cannot be used or read; what was scored is kept.
         show_progress_bar: Show progress of what takes longer than a second.
 
     Returns:
@@ -68,7 +76,8 @@ def curate(
         FileExistsError: If ``output`` or ``scores`` holds something else.
         ModuleNotFoundError: If an engine or filter needs a package that is not installed.
         RuntimeError: If another process is writing to one of them.
-        ValueError: If pools and prototypes do not go together, ``output`` holds another curation, or nothing is left.
+        ValueError: If pools and prototypes do not go together, ``output`` holds another curation, nothing is left, or
+            with ``strict`` a row cannot be used; the message names the first.
     """
     pools = [pools] if isinstance(pools, Pool) else list(pools)
     prototypes = [prototypes] if isinstance(prototypes, Prototypes) else list(prototypes)
@@ -81,25 +90,6 @@ def curate(
         raise ValueError(f"scores have a folder of their own, got {place}, which is the output's.")
     for one in filters:
         one.check(pools[0])
-    with exclusive(folder):
-        _begin(folder, scoring, per_concept, filters, engine, seed)
-        best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
-        rows, report = apply_filters(
-            filters, scoring.pools[0], candidate_rows(best.keys), best.keys, folder / "filters"
-        )
-        selection = select_balanced(best.keys, per_concept, rows)
-        if not len(selection):
-            raise ValueError(f"no pair is left after the filters: {[(f['filter'], f['removed']) for f in report]}.")
-        curation = Curation(scoring, per_concept, best, report, selection, *_sample(scoring, seed))
-        _write(curation, folder)
-        write_card(curation, folder, pictures)
-    return curation
-
-
-def _begin(
-    folder: Path, scoring: Scoring, per_concept: int, filters: Sequence[Filter], engine: Engine, seed: int
-) -> None:
-    """Begin a curation, or go on with the same one, and keep its prototypes."""
     request = {
         **scoring.request(),
         "per_concept": per_concept,
@@ -107,9 +97,28 @@ def _begin(
         "approximate": engine == "faiss",
         "seed": seed,
     }
-    claim(folder / "request.json", request, "curation")
-    for number, prototypes in enumerate(scoring.prototypes):
-        prototypes.save(folder / f"prototypes-{number}.safetensors")
+    with exclusive(folder):
+        claim(folder / "request.json", request, "curation")
+        for number, own in enumerate(prototypes):
+            own.save(folder / f"prototypes-{number}.safetensors")
+        best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
+        rows = candidate_rows(best.keys)
+        unreadable = find_unreadable(pools[0], rows)
+        skipped = [Skipped(row, UNUSABLE) for row in best.skipped.tolist()] + unreadable
+        first = "".join(f", row {entry.index}: {entry.reason}" for entry in skipped[:1])
+        told = f"{len(skipped):,} rows cannot be used{first}"
+        if strict and skipped:
+            raise ValueError(f"of {pools[0].name} {told}. Mend the pool, or leave out strict.")
+        rows = np.setdiff1d(rows, [entry.index for entry in unreadable])
+        rows, report = apply_filters(filters, pools[0], rows, best.keys, folder / "filters")
+        selection = select_balanced(best.keys, per_concept, rows)
+        if not len(selection):
+            removed = [(f["filter"], f["removed"]) for f in report]
+            raise ValueError(f"no pair is left after the filters: {removed}; {told}.")
+        curation = Curation(scoring, per_concept, best, skipped, report, selection, *_sample(scoring, seed))
+        _write(curation, folder)
+        write_card(curation, folder, pictures)
+    return curation
 
 
 def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -121,27 +130,34 @@ def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _write(curation: Curation, folder: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
     pool, selection = curation.pool, curation.selection
     columns: dict[str, Any] = {
-        "id": [_encodable(name) for name in curation.ids],
+        "id": _uniform(pool.take(selection.rows, "id")),
         "row": selection.rows,
-        "concept": [curation.concepts[concept] for concept in selection.concepts],
+        "concept": _uniform([curation.concepts[concept] for concept in selection.concepts]),
         "score": selection.scores,
     }
     for field in ("caption", "url", "licence", "similarity"):
         if pool.has(field):
-            columns[field] = [_encodable(value) for value in pool.take(selection.rows, field)]
-    table = pyarrow.table(columns)
-    write_atomically(folder / "selection.parquet", lambda file: parquet.write_table(table, file))
-    lines = "".join(f"{name}\n" for name in columns["id"])
-    write_atomically(folder / "ids.txt", lambda file: file.write(lines.encode()))
+            columns[field] = _uniform(pool.take(selection.rows, field))
+    _write_table(folder / "selection.parquet", columns)
+    rows, reasons = [entry.index for entry in curation.skipped], [entry.reason for entry in curation.skipped]
+    _write_table(folder / "skipped.parquet", {"row": np.array(rows, np.int64), "reason": _uniform(reasons)})
+    write_lines(folder / "ids.txt", curation.ids)
     if pool.store is not None and not (folder / "features").exists():
         pool.store.select(np.sort(selection.rows)).save(folder / "features")
 
 
-def _encodable(value: Any) -> Any:
-    """Return a string without lone surrogates, which file names may hold and UTF-8 may not."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+def _write_table(path: Path, columns: dict[str, Any]) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table(columns)
+    write_atomically(path, lambda file: parquet.write_table(table, file))
+
+
+def _uniform(values: list[Any]) -> list[Any]:
+    """Return values of one type, texts without lone surrogates, which file names may hold and UTF-8 may not."""
+    if len({type(value) for value in values if value is not None}) > 1:
+        values = [None if value is None else str(value) for value in values]
+    return [value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value for value in values]

@@ -1,21 +1,48 @@
-"""Pools: web-scale collections of pairs whose features lie on disk, and what is known of each pair."""
+"""Pools: web-scale collections of pairs whose features lie on disk, what is known of each pair, and their forms.
+
+::
+
+    features/            a FeatureStore, as ``freezealign extract`` writes it
+    embeddings/          .npy files, as clip-retrieval writes them and LAION publishes them
+      img_emb/img_emb_0.npy            or images/…
+      text_emb/text_emb_0.npy          or texts/…
+      metadata/metadata_0.parquet      a row for each row of the .npy files of the same number; may be absent
+    part-*.parquet       tables with a column of vectors
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from freezealign.curation.parquet_rows import ParquetRows, ParquetVectors
 from freezealign.features import FeatureStore, Origin
+from freezealign.features.columns import Column, NpyFile
+from freezealign.files import is_file, is_folder
+from freezealign.inputs import Unreadable
 
 Modality = Literal["image", "text"]
-FIELDS = ("id", "caption", "url", "licence", "similarity")
-"""What may be known of a pair."""
+FOLDERS = {"image": ("img_emb", "images"), "text": ("text_emb", "texts")}
+VECTORS = {"image": ("image_embedding", "img_emb", "embedding"), "text": ("text_embedding", "text_emb", "embedding")}
+COLUMNS = {
+    "id": ("id", "key", "image_path", "sample_id", "SAMPLE_ID"),
+    "caption": ("caption", "text", "TEXT"),
+    "url": ("url", "URL"),
+    "licence": ("licence", "license", "LICENSE"),
+    "similarity": ("similarity",),
+}
+"""What may be known of a pair, and what clip-retrieval, img2dataset and LAION call it."""
+TEXT, WHOLE, REAL = r"null|(large_)?string", r"null|u?int\d+", "null|halffloat|float|double"
+KINDS = {"id": f"{TEXT}|{WHOLE}|{REAL}", "licence": f"{TEXT}|{WHOLE}", "similarity": f"{WHOLE}|{REAL}"}
+"""Types of the columns in which it may stand, where they are not those of texts alone."""
 SAMPLED_ROWS = 64
 
 
@@ -27,17 +54,6 @@ class Vectors(Protocol):
         """Return the vectors of rows ``index`` (n,)."""
 
 
-class Known(Protocol):
-    """What is known of each pair of a pool."""
-
-    @property
-    def fields(self) -> Sequence[str]:
-        """Names of the fields, of those in ``FIELDS``."""
-
-    def take(self, index: np.ndarray, field: str) -> list[Any]:
-        """Return one field of some pairs."""
-
-
 @dataclass(frozen=True)
 class Pool:
     """n pairs, each with a vector of one modality.
@@ -46,7 +62,8 @@ class Pool:
         name: For messages and reports.
         vectors: (n, d) in any float dtype; they need not have unit length.
         width: d.
-        known: Ids, captions and so on; pairs without ids are called by their row.
+        known: For each field that is known, of those in ``COLUMNS``, a function from rows (m,) to their m values;
+            pairs without ids are called by their row.
         origin: The encoder that made the vectors, where that is known.
         store: The feature store it is, if it is one.
         files: What it is read from.
@@ -56,7 +73,7 @@ class Pool:
     name: str
     vectors: Vectors
     width: int
-    known: Known | None = None
+    known: Mapping[str, Callable[[np.ndarray], list[Any]]] = field(default_factory=dict)
     origin: Origin | None = None
     store: FeatureStore | None = None
     files: tuple[Path, ...] = ()
@@ -66,25 +83,32 @@ class Pool:
         return len(self.vectors)
 
     def has(self, field: str) -> bool:
-        """Whether ``field``, one of ``FIELDS``, is known."""
-        return self.known is not None and field in self.known.fields
+        """Whether ``field``, one of ``COLUMNS``, is known."""
+        return field in self.known
 
     def require(self, field: str) -> None:
-        """Raise a ``ValueError`` unless ``field``, one of ``FIELDS``, is known."""
-        if not self.has(field):
-            known = list(self.known.fields) if self.known else "nothing"
+        """Raise a ``ValueError`` unless ``field``, one of ``COLUMNS``, is known, or is the id, which a row replaces."""
+        if field != "id" and not self.has(field):
+            known = list(self.known) or "nothing"
             raise ValueError(f"the pool {self.name} does not tell the {field} of its pairs; it tells {known}.")
 
     def take(self, rows: np.ndarray, field: str) -> list[Any]:
-        """Return one field of some pairs.
+        """Return one field of some pairs: ``None`` where there is none, an ``Unreadable`` where it cannot be read.
 
         Raises:
             ValueError: If it is not known.
         """
-        if field == "id" and not self.has("id"):
-            return [str(row) for row in rows]
         self.require(field)
-        return self.known.take(rows, field) if self.known else []
+        return _decoded(self.known[field], rows, field) if self.has(field) else [str(row) for row in rows]
+
+    def compare(self, what: str, width: int, origin: Origin | None) -> None:
+        """Raise a ``ValueError`` if the vectors cannot be compared with others, by their widths and known encoders."""
+        if width != self.width:
+            raise ValueError(
+                f"{what} are {width} wide, the vectors of {self.name} {self.width}; make both with one encoder."
+            )
+        if origin is not None and self.origin is not None:
+            self.origin.check("pool", origin)
 
     def all_vectors(self) -> np.ndarray:
         """Return all vectors (m, d); of a feature store every view and caption of each item."""
@@ -99,5 +123,149 @@ class Pool:
         rows = np.unique(np.linspace(0, len(self) - 1, SAMPLED_ROWS).astype(np.int64))
         digest = hashlib.sha256(np.ascontiguousarray(self.vectors.take(rows)).tobytes())
         for file in self.files:
-            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns};".encode())
+            told = f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns};"
+            digest.update(told.encode("utf-8", "surrogatepass"))
         return {"rows": len(self), "width": self.width, "content": digest.hexdigest()}
+
+
+def _decoded(take: Callable[[np.ndarray], list[Any]], rows: np.ndarray, field: str) -> list[Any]:
+    """Return what ``take`` gives; where that is nothing because some values are not UTF-8, find which."""
+    try:
+        return take(rows)
+    except UnicodeDecodeError:
+        if len(rows) == 1:
+            return [Unreadable(f"its {field} is not UTF-8")]
+        half = len(rows) // 2
+        return _decoded(take, rows[:half], field) + _decoded(take, rows[half:], field)
+
+
+def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "image", column: str = "") -> Pool:
+    """Open a pool; no more is read than tells its size.
+
+    Args:
+        source: A feature store or its folder, a folder of ``.npy`` files, a Parquet file or a folder of them.
+        modality: Whose vectors to use.
+        column: The column of vectors in Parquet files, where it is not one of ``VECTORS``.
+
+    Raises:
+        FileNotFoundError: If there is nothing to read.
+        ValueError: If files are damaged, missing or of unequal length, or there are no vectors of ``modality``.
+    """
+    if isinstance(source, FeatureStore):
+        return _from_store(source, modality, repr(source))
+    path = Path(source).resolve()  # other machines may work elsewhere
+    if is_folder(path) and (path / "manifest.json").is_file():
+        return _from_store(FeatureStore.open(path), modality, str(path))
+    if is_file(path):
+        return _from_tables([path], modality, column)
+    if (files := sorted(path.glob("*.parquet"), key=_natural)) and not any(path.glob("*.npy")):
+        return _from_tables(files, modality, column)
+    return _from_arrays(path, modality)
+
+
+@dataclass(frozen=True)
+class _StoreVectors:
+    """The first row of each item: the picture itself rather than a view of it, its first caption."""
+
+    store: FeatureStore
+    modality: str
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def take(self, index: np.ndarray) -> np.ndarray:
+        rows = self.store.rows[self.modality].starts(self.store._at(index))
+        vectors: np.ndarray = self.store.features[self.modality].load(rows)["sentence_embedding"].numpy()
+        return vectors
+
+
+def _store_values(store: FeatureStore, field: str, index: np.ndarray) -> list[str]:
+    if field == "id":
+        return store.select(index).ids
+    return store.features["text"].captions(store.rows["text"].starts(store._at(index)))
+
+
+def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
+    if modality not in store.features:
+        raise ValueError(f"the pool {name} has no features of {modality}; it has {sorted(store.features)}.")
+    features = store.features[modality]
+    if features.tokens is not None:
+        raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
+    width = features.columns["sentence_embedding"].parts[0].shape[1]
+    parts = [part.path for column in store.columns.values() for part in column.parts if isinstance(part, NpyFile)]
+    fields = ("id", "caption") if "text" in store.features else ("id",)
+    known = {field: partial(_store_values, store, field) for field in fields}
+    return Pool(name, _StoreVectors(store, modality), width, known, features.origin, store, tuple(parts), modality)
+
+
+def _known(table: ParquetRows) -> Mapping[str, Callable[[np.ndarray], list[Any]]]:
+    """Return what the columns tell that are of their field's type; an id of another type is refused."""
+    known = {}
+    for key, names in COLUMNS.items():
+        name = next((name for name in names if name in table.columns), "")
+        odd = [kind for kind in table.kinds(name) if not re.fullmatch(KINDS.get(key, TEXT), kind)] if name else []
+        if odd and key == "id":
+            raise ValueError(f"{table.paths[0]}: column '{name}' is {odd[0]}, which no id is; rename it.")
+        if name and not odd:
+            known[key] = partial(table.values, column=name)
+    return known
+
+
+def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool:
+    table = ParquetRows(paths)
+    names = (column,) if column else VECTORS[modality]
+    name = next((name for name in names if name in table.columns), None)
+    if name is None:
+        raise ValueError(f"{paths[0]}: none of {names} is a column; choose the vectors' among {table.columns}.")
+    vectors, place = ParquetVectors(table, name), paths[0] if len(paths) == 1 else paths[0].parent
+    return Pool(str(place), vectors, vectors.width, _known(table), files=tuple(paths), modality=modality)
+
+
+def _from_arrays(path: Path, modality: Modality) -> Pool:
+    folder = next((path / name for name in FOLDERS[modality] if (path / name).is_dir()), path)
+    files = sorted(folder.glob("*.npy"), key=_natural)
+    if not files:
+        raise FileNotFoundError(
+            f"there is no pool of {modality} features in {path}: no manifest.json of a feature store, no .npy files in "
+            f"it or in one of {FOLDERS[modality]}, no .parquet files."
+        )
+    arrays = [NpyFile(file) for file in files]
+    for array in arrays:
+        _check_array(array, arrays[0])
+    tables = sorted((path / "metadata").glob("*.parquet"), key=_natural)
+    table = ParquetRows(tables) if tables else None
+    if table is not None:
+        _check_lengths(files, arrays, table)
+    known = {} if table is None else _known(table)
+    return Pool(str(path), Column(arrays), arrays[0].shape[1], known, files=(*files, *tables), modality=modality)
+
+
+def _check_array(array: NpyFile, first: NpyFile) -> None:
+    """Raise a ``ValueError`` unless a file can be read row by row together with the first."""
+    if len(array.shape) != 2 or array.shape[1] != first.shape[1]:
+        raise ValueError(f"{array.path} has the shape {array.shape}; vectors of one width are needed: {first.path}.")
+    if array.dtype != first.dtype or array.dtype.str[1:] not in ("f2", "f4", "f8") or not array.dtype.isnative:
+        raise ValueError(
+            f"{array.path} is {array.dtype}, and {first.path} is {first.dtype}; all files of a pool need one float "
+            "dtype of at most 8 bytes in this machine's order."
+        )
+    if not array.map().flags.c_contiguous:
+        raise ValueError(f"{array.path} is stored column by column; write it again with numpy.ascontiguousarray.")
+
+
+def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: ParquetRows) -> None:
+    """Raise a ``ValueError`` unless each array has a table of the same number and length."""
+    both = (files, tables.paths)
+    numbers, others = ([tuple(map(int, re.findall(r"\d+", path.stem))) for path in paths] for paths in both)
+    if numbers != others or len(set(numbers)) < len(numbers):
+        odd = sorted({*numbers} ^ {*others})[:5] or "each number once"
+        raise ValueError(f"{files[0].parent}: vectors and metadata go together by number; one of them lacks {odd}.")
+    for file, array, table, size in zip(files, arrays, tables.paths, tables.sizes):
+        if len(array) != size:
+            raise ValueError(f"{file} has {len(array):,} rows and {table} has {size:,}; fetch the shorter one again.")
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """Return a key that sorts 2 before 10, and otherwise by name."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from freezealign.batch import default_device
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
-from freezealign.curation.top_k import TopK
-from freezealign.files import write_arrays_atomically
+from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
+from freezealign.files import parse_object, read_arrays, write_arrays_atomically
 from freezealign.prefetch import prefetch
 
 FILE_KEY = "freezealign_scores"
@@ -31,32 +31,65 @@ class Scores:
     Args:
         keys: (C, K) uint64, best first; see :mod:`freezealign.curation.top_k`.
         rows: How many rows were looked at.
-        unusable: How many of them have a vector that is zero or not finite; they are never candidates.
+        skipped: (n,) int64, those whose vector is zero or not finite, ascending; they are never candidates.
         recall: The share of the exact result that an approximate search found; ``None`` where it is exact.
     """
 
     keys: np.ndarray
     rows: int
-    unusable: int
+    skipped: np.ndarray
     recall: float | None = None
+
+    @property
+    def unusable(self) -> int:
+        """How many rows have a vector that is zero or not finite."""
+        return len(self.skipped)
 
     def write(self, path: Path) -> None:
         """Write one safetensors file, whole or not at all."""
         about = {"rows": self.rows, "unusable": self.unusable, "recall": self.recall}
-        write_arrays_atomically(path, {"keys": self.keys}, {FILE_KEY: json.dumps(about)})
+        arrays = {"keys": self.keys, **({"skipped": self.skipped} if self.unusable else {})}
+        write_arrays_atomically(path, arrays, {FILE_KEY: json.dumps(about)})
 
     @classmethod
-    def read(cls, path: Path) -> Scores:
-        """Read what :meth:`write` wrote.
+    def read(cls, path: Path, start: int = 0) -> Scores:
+        """Read what :meth:`write` wrote of rows from ``start`` on.
 
         Raises:
             ValueError: If the file is missing, damaged or something else.
         """
         try:
-            with safe_open(str(path), "np") as file:
-                return cls(file.get_tensor("keys"), **json.loads(file.metadata()[FILE_KEY]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            arrays, metadata = read_arrays(path)
+            about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
+            found = cls(arrays["keys"], about["rows"], arrays.get("skipped", np.zeros(0, np.int64)), about["recall"])
+            if found.unusable != about["unusable"] or not found._is_whole(start):
+                raise ValueError("it is damaged")
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} cannot be read as scores ({error}); delete it and run again.") from None
+        return found
+
+    def _is_whole(self, start: int) -> bool:
+        """Return whether keys are best first, and all rows are such as there are; one concept at a time, for memory."""
+        if self.keys.dtype != np.uint64 or self.keys.ndim != 2 or self.skipped.dtype != np.int64:
+            return False
+        for own in self.keys:
+            some = own[own != NOTHING]
+            falling = bool(((own[1:] < own[:-1]) | (own[1:] == NOTHING)).all())
+            if not falling or not _within(np.sort(rows_of(some)), start, self.rows) or np.isnan(scores_of(some)).any():
+                return False
+        return (
+            self.skipped.ndim == 1
+            and _within(self.skipped, start, self.rows)
+            and (self.recall is None or 0 <= self.recall <= 1)
+        )
+
+
+def _within(rows: np.ndarray, start: int, count: int) -> bool:
+    """Return whether rows ascend, from ``start`` on and among ``count``."""
+    return bool((np.diff(rows, prepend=start - 1, append=start + count) > 0).all())
+
+
+ABOUT: dict[str, Any] = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
 
 
 @dataclass(frozen=True)
@@ -105,6 +138,11 @@ class Scoring:
         """Names of the concepts."""
         return self.prototypes[0].names
 
+    @property
+    def kept(self) -> int:
+        """Rows that are kept for each concept: ``k``, or all there are."""
+        return min(self.k, len(self))
+
     def request(self) -> dict[str, Any]:
         """Return what the scores depend on, as JSON."""
         return {
@@ -136,17 +174,14 @@ class Scoring:
         saved = time.monotonic()
         with tqdm(desc=description, unit="row", unit_scale=True, total=stop, initial=start, delay=1,
                   disable=not show_progress_bar) as bar:  # fmt: skip
-            for chunk in prefetch(self._chunks(start, stop)):
+            begins, step = range(start, stop, self.read_chunks * self.chunk), self.read_chunks * self.chunk
+            blocks = (self.rows(np.arange(begin, min(begin + step, stop))) for begin in begins)
+            for chunk in prefetch(chunk for block in blocks for chunk in block.split(self.chunk)):
                 save = start + len(chunk) == stop or time.monotonic() - saved > self.save_seconds
                 yield start, chunk, save
                 saved = time.monotonic() if save else saved
                 start += len(chunk)
                 bar.update(len(chunk))
-
-    def _chunks(self, start: int, stop: int) -> Iterator[Tensor]:
-        step = self.read_chunks * self.chunk
-        for begin in range(start, stop, step):
-            yield from self.rows(np.arange(begin, min(begin + step, stop))).split(self.chunk)
 
 
 def _units(vectors: Tensor) -> Tensor:
@@ -156,39 +191,48 @@ def _units(vectors: Tensor) -> Tensor:
     return vectors.div_(torch.where(usable, lengths, torch.nan))
 
 
+def unusable_rows(products: Tensor, first: int) -> np.ndarray:
+    """Return which rows are not usable, from the products (C, B) of rows from ``first`` on with the prototypes."""
+    return np.flatnonzero(products[0].isnan().cpu().numpy()) + first
+
+
 def score_range(
     scoring: Scoring,
     start: int,
     stop: int,
     folder: Path,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     show_progress_bar: bool = False,
 ) -> None:
-    """Score rows ``start`` … ``stop - 1``; what was found is kept in ``folder``, and gone on with."""
+    """Score rows ``start`` … ``stop - 1`` on ``device``, by default the machine's best; go on with what is kept."""
+    device = default_device() if device is None else device
     state, matrix = _state_file(folder, start, stop), scoring.matrix().to(device)
     top, begun = TopK(len(matrix), min(scoring.k, stop - start)), start
-    unusable = 0
+    skipped = [np.zeros(0, np.int64)]
     if state.is_file():
-        found = Scores.read(state)
+        found = Scores.read(state, start)
+        if found.keys.shape != (len(matrix), top.k) or start + found.rows > stop:
+            raise ValueError(f"{state} is of another pass; delete it and run again.")
         top.merge(found.keys)
-        begun, unusable = start + found.rows, found.unusable
+        begun, skipped = start + found.rows, [found.skipped]
     scores = torch.empty(len(matrix), scoring.chunk, device=device)
     for first, chunk, save in scoring.walk(begun, stop, "Scoring", show_progress_bar):
         products = torch.mm(matrix, chunk.to(device).T, out=scores[:, : len(chunk)])
         top.update(products, first)
-        unusable += int(products[0].isnan().sum())
+        skipped.append(unusable_rows(products, first))
         if save:
-            Scores(top.sorted(), first + len(chunk) - start, unusable).write(state)
+            Scores(top.sorted(), first + len(chunk) - start, np.concatenate(skipped)).write(state)
 
 
 def merge_ranges(scoring: Scoring, ranges: Iterable[tuple[int, int]], folder: Path) -> Scores:
     """Return the best rows of all ranges that were scored into ``folder``."""
-    top, rows, unusable = TopK(len(scoring.concepts), scoring.k), 0, 0
+    top, rows, skipped = TopK(len(scoring.concepts), scoring.kept), 0, []
     for start, stop in ranges:
-        found = Scores.read(_state_file(folder, start, stop))
+        found = Scores.read(_state_file(folder, start, stop), start)
         top.merge(found.keys)
-        rows, unusable = rows + found.rows, unusable + found.unusable
-    return Scores(top.sorted(), rows, unusable)
+        rows += found.rows
+        skipped.append(found.skipped)
+    return Scores(top.sorted(), rows, np.concatenate(skipped))
 
 
 def _state_file(folder: Path, start: int, stop: int) -> Path:

@@ -36,12 +36,8 @@ class Selection:
 def rarest_first(keys: np.ndarray, rank: int) -> np.ndarray:
     """Return the concepts by the score of their row at ``rank``, lowest first; equal ones in their own order.
 
-    That is the score of the worst row that a concept would take if it chose first. The paper's code takes the last row
-    that it kept, of tens of thousands; where nearly the whole pool is kept, that row tells nothing of the concept.
-
-    Args:
-        keys: (C, K), best first, before any filter.
-        rank: Counted from 1; where lists are shorter, their last row counts.
+    That is the worst row, from 1 on, that a concept would take if it chose first, of its keys (C, K) before any filter;
+    where lists are shorter, their last row.
     """
     found = np.count_nonzero(keys, axis=1)
     worst = keys[np.arange(len(keys)), np.clip(found, 1, min(rank, keys.shape[1])) - 1]

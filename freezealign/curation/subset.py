@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import claim, exclusive, write_atomically, write_json_atomically
+from freezealign.files import as_line, check_object, claim, exclusive, write_atomically, write_json_atomically
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:
@@ -56,41 +56,38 @@ def write_subset(
     if len({shard.name for shard in shards}) < len(shards):
         raise ValueError("the shards of a subset keep their names, and two of these have the same.")
     wanted, path = set(ids), folder / "subset.json"
-    digest = hashlib.sha256("\n".join(sorted(wanted)).encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256("\n".join(as_line(name) for name in sorted(wanted)).encode()).hexdigest()
     request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
     with exclusive(folder):
         begun = claim(path, request, "subset", damage={})
+        check_object(path, begun, {"damage": dict})
+        damage: dict[str, list[str]] = begun["damage"]
+        check_object(path, damage, dict.fromkeys(damage, list))
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
             if (folder / shard.name).is_file():
                 continue
-            samples, lost = _readable(shard)
+            samples, lost = _samples(shard)
             if lost:  # told before the shard is there, which is not read again
-                begun["damage"][shard.name] = lost
+                damage[shard.name] = lost
                 write_json_atomically(path, begun)
             _copy(shard, [sample for sample in samples if sample["__key__"] in wanted], folder / shard.name)
-        damage: dict[str, list[str]] = begun["damage"]
-        _check(shards, wanted, folder, bool(damage))
+    counts = Counter(key for shard in shards for key in keys_of(folder / shard.name))
+    if twice := [key for key, count in counts.items() if count > 1]:
+        raise ValueError(f"{len(twice):,} samples are in more than one shard, the first is '{twice[0]}'.")
+    if (missing := sorted(wanted - set(counts))) and not damage:
+        raise ValueError(
+            f"{len(missing):,} of {len(wanted):,} selected samples are in none of the {len(shards)} shards, the first "
+            f"is '{missing[0]}'; the pool was made of others. Those that were found are in {folder}."
+        )
     return damage
 
 
 def keys_of(shard: Path) -> list[str]:
     """Return the keys of a shard's samples."""
-    with shard.open("rb") as file:
-        return [sample["__key__"] for sample in iterate_samples(shard, file, [])]
+    return [sample["__key__"] for sample in _samples(shard)[0]]
 
 
-def _check(shards: Sequence[Path], wanted: set[str], folder: Path, damaged: bool) -> None:
-    counts = Counter(key for shard in shards for key in keys_of(folder / shard.name))
-    if twice := [key for key, count in counts.items() if count > 1]:
-        raise ValueError(f"{len(twice):,} samples are in more than one shard, the first is '{twice[0]}'.")
-    if (missing := sorted(wanted - set(counts))) and not damaged:
-        raise ValueError(
-            f"{len(missing):,} of {len(wanted):,} selected samples are in none of the {len(shards)} shards, the first "
-            f"is '{missing[0]}'; the pool was made of others. Those that were found are in {folder}."
-        )
-
-
-def _readable(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _samples(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the samples of a shard that are whole, and what is wrong with it."""
     lost: list[str] = []
     with shard.open("rb") as file:

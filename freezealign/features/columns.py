@@ -48,7 +48,7 @@ class NpyFile:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, EOFError, ValueError) as error:
+        except Exception as error:  # a damaged header makes NumPy raise whatever it happens to trip over
             raise ValueError(f"{self.path} cannot be read ({error}); extract the features again.") from error
 
 

@@ -84,12 +84,6 @@ def test_best_of_equal_ids_stays():
     assert kept(EqualIds(), pool, keys=as_keys(np.array([[0.1, 0.3, 0.2]]), np.arange(3)[None])) == [1, 2]
 
 
-def test_pair_without_an_id_is_an_error(tmp_path):
-    pool = open_pool(write_arrays(tmp_path, make_vectors(3), 1, image_path=["a", None, "b"]))
-    with pytest.raises(ValueError, match=r"1 pairs of .* have no id, the first is row 1"):
-        kept(EqualIds(), pool)
-
-
 def test_vowel_signs_tell_words_apart():
     assert plain("लड़का") != plain("लड़की")
     assert plain("กิน") != plain("กัน")
@@ -122,7 +116,7 @@ def test_test_set_without_usable_vectors_is_an_error():
     pool, vectors = pool_of("abc"), make_vectors(3)
     vectors[1, 2] = np.nan
     with pytest.raises(ValueError, match="1 vectors of the test sets"):
-        Leaks({"t": open_pool(make_store(vectors))}, pool).check(pool)
+        Leaks({"t": open_pool(make_store(vectors))}, pool).request()
     with pytest.raises(ValueError, match="no test sets"):
         Leaks({}, pool)
 

@@ -9,8 +9,7 @@ from made import make_store, make_vectors
 from PIL import Image
 
 from freezealign import FreezeAlign
-from freezealign.curation import Prototypes, labelled_dataset, labelled_pictures, open_pool
-from freezealign.curation.concepts import read_concepts
+from freezealign.curation import Prototypes, labelled_dataset, labelled_pictures, open_pool, read_concepts
 from freezealign.vectors import unit
 
 

@@ -12,7 +12,7 @@ import torch
 from made import FORMS, cosines, make_pool, make_prototypes, make_store, make_vectors
 
 from freezealign.curation import Pool, Scoring, engines, open_pool, score_pool
-from freezealign.curation.cluster import divide
+from freezealign.curation.engines import divide
 from freezealign.curation.scoring import Scores
 from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
 
