@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from freezealign.alignment.measure import Indices, Measure
+from freezealign.alignment.vectors import balanced
 
 PERMUTATIONS, RESAMPLES = 200, 200
 LEVEL = 0.95
@@ -27,8 +28,8 @@ class AlignmentScore:
         metric: Name of the measure.
         value: The measure over all ``n`` items. Most measures depend on n: compare only scores of equal n.
         n: Items.
-        low: Lower end of the 95% interval, ``high`` the upper one; NaN where there are too few items
-            to halve.
+        low: Lower end of the 95% interval, ``high`` the upper one; NaN where there are too few items to halve, or
+            the measure is not defined on a half of them.
         high: See ``low``.
         chance: Mean of the measure when the items of one space are shuffled.
         threshold: What 95% of the shuffles stay below.
@@ -91,6 +92,9 @@ def score_pairs(
         resamples: Halves.
         seed: Of both.
         show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If there is no draw, or the measure is not defined on the sample.
     """
     for name, number in (("permutations", permutations), ("resamples", resamples)):
         if number < 1:
@@ -98,10 +102,12 @@ def score_pairs(
     m, generator = len(xs[0]), torch.Generator().manual_seed(seed)
     halved = resamples if m // 2 >= measure.least else 0
     bar = tqdm(total=permutations + halved, desc=measure.name, delay=1, disable=not show_progress_bar)
-    kernels = [[measure.kernel(space.float()) for space in side] for side in (xs, ys)]
+    kernels = [[measure.kernel(balanced(space).float()) for space in side] for side in (xs, ys)]
     first, second = ([measure.describe(kernel) for kernel in side] for side in kernels)
     rows, columns = zip(*pairs)
     on_sample = measure.compare_all(first, second)[rows, columns]
+    for value in on_sample.tolist():
+        measure.checked(value)
 
     def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> Tensor:
         """Return the measure of each pair (columns) in ``count`` draws (rows): of descriptions in a random order."""

@@ -79,7 +79,7 @@ class Alignment:
         x, y = (Vectors(vectors, name) for vectors, name in zip(self.kept.pairs(), ("x", "y")))
         if self.sums and self.n > len(x):
             assert isinstance(self.measure, MomentMeasure)
-            return self.measure.checked(self.measure.from_moments(self.sums, 0, 1))
+            return self.measure.checked(self.measure.value(self.sums))
         check_pair(x, y, self.measure.least)
         return self.measure.measure_pairs([x], [y], [(0, 0)])[0]
 

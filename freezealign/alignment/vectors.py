@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from freezealign.features import FeatureStore
 from freezealign.modality import modality_of
 from freezealign.modules import Pooling
+from freezealign.moments import moderate
 
 CHUNK = 4096
 """Items read at once."""
@@ -25,7 +27,7 @@ class Vectors:
         name: What errors call them.
 
     Raises:
-        ValueError: If they are not (n, d).
+        ValueError: If they are not (n, d), or no real numbers.
     """
 
     def __init__(self, vectors: Any, name: str = "x") -> None:
@@ -33,6 +35,8 @@ class Vectors:
             vectors = np.asarray(vectors)
         if len(vectors.shape) != 2 or not vectors.shape[1]:
             raise ValueError(f"{name} must be vectors (n, d), one row an item, got the shape {tuple(vectors.shape)}.")
+        if getattr(vectors.dtype, "kind", "c" if getattr(vectors.dtype, "is_complex", False) else "f") not in "biuf":
+            raise ValueError(f"{name} must hold real numbers, got {vectors.dtype}.")
         self.vectors, self.name = vectors, name
 
     def __len__(self) -> int:
@@ -42,7 +46,7 @@ class Vectors:
         """Return those of some items as float32, or float64 where they are.
 
         Raises:
-            ValueError: If one holds NaN or infinity; the message gives its position.
+            ValueError: If some hold NaN or infinity; the message gives their positions, ten at most.
         """
         index = np.asarray(index)
         loaded = self._load(index)
@@ -51,14 +55,13 @@ class Vectors:
         vectors = torch.as_tensor(loaded).detach()
         if vectors.dtype != torch.float64:
             vectors = vectors.float()
-        finite = torch.isfinite(vectors).all(1)
-        if not finite.all():
-            raise ValueError(f"{self.name}: item {int(index[int(finite.int().argmin())])} holds NaN or infinity.")
+        if bad := index[~torch.isfinite(vectors).all(1).cpu().numpy()].tolist():
+            raise ValueError(f"{self.name}: NaN or infinity in {len(bad)} items, the first {bad[:10]}.")
         return vectors
 
     def all(self) -> Tensor:
-        """Return those of every item."""
-        return self.take(np.arange(len(self)))
+        """Return those of every item, on a scale that can be squared; see :func:`balanced`."""
+        return balanced(self.take(np.arange(len(self))))
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield all in order, ``CHUNK`` at once."""
@@ -110,6 +113,19 @@ class StoreVectors(Vectors):
         owners = torch.arange(len(index)).repeat_interleave(counts)
         sums = torch.zeros(len(index), vectors.shape[1]).index_add_(0, owners, vectors.float())
         return sums / counts[:, None]
+
+
+def balanced(x: Tensor) -> Tensor:
+    """Return vectors divided by a power of two, without rounding, where their squares would leave float32."""
+    if moderate(x):
+        return x
+    numbers = x.cpu().numpy()
+    return torch.from_numpy(np.ldexp(numbers, -np.frexp(np.abs(numbers).max())[1])).to(x.device)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Return rows of length 1, however large or small they were; those of zeros stay zeros."""
+    return functional.normalize(x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
 
 
 def check_pair(x: Vectors, y: Vectors, least: int) -> None:
