@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from freezealign.files import write_atomically
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,6 +31,11 @@ def new_figure(width: float, height: float) -> Figure:
         font_manager.fontManager.addfont(str(font))
         rcParams["font.family"] = ["DejaVu Sans", font_manager.FontProperties(fname=str(font)).get_name()]
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure in the format that ``path`` ends with; see :func:`~freezealign.files.write_atomically`."""
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png"))
 
 
 def text_color(background: Sequence[float]) -> str:
