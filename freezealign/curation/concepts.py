@@ -12,11 +12,10 @@ from freezealign.batch import default_device
 from freezealign.curation.pools import Modality, Pool
 from freezealign.curation.prototypes import TEMPLATES, Prototypes
 from freezealign.encoders import FrozenEncoder
-from freezealign.features import SHARD_SIZES, FeatureStore, Level
-from freezealign.features.extract import Extraction
+from freezealign.features import FeatureStore, Level
 from freezealign.features.job import extract_features
 from freezealign.files import is_file, is_folder
-from freezealign.space.recipes import default_pooling
+from freezealign.space.recipes import pooled_extraction
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,7 @@ class _OneEncoder:
     def extract_features(
         self, data: Iterable[Any], *, level: Level, modalities: Sequence[str], batch_size: int, show_progress_bar: bool
     ) -> FeatureStore:
-        (name,), shard = modalities, SHARD_SIZES[level]
-        poolings = {name: default_pooling(self.encoder)}
-        extraction = Extraction({name: self.encoder}, poolings, "float32", batch_size, shard)
+        extraction = pooled_extraction(self.encoder, dtype="float32", batch_size=batch_size)
         return extract_features(data, extraction, default_device(), None, False, "local", show_progress_bar)
 
 

@@ -230,6 +230,7 @@ def test_saving_writes_numbers_words_and_a_picture(tmp_path):
         "metrics": ["cka", "mutual_knn"],
         "recommendation": ranking.recommendation(),
         "pairs": ranking.table(),
+        "left_out": [],
     }
     picture = matplotlib.image.imread(tmp_path / "new" / "folder" / "ranking.png")
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10
