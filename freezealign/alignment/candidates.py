@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import RandomSampler
 
-from freezealign.alignment.vectors import StoreVectors, check_space
+from freezealign.alignment.vectors import StoreVectors, check_spaces
 from freezealign.batch import default_device, to_device
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
@@ -211,7 +211,7 @@ class CandidateLoader:
             found = Candidate(name, modality, encoder, Cost(None, None, width))
         else:
             found = self._encoded(name, encoder)
-        check_space(found.vectors(np.arange(len(found.store))), 1)
+        check_spaces([found.vectors(np.arange(len(found.store)))], 1)
         return found
 
     def _encoded(self, name: str, frozen: FrozenEncoder) -> Candidate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,10 +23,6 @@ class LinearMapMeasure(MomentMeasure):
     def select(self, matrix: Tensor, index: Tensor) -> Tensor:
         """Return the rows of some items, or of all in another order."""
         return matrix[index]
-
-    def compare_all(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """Return the measure of every description of one side with every one of the other: (len, len)."""
-        return torch.tensor([[self.compare(one, other) for other in second] for one in first])
 
 
 class CCA(LinearMapMeasure):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.alignment.vectors import Vectors, check_pair
+from freezealign.alignment.vectors import Vectors, check_counts, check_spaces
 from freezealign.moments import PAIR, Moments
 
 FEW = 1000
@@ -49,12 +49,7 @@ class Measure(ABC):
 
     def compare(self, first: Tensor, second: Tensor) -> float:
         """Return the measure from two descriptions."""
-        return float((first * second).sum())
-
-    def compare_all(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """Return the measure of every description of one side with every one of the other: (len, len)."""
-        one, other = (torch.stack([matrix.flatten() for matrix in side]) for side in (first, second))
-        return one @ other.T
+        return float(torch.dot(first.flatten(), second.flatten()))
 
     @abstractmethod
     def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
@@ -90,7 +85,8 @@ class Measure(ABC):
             ValueError: If the counts differ, there are too few items, one space is constant, or holds NaN.
         """
         x, y = Vectors(x, "x"), Vectors(y, "y")
-        check_pair(x, y, self.least)
+        check_counts(x, y)
+        check_spaces([x, y], self.least)
         return self.measure_pairs([x], [y], [(0, 0)])[0]
 
 

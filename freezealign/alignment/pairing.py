@@ -127,8 +127,8 @@ def _best_layers(
     for i, x in enumerate(xs):
         own = described(x)
         for j, other in enumerate(others):
-            found = measure.compare_all(own, other)
-            first, second = divmod(int(found.nan_to_num(-1).argmax()), found.shape[1])
+            found = {(k, m): measure.compare(own[k], other[m]) for k in range(len(own)) for m in range(len(other))}
+            first, second = max(found, key=lambda places: np.nan_to_num(found[places], nan=-1))
             best.append(((i, first), (j, second)))
     return best
 

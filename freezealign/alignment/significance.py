@@ -104,16 +104,14 @@ def score_pairs(
     bar = tqdm(total=permutations + halved, desc=measure.name, delay=1, disable=not show_progress_bar)
     kernels = [[measure.kernel(balanced(space).float()) for space in side] for side in (xs, ys)]
     first, second = ([measure.describe(kernel) for kernel in side] for side in kernels)
-    rows, columns = zip(*pairs)
-    on_sample = measure.compare_all(first, second)[rows, columns]
-    for value in on_sample.tolist():
-        measure.checked(value)
+    on_sample = [measure.checked(measure.compare(first[i], second[j])) for i, j in pairs]
 
-    def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> Tensor:
-        """Return the measure of each pair (columns) in ``count`` draws (rows): of descriptions in a random order."""
-        drawn = torch.full((max(count, 1), len(pairs)), float("nan"))
-        for found in drawn[:count]:
-            found.copy_(measure.compare_all(*sides(torch.randperm(m, generator=generator)))[rows, columns])
+    def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> np.ndarray:
+        """Return the measure of each pair (rows) in ``count`` draws (columns): of descriptions in a random order."""
+        drawn = np.full((len(pairs), max(count, 1)), np.nan)
+        for number in range(count):
+            one, other = sides(torch.randperm(m, generator=generator))
+            drawn[:, number] = [measure.compare(one[i], other[j]) for i, j in pairs]
             bar.update()
         return drawn
 
@@ -122,8 +120,7 @@ def score_pairs(
         halved, lambda order: [[measure.describe(measure.select(k, order[: m // 2])) for k in side] for side in kernels]
     )
     bar.close()
-    columns_of = zip(values, *(table.double().numpy().T for table in (on_sample, null, halves)))
-    return [_score(measure.name, value, n, m, *found) for value, *found in columns_of]
+    return [_score(measure.name, value, n, m, *found) for value, *found in zip(values, on_sample, null, halves)]
 
 
 def _score(

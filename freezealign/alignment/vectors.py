@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,24 +128,14 @@ def unit_rows(x: Tensor) -> Tensor:
     return functional.normalize(x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
 
 
-def check_pair(x: Vectors, y: Vectors, least: int) -> None:
-    """Make sure that two spaces can be compared.
-
-    Raises:
-        ValueError: If they have different numbers of items or fewer than ``least``, or one has equal vectors only.
-    """
-    check_counts(x, y)
-    for vectors in (x, y):
-        check_space(vectors, least)
-
-
-def check_space(vectors: Vectors, least: int) -> None:
+def check_spaces(spaces: Sequence[Vectors], least: int) -> None:
     """Raise a ``ValueError`` if a space has fewer items than ``least``, or equal vectors only."""
-    if len(vectors) < least:
-        raise ValueError(f"at least {least} items are needed, got {len(vectors)}.")
-    first = vectors.take(np.arange(1))
-    if all((chunk == first).all() for chunk in vectors.chunks()):
-        raise ValueError(f"{vectors.name} is constant: all its {len(vectors):,} vectors are equal.")
+    for space in spaces:
+        if len(space) < least:
+            raise ValueError(f"at least {least} items are needed, got {len(space)}.")
+        first = space.take(np.arange(1))
+        if all((chunk == first).all() for chunk in space.chunks()):
+            raise ValueError(f"{space.name} is constant: all its {len(space):,} vectors are equal.")
 
 
 def check_counts(x: Vectors, y: Vectors) -> None:
