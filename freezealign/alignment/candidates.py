@@ -39,12 +39,9 @@ first finds a machine that takes a second or two to wake up."""
 
 @dataclass(frozen=True)
 class Cost:
-    """What an encoder costs; ``None`` where only its features are known.
+    """What an encoder costs, and the width of its last layer; ``None`` where only its features are known.
 
-    Args:
-        parameters: Of the encoder.
-        milliseconds: To encode an item, read before, in a batch of 16 on this machine: the fastest run, once settled.
-        dim: Width of its last layer.
+    ``milliseconds`` are to encode an item, read before, in a batch of 16 on this machine: the fastest run, settled.
     """
 
     parameters: int | None
@@ -54,13 +51,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What a ranking is without, and why: an encoder, or an item that this encoder has no features of.
+    """What a ranking is without, and why: the item at a position in the data, which an encoder has no features of.
 
-    Args:
-        encoder: Name of the encoder.
-        modality: Its modality.
-        index: Position of the item in the data; ``None`` where it is the encoder that is left out.
-        reason: What went wrong.
+    ``index`` is ``None`` where the encoder itself is left out.
     """
 
     encoder: str
@@ -71,14 +64,9 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder with its features.
+    """An encoder, by the name that the ranking calls it, with its features and what it costs.
 
-    Args:
-        name: What the ranking calls it.
-        modality: Of its features in the store.
-        store: Its features.
-        cost: What it costs.
-        widths: Of its layers, one after another in each vector, where there are several.
+    ``widths`` are those of its layers, one after another in each vector, where there are several.
     """
 
     name: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +26,9 @@ SMALLER = 0.9
 
 @dataclass(frozen=True)
 class RankedPair:
-    """A vision and a text encoder with their scores.
+    """A vision and a text encoder, by name, with their score by each metric.
 
-    Args:
-        vision: Name of the vision encoder.
-        text: Name of the text encoder.
-        layers: The layers that were compared, each counted from 1; ``None`` where these are the last.
-        scores: For each metric its score.
+    ``layers`` are those that were compared, each counted from 1; ``None`` where these are the last.
     """
 
     vision: str
@@ -92,22 +87,20 @@ class PairRanking:
     def _parameters(self, pair: RankedPair) -> float:
         return sum(float("inf") if cost.parameters is None else cost.parameters for cost in self._costs(pair))
 
-    def left_out_summary(self) -> list[str]:
-        """Return a line for each encoder that is left out or could not read some of the items."""
-        lines, items = (
-            [],
-            Counter((entry.modality, entry.encoder) for entry in self.left_out if entry.index is not None),
-        )
-        for entry in self.left_out:
-            who = f"the {entry.modality} encoder '{entry.encoder}'"
-            if entry.index is None:
-                lines.append(f"Left out: {who}: {entry.reason}")
-            elif count := items.pop((entry.modality, entry.encoder), 0):
-                lines.append(f"Left out: {count:,} items for {who}; the first is {entry.index}: {entry.reason}")
-        return lines
-
     def _costs(self, pair: RankedPair) -> tuple[Cost, Cost]:
         return self.vision_costs[pair.vision], self.text_costs[pair.text]
+
+    def left_out_summary(self) -> list[str]:
+        """Return a line for each encoder that is left out or could not read some of the items."""
+        found: dict[str, list[LeftOut]] = {}
+        for entry in self.left_out:
+            found.setdefault(f"the {entry.modality} encoder '{entry.encoder}'", []).append(entry)
+        return [
+            f"Left out: {name}: {first.reason}"
+            if first.index is None
+            else f"Left out: {1 + len(more):,} items for {name}; the first is {first.index}: {first.reason}"
+            for name, (first, *more) in found.items()
+        ]
 
     def table(self) -> list[dict[str, Any]]:
         """Return one flat row a pair, best first: names, layers, what the encoders cost, and every score."""
@@ -185,10 +178,8 @@ class PairRanking:
         top, left = np.unravel_index(values.argmax(), values.shape)
         frame = Rectangle((left - 0.5, top - 0.5), 1, 1, fill=False, edgecolor=PALETTE[1], linewidth=3, clip_on=False)
         axes.add_patch(frame)
-        axes.set_xticks(
-            range(len(text)), [_label(*entry) for entry in self.text_costs.items()], rotation=30, ha="right"
-        )
-        axes.set_yticks(range(len(vision)), [_label(*entry) for entry in self.vision_costs.items()])
+        axes.set_xticks(range(len(text)), map(_label, text, self.text_costs.values()), rotation=30, ha="right")
+        axes.set_yticks(range(len(vision)), map(_label, vision, self.vision_costs.values()))
         axes.set_title(f"{metric}, n = {self.best.scores[metric].n:,}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:

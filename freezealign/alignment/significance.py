@@ -83,10 +83,10 @@ def score_pairs(
 
     Args:
         measure: The measure.
-        values: Of each pair over all items.
-        n: How many items these are.
-        xs: (m, d) sampled vectors of each space.
-        ys: Likewise, of the same items.
+        values: Of each pair over all ``n`` items.
+        n: See ``values``.
+        xs: (m, d) sampled vectors of each space, ``ys`` likewise, of the same items.
+        ys: See ``xs``.
         pairs: Which of ``xs`` with which of ``ys``.
         permutations: Shuffles.
         resamples: Halves.

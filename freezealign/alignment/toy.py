@@ -263,24 +263,23 @@ def draw(study: ToyStudy) -> Figure:
 
 
 def _panel(axes: Any, study: ToyStudy, arm: str, measure: str, level: tuple[str, str], what: str) -> None:
-    """Draw an arm, coloured by what it varies: a field of :class:`ToyRun`, and what to call it."""
+    """Draw an arm, coloured by what it varies: a column, and what to call it."""
     import matplotlib as mpl
-    from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     runs, (column, label), n = study.arm(arm), level, study.settings.held_out
     x, loss, held_out, values = ([run[name] for run in runs] for name in (measure, "loss", "held_out_loss", column))
     levels = sorted(set(values))
     colours = ListedColormap(mpl.colormaps[SCALE](np.linspace(0, 0.93, len(levels))))
-    of_runs = [colours(levels.index(value)) for value in values]
+    norm = BoundaryNorm(np.arange(len(levels) + 1) - 0.5, len(levels))
     if measure == "cka":
         ends = np.abs([[run["cka"] - run[end] for run in runs] for end in ("cka_low", "cka_high")])
         axes.errorbar(x, loss, xerr=ends, ecolor="0.8", fmt="none", zorder=1)
-    axes.scatter(x, loss, c=of_runs, s=34, label="training pairs")
-    axes.scatter(x, held_out, facecolors="none", edgecolors=of_runs, s=40, label="held-out pairs")
+    places = [levels.index(value) for value in values]
+    discs = axes.scatter(x, loss, c=places, cmap=colours, norm=norm, s=34, label="training pairs")
+    axes.scatter(x, held_out, facecolors="none", edgecolors=discs.to_rgba(places), s=40, label="held-out pairs")
     axes.axhline(np.log(n), color="grey", linestyle=":", linewidth=1, label=f"log({n})")
-    colour_map = ScalarMappable(BoundaryNorm(np.arange(len(levels) + 1) - 0.5, len(levels)), colours)
-    bar = axes.figure.colorbar(colour_map, ax=axes, location="bottom", ticks=range(len(levels)), aspect=35)
+    bar = axes.figure.colorbar(discs, ax=axes, location="bottom", ticks=range(len(levels)), aspect=35)
     bar.set_ticklabels([f"{value:g}" for value in levels])
     bar.set_label(label)
     found = study.correlations[arm][measure]

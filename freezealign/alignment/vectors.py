@@ -87,12 +87,7 @@ class StoreVectors(Vectors):
     """
 
     def __init__(
-        self,
-        store: FeatureStore,
-        modality: str,
-        items: np.ndarray,
-        columns: slice = slice(None),
-        name: str | None = None,
+        self, store: FeatureStore, modality: str, items: np.ndarray, columns: slice = slice(None), name: str = ""
     ) -> None:
         self.features, self.modality, self.columns = store.select(items), modality, columns
         self.name = f"the {modality} features of '{name or store.origins[modality].name}'"
