@@ -148,6 +148,8 @@ class CandidateLoader:
         self.reader = None if data is None else PairReader(data, modalities)
         self.path, self.layers, self.batch_size = path, layers, batch_size
         self.show_progress_bar, self.strict, self.left_out = show_progress_bar, strict, list[LeftOut]()
+        if self.reader is not None:
+            next(self.reader.read(), None)  # what is wrong with all data is said before any encoder is loaded
         if path is not None and self.reader is not None:
             with exclusive(path):
                 identity = _identity(self.reader)

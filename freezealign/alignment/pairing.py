@@ -15,6 +15,7 @@ from freezealign.alignment.measure import FEW, Measure, MomentMeasure
 from freezealign.alignment.ranking import PairRanking, RankedPair
 from freezealign.alignment.registry import find_measure
 from freezealign.alignment.significance import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
+from freezealign.alignment.vectors import StoreVectors
 from freezealign.encoders import FrozenEncoder
 
 Encoders = Sequence[CandidateLike] | Mapping[str, CandidateLike]
@@ -92,8 +93,8 @@ def rank_encoders(
         for ((x, i), (y, j)), scores in zip(chosen, zip(*columns))
     ]
     bad = [LeftOut(c.name, c.modality, e.index, e.reason) for c in both for e in c.store.skipped]
-    costs = ({candidate.name: candidate.cost for candidate in side} for side in (xs, ys))
-    return PairRanking(ranked, *costs, [*loader.left_out, *bad])
+    costs = [{candidate.name: candidate.cost for candidate in side} for side in (xs, ys)]
+    return PairRanking(ranked, costs[0], costs[1], [*loader.left_out, *bad])
 
 
 def _find_measures(metrics: Sequence[str | Measure], max_items: int) -> list[Measure]:
@@ -145,10 +146,10 @@ def _score(
     """Return the score of each pair of layers; what concerns one layer is computed once."""
     first, second = used = [sorted(set(side)) for side in zip(*chosen)]
     pairs = [(first.index(x), second.index(y)) for x, y in chosen]
-    whole, few = (
-        [[side[number].vectors(rows, layer) for number, layer in layers] for side, layers in zip((xs, ys), used)]
-        for rows in (items, sample)
-    )
-    values = measure.measure_pairs(*whole, pairs)
-    sampled = [[vectors.all() for vectors in side] for side in few]
-    return score_pairs(measure, values, len(items), sampled[0], sampled[1], pairs, **options)
+
+    def vectors(rows: np.ndarray) -> list[list[StoreVectors]]:
+        return [[side[number].vectors(rows, k) for number, k in layers] for side, layers in zip((xs, ys), used)]
+
+    whole, few = vectors(items), [[space.all() for space in side] for side in vectors(sample)]
+    values = measure.measure_pairs(whole[0], whole[1], pairs)
+    return score_pairs(measure, values, len(items), few[0], few[1], pairs, **options)

@@ -60,8 +60,9 @@ class RSA(Measure):
 def standardised(x: Tensor) -> Tensor:
     """Return rows whose inner product is their Pearson correlation; zeros for one that varies by rounding only."""
     x = unit_rows(x)
-    x = x - x.mean(1, keepdim=True)
-    return unit_rows(x * (x.norm(dim=1, keepdim=True) > 10 * torch.finfo(x.dtype).eps))
+    x -= x.mean(1, keepdim=True)
+    x *= x.norm(dim=1, keepdim=True) > 10 * torch.finfo(x.dtype).eps
+    return unit_rows(x)
 
 
 def _levels(x: Tensor, rows: slice) -> Tensor:

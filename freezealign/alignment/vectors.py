@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from freezealign.features import FeatureStore
 from freezealign.modality import modality_of
@@ -120,7 +119,8 @@ def balanced(x: Tensor) -> Tensor:
 
 def unit_rows(x: Tensor) -> Tensor:
     """Return rows of length 1, however large or small they were; those of zeros stay zeros."""
-    return functional.normalize(x / x.abs().amax(1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
+    x = x / torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return x.div_(x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
 
 
 def check_spaces(spaces: Sequence[Vectors], least: int) -> None:
