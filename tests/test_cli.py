@@ -220,10 +220,10 @@ def test_rank_goes_on_without_an_encoder_that_fails_and_says_so(folder, sides, t
     code, printed = run("rank", *arguments)
     assert code == 0 and "Predicted to align best" in printed
     assert "Left out: the image encoder 'dinov2-lrge': ValueError" in " ".join(printed.split())
-    [left_out] = json.loads((tmp_path / "out" / "ranking.json").read_text())["left_out"]
-    assert (left_out["encoder"], left_out["index"]) == ("dinov2-lrge", None)
+    left_out = json.loads((tmp_path / "out" / "ranking.json").read_text())["left_out"]
+    assert [entry["encoder"] for entry in left_out if entry["index"] is None] == ["dinov2-lrge"]
     code, printed = run("rank", *arguments, "--strict")
-    assert code == 1 and printed.startswith("freezealign: ") and "did you mean 'dinov2-large'" in printed
+    assert code == 1 and "freezealign: " in printed and "did you mean 'dinov2-large'" in printed
 
 
 @pytest.mark.parametrize("missing", ["--vision", "--text", "--output"])
