@@ -283,6 +283,13 @@ def test_values_by_hand(path):
     assert cknna(*far, 2) == pytest.approx(plain_cknna(*far, 2))
 
 
+def test_equal_shares_of_neighbours_are_equal_numbers():
+    """Rounding in their sum would order runs of the toy study whose shares are the same."""
+    for seed in range(20):
+        value = mutual_knn(*related(seed, 64, 5, 4))
+        assert value == pytest.approx(round(640 * value) / 640, abs=3e-16, rel=0)
+
+
 def test_a_wide_gaussian_kernel_is_linear():
     x, y = related(11, 40, 6, 5)
     assert rbf_cka(x, y, 300) == pytest.approx(linear_cka(x, y), abs=1e-4)

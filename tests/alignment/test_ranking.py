@@ -210,8 +210,10 @@ def test_plot_names_layers_and_leaves_out_unknown_sizes():
 
 
 def test_plot_of_one_pair_is_saved(tmp_path):
-    make({("large", "words"): 0.01}).plot(tmp_path / "pair.png")
-    assert matplotlib.image.imread(tmp_path / "pair.png").ndim == 3
+    for name in ("pair.png", "pair", "pair.jpg", "new/pair.png"):
+        make({("large", "words"): 0.01}).plot(tmp_path / name)
+        assert matplotlib.image.imread(tmp_path / (name if "." in name else "pair.png")).ndim == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "pair.jpg", "pair.png"]
 
 
 # On disk
