@@ -66,24 +66,19 @@ class LeftOut:
 class Candidate:
     """An encoder, by the name that the ranking calls it, with its features and what it costs.
 
-    ``widths`` are those of its layers, one after another in each vector, where there are several.
+    ``widths`` are those of its layers, one after another in each vector.
     """
 
     name: str
     modality: str
     store: FeatureStore
     cost: Cost
-    widths: Sequence[int] = ()
+    widths: Sequence[int]
 
-    @property
-    def layers(self) -> int:
-        """How many layers its features hold."""
-        return max(1, len(self.widths))
-
-    def vectors(self, items: np.ndarray, layer: int | None = None) -> StoreVectors:
-        """Return its vectors of some items at one of its layers, counted from 0; by default all layers' in a row."""
+    def vectors(self, items: np.ndarray, layer: int) -> StoreVectors:
+        """Return its vectors of some items at one of its layers, counted from 0."""
         start = sum(self.widths[:layer])
-        columns = slice(start, start + self.widths[layer]) if self.widths and layer is not None else slice(None)
+        columns = slice(start, start + self.widths[layer])
         return StoreVectors(self.store, self.modality, items, columns, self.name)
 
 
@@ -198,15 +193,15 @@ class CandidateLoader:
         self._check(name, encoder, modality)
         if isinstance(encoder, FeatureStore):
             width = StoreVectors(encoder, modality, np.arange(1)).take(np.arange(1)).shape[1]
-            found = Candidate(name, modality, encoder, Cost(None, None, width))
+            found = Candidate(name, modality, encoder, Cost(None, None, width), [width])
         else:
             found = self._encoded(name, encoder)
-        check_spaces([found.vectors(np.arange(len(found.store)))], 1)
+        check_spaces([StoreVectors(found.store, modality, np.arange(len(found.store)), name=name)], 1)
         return found
 
     def _encoded(self, name: str, frozen: FrozenEncoder) -> Candidate:
         assert self.reader is not None
-        widths: Sequence[int] = ()
+        widths: Sequence[int] = [frozen.get_embedding_dimension()]
         if self.layers == "all":
             every = AllLayers(frozen.encoder, default_pooling(frozen))
             frozen, widths = FrozenEncoder(every), every.widths
@@ -214,13 +209,13 @@ class CandidateLoader:
         dtype = "float32" if self.path is None else "float16"
         extraction = pooled_extraction(frozen, dtype=dtype, batch_size=self.batch_size, strict=self.strict)
         path = None if self.path is None else self.path / _folder_name(name, frozen)
-        options: Any = (True, "local", self.show_progress_bar)
-        store = extract_features(self.reader, extraction, default_device(), path, *options)
-        cost = self._cost(frozen, store)
-        return Candidate(name, frozen.modality, store, replace(cost, dim=widths[-1]) if widths else cost, widths)
+        progress = self.show_progress_bar
+        store = extract_features(self.reader, extraction, default_device(), path, True, "local", progress)
+        cost = Cost(frozen.num_parameters(), self._milliseconds(frozen, store), widths[-1])
+        return Candidate(name, frozen.modality, store, cost, widths)
 
     @torch.no_grad()
-    def _cost(self, encoder: FrozenEncoder, store: FeatureStore) -> Cost:
+    def _milliseconds(self, encoder: FrozenEncoder, store: FeatureStore) -> float:
         """Time the encoder on the first items that it could encode, one a pair."""
         assert self.reader is not None
         key, bad = encoder.modality, {entry.index for entry in store.skipped}
@@ -233,8 +228,7 @@ class CandidateLoader:
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
 
-        milliseconds = 1000 * settled_seconds(run) / len(few)
-        return Cost(encoder.num_parameters(), milliseconds, encoder.get_embedding_dimension())
+        return 1000 * settled_seconds(run) / len(few)
 
 
 def settled_seconds(run: Callable[[], object]) -> float:

@@ -117,12 +117,12 @@ def _best_layers(
     xs: Sequence[Candidate], ys: Sequence[Candidate], measure: Measure, sample: np.ndarray
 ) -> list[tuple[Layer, Layer]]:
     """Return for every pair of candidates the two layers that ``measure`` finds most alike on the sample."""
-    if all(candidate.layers == 1 for candidate in (*xs, *ys)):
+    if all(len(candidate.widths) == 1 for candidate in (*xs, *ys)):
         return [((i, 0), (j, 0)) for i in range(len(xs)) for j in range(len(ys))]
 
     def described(candidate: Candidate) -> list[Tensor]:
-        layers = (candidate.vectors(sample, layer).all() for layer in range(candidate.layers))
-        return [measure.describe(measure.kernel(vectors)) for vectors in layers]
+        layers = range(len(candidate.widths))
+        return [measure.describe(measure.kernel(candidate.vectors(sample, layer).all())) for layer in layers]
 
     others, best = [described(y) for y in ys], []
     for i, x in enumerate(xs):
