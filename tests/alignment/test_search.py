@@ -194,6 +194,14 @@ def test_costs_are_those_of_the_encoders_of_each_side(dinov2_folder, bert_folder
         assert found["vision_milliseconds"] == found["text_milliseconds"] == 2  # of 16 items
 
 
+def test_an_encoder_is_timed_on_one_item_of_each_of_sixteen_pairs(monkeypatch):
+    monkeypatch.setattr(candidates, "settled_seconds", lambda run: run() or 1)
+    vision, text = planted()
+    rank(vision, text, [(image, [caption] * 3) for image, caption in PAIRS])
+    for side, count in ((vision, 1), (text, 3)):
+        assert all(sum(e.encoder.function.seen.values()) == count * N + 16 for e in side.values())
+
+
 @pytest.mark.parametrize(
     ("durations", "found"),
     [
