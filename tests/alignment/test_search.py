@@ -412,11 +412,13 @@ def changed(**items) -> list:
 def test_items_that_fail_are_left_out_for_every_encoder_and_listed(caplog):
     vision, text = planted()
     text |= {"picky": frozen(Picky(9, 21), "text"), "nan": frozen(Picky(30, value=np.nan), "text")}
-    data = changed(image5=b"nothing", text20="  ", image3=b"")
+    data = changed(image5=b"nothing", text20="  ", image3=b"", text12=[])
     with caplog.at_level(logging.WARNING):
         ranking = rank(vision, text, data, metrics=("cka", "mutual_knn"))
     listed = {(entry.encoder, entry.index) for entry in ranking.left_out}
-    both = {(name, index) for name in vision for index in (3, 5)} | {(name, 20) for name in text}
+    both = {(name, index) for name in vision for index in (3, 5)} | {
+        (name, index) for name in text for index in (12, 20)
+    }
     assert listed == both | {("picky", 9), ("picky", 21), ("nan", 30)}
     assert {entry.encoder: entry.reason for entry in ranking.left_out}["nan"].endswith("gave NaN or Inf for it.")
     bad = {index for _, index in listed}
@@ -600,6 +602,7 @@ TWO_LAYERS = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
         ({"data": "no/such/folder"}, "no/such/folder"),
         ({"data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
         ({"vision": ["dinov2-lrge"]}, "did you mean 'dinov2-large'"),
+        ({"vision": ["dinov2-lrge"], "data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
         ({"text": {"flat": frozen(ones, "text")}}, "'flat' is constant: all its 36 vectors are equal"),
         ({"text": {"flat": frozen(ones, "text")}, "layers": "all"}, "'flat' is constant"),
         (
