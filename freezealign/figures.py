@@ -34,8 +34,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure in the format that ``path`` ends with; see :func:`~freezealign.files.write_atomically`."""
-    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix[1:] or "png"))
+    """Write a figure in the format that ``path`` ends with, PNG by default, whole or not at all."""
+    path = path if path.suffix else path.with_suffix(".png")
+    write_atomically(path, lambda file: figure.savefig(file, dpi=dpi, format=path.suffix[1:]))
 
 
 def text_color(background: Sequence[float]) -> str:

@@ -18,7 +18,8 @@ ROUNDING = 1e-9
 class Moments:
     """Weighted sums over items that lie in several spaces, each of a width of its own.
 
-    Products of a batch are taken in its own precision and added up in float64. Vectors are shifted by the means of the
+    Products of a batch are taken in its own precision, or in float64 where its numbers are too large or too small for
+    it, and added up in float64. Vectors are shifted by the means of the
     first batch, which leaves what is computed from the sums as it is and keeps digits.
 
     Args:
@@ -40,8 +41,7 @@ class Moments:
         """Add a batch of items: their vectors (B, d) in each space, each item counted ``weight`` times."""
         if not len(spaces[0]):
             return
-        if self.double:
-            spaces = [space.double() for space in spaces]
+        spaces = [space.double() if self.double or not moderate(space) else space for space in spaces]
         if not self.n:
             self._begin([space.mean(0) for space in spaces])
         spaces = [space - shift for space, shift in zip(spaces, self.shifts)]
@@ -128,7 +128,7 @@ class Moments:
             )
         else:
             found = float(self.covariance(i, j).square().sum())
-        rounding = ROUNDING * float(self.covariance(i, i).trace()) ** 2 if i == j else 0
+        rounding = ROUNDING * float(self.covariance(i, i).trace().square()) if i == j else 0
         return 0.0 if i == j and found <= rounding else found
 
     def _begin(self, shifts: Sequence[Tensor]) -> None:
@@ -140,6 +140,11 @@ class Moments:
         self.norms = [zeros(()) for _ in widths]
         self.weighted = {way: zeros(widths[way[0]]) for i, j in self.blocks for way in ((i, j), (j, i))}
         self.norm_products = {block: zeros(()) for block in self.blocks}
+
+
+def moderate(x: Tensor) -> bool:
+    """Whether fourth powers of the numbers in ``x``, added up, stay within float32."""
+    return x.numel() == 0 or 2**-16 < float(torch.linalg.vector_norm(x, torch.inf)) < 2**16
 
 
 def hsic1(n: float, trace: float, total_x: float, total_y: float, crossed: float) -> float:

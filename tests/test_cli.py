@@ -215,6 +215,17 @@ def test_what_rank_cannot_do_is_one_message_and_an_exit_code(changed, message, f
     assert not (tmp_path / "out" / "ranking.json").exists()
 
 
+def test_rank_goes_on_without_an_encoder_that_fails_and_says_so(folder, sides, tmp_path):
+    arguments = [str(folder), *sides, "--vision", "dinov2-lrge", "--output", str(tmp_path / "out")]
+    code, printed = run("rank", *arguments)
+    assert code == 0 and "Predicted to align best" in printed
+    assert "Left out: the image encoder 'dinov2-lrge': ValueError" in " ".join(printed.split())
+    left_out = json.loads((tmp_path / "out" / "ranking.json").read_text())["left_out"]
+    assert [entry["encoder"] for entry in left_out if entry["index"] is None] == ["dinov2-lrge"]
+    code, printed = run("rank", *arguments, "--strict")
+    assert code == 1 and "freezealign: " in printed and "did you mean 'dinov2-large'" in printed
+
+
 @pytest.mark.parametrize("missing", ["--vision", "--text", "--output"])
 def test_rank_needs_encoders_and_an_output(missing, folder, sides, tmp_path):
     options = {"--vision": sides[1], "--text": sides[5], "--output": str(tmp_path / "out")}

@@ -21,10 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from grid import Grid, load_features, on_common_items, paired, read_grid, stored_encoders
+from grid import Grid, load_features, paired, read_grid, stored_encoders
 from pairs_report import write_report
 
 from freezealign import FeatureStore, FreezeAlign, RetrievalEvaluator, rank_encoders
+from freezealign.alignment.candidates import on_common_items
 from freezealign.data.sources import open_pairs
 from freezealign.samples import hash_fold, load_tuxpaint
 from freezealign.training.losses import ContrastiveLoss
@@ -145,7 +146,7 @@ def run(grid: Grid, pairs: Iterable[Row], cache: Path, table: Table) -> None:
     if not any(missing.values()):
         return
     candidates = [candidate for entries in grid.values() for candidate in load_features(entries, pairs, cache)]
-    stores = on_common_items(candidates)
+    stores = {candidate.name: candidate.store for candidate in on_common_items(candidates)}
     ids = next(iter(stores.values())).ids
     folds = np.array([hash_fold(name, FOLDS) for name in ids])
     for fold in range(FOLDS):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from controls import CONTROLS, random_weights
 
 from freezealign import FeatureStore, FrozenEncoder
-from freezealign.alignment.candidates import Candidate, CandidateLoader, common_items
+from freezealign.alignment.candidates import Candidate, CandidateLoader
 from freezealign.encoders import Encoder
 
 BATCH_SIZES = {"image": 8, "text": 32}  # a convolutional encoder on a CPU is fastest while its maps fit the cache
@@ -91,12 +91,6 @@ def load_features(
         print(f"features of {entry.name}", flush=True)
         found.append(loader.load(entry.name, entry.load(), modality))
     return found
-
-
-def on_common_items(candidates: Sequence[Candidate]) -> dict[str, FeatureStore]:
-    """Return for each encoder its features of the items that all have, in one order."""
-    places = common_items(candidates)
-    return {candidate.name: candidate.store.select(place) for candidate, place in zip(candidates, places)}
 
 
 def paired(image: FeatureStore, text: FeatureStore) -> FeatureStore:

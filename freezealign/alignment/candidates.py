@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from torch.utils.data import RandomSampler
 
-from freezealign.alignment.vectors import StoreVectors
+from freezealign.alignment.vectors import StoreVectors, check_spaces
 from freezealign.batch import default_device, to_device
-from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
+from freezealign.data.pairs import Pair
+from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.layers import AllLayers
-from freezealign.features import SHARD_SIZES, FeatureStore
-from freezealign.features.extract import Extraction
+from freezealign.features import FeatureStore
 from freezealign.features.job import extract_features
-from freezealign.features.read import read_pair
+from freezealign.features.read import read_batch
 from freezealign.files import claim, exclusive
-from freezealign.inputs import InputError
-from freezealign.space.recipes import as_encoder, default_pooling
+from freezealign.space.recipes import as_encoder, default_pooling, pooled_extraction
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +39,9 @@ first finds a machine that takes a second or two to wake up."""
 
 @dataclass(frozen=True)
 class Cost:
-    """What an encoder costs; ``None`` where only its features are known.
+    """What an encoder costs, and the width of its last layer; ``None`` where only its features are known.
 
-    Args:
-        parameters: Of the encoder.
-        milliseconds: To encode an item, read before, in a batch of 16 on this machine: the fastest run, once settled.
-        dim: Width of its last layer.
+    ``milliseconds`` are to encode an item, read before, in a batch of 16 on this machine: the fastest run, settled.
     """
 
     parameters: int | None
@@ -53,33 +49,36 @@ class Cost:
     dim: int
 
 
-@dataclass
-class Candidate:
-    """An encoder with its features.
+@dataclass(frozen=True)
+class LeftOut:
+    """What a ranking is without, and why: the item at a position in the data, which an encoder has no features of.
 
-    Args:
-        name: What the ranking calls it.
-        modality: Of its features in the store.
-        store: Its features.
-        cost: What it costs.
-        widths: Of its layers, one after another in each vector, where there are several.
+    ``index`` is ``None`` where the encoder itself is left out.
+    """
+
+    encoder: str
+    modality: str
+    index: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder, by the name that the ranking calls it, with its features and what it costs.
+
+    ``widths`` are those of its layers, one after another in each vector.
     """
 
     name: str
     modality: str
     store: FeatureStore
     cost: Cost
-    widths: Sequence[int] = ()
-
-    @property
-    def layers(self) -> int:
-        """How many layers its features hold."""
-        return max(1, len(self.widths))
+    widths: Sequence[int]
 
     def vectors(self, items: np.ndarray, layer: int) -> StoreVectors:
         """Return its vectors of some items at one of its layers, counted from 0."""
         start = sum(self.widths[:layer])
-        columns = slice(start, start + self.widths[layer]) if self.widths else slice(None)
+        columns = slice(start, start + self.widths[layer])
         return StoreVectors(self.store, self.modality, items, columns, self.name)
 
 
@@ -87,31 +86,26 @@ def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what:
     """Return encoders by name.
 
     Raises:
-        ValueError: If there is none, or two have one name.
+        ValueError: If there is none, two have one name, or a store has no features of ``what``.
     """
     if isinstance(encoders, (str, FrozenEncoder, FeatureStore)):
         encoders = [encoders]
     if not isinstance(encoders, Mapping):
-        entries = [(_name(encoder, what), encoder) for encoder in encoders]
-        encoders = dict(entries)
-        if len(encoders) < len(entries):
-            names = [name for name, _ in entries]
+        names = [_name(encoder, what) for encoder in encoders]
+        if len(set(names)) < len(names):
             raise ValueError(f"two {what} encoders have one name: {names}; give them names: {{'name': encoder, …}}.")
+        encoders = dict(zip(names, encoders))
     if not encoders:
         raise ValueError(f"there is no {what} encoder to compare: name at least one on each side.")
     return dict(encoders)
 
 
 def _name(encoder: CandidateLike, what: str) -> str:
-    if isinstance(encoder, FeatureStore):
-        return encoder.origins[_stored_modality(encoder, what)].name
-    return encoder if isinstance(encoder, str) else encoder.name
-
-
-def _stored_modality(store: FeatureStore, what: str) -> str:
-    if what not in store.origins:
-        raise ValueError(f"{store} has no {what} features; it has {sorted(store.origins)}.")
-    return what
+    if not isinstance(encoder, FeatureStore):
+        return encoder if isinstance(encoder, str) else encoder.name
+    if what not in encoder.origins:
+        raise ValueError(f"{encoder} has no {what} features; it has {sorted(encoder.origins)}.")
+    return encoder.origins[what].name
 
 
 class CandidateLoader:
@@ -124,6 +118,10 @@ class CandidateLoader:
         layers: ``last``, or ``all``.
         batch_size: Items a forward pass.
         show_progress_bar: Show progress if it takes longer than a second.
+        strict: Raise at the first encoder that fails, and at the first bad item.
+
+    Attributes:
+        left_out: Encoders that failed.
     """
 
     def __init__(
@@ -134,6 +132,7 @@ class CandidateLoader:
         layers: str,
         batch_size: int,
         show_progress_bar: bool,
+        strict: bool = False,
     ) -> None:
         if layers not in ("last", "all"):
             raise ValueError(f"layers is 'last' or 'all', got {layers!r}.")
@@ -141,82 +140,95 @@ class CandidateLoader:
             raise ValueError("the data is read once for every encoder, and an iterator only once: pass a list.")
         if isinstance(getattr(data, "sampler", None), RandomSampler):
             raise ValueError("a DataLoader that shuffles gives every encoder another order: pass shuffle=False.")
-        self.data, self.modalities, self.path, self.layers = undecoded(data), list(modalities), path, layers
-        self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
-        if path is not None and data is not None:
+        self.reader = None if data is None else PairReader(data, modalities)
+        self.path, self.layers, self.batch_size = path, layers, batch_size
+        self.show_progress_bar, self.strict, self.left_out = show_progress_bar, strict, list[LeftOut]()
+        if self.reader is not None:
+            next(self.reader.read(), None)  # what is wrong with all data is said before any encoder is loaded
+        if path is not None and self.reader is not None:
             with exclusive(path):
-                claim(path / "data.json", self._identity(), "cache of features of these pairs in this order")
+                identity = _identity(self.reader)
+                claim(path / "data.json", identity, "cache of features of these pairs in this order")
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what tells the data from others, and from the same pairs in another order."""
-        digest, count = hashlib.sha256(), 0
-        for pair in iterate_pairs(self.data, self.modalities):
-            texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
-            digest.update(json.dumps([pair.id, texts]).encode())
-            count += 1
-        return {"pairs": count, "sha256": digest.hexdigest()}
+    def load_side(self, side: Mapping[str, CandidateLike], modality: str) -> list[Candidate]:
+        """Return the encoders of one modality that have features; those that fail are listed, and logged.
+
+        Raises:
+            ValueError: If an encoder is of another modality, or of a kind that cannot be used here.
+            Exception: What the first encoder failed with, if all do, or with ``strict``.
+        """
+        for entry in side.items():
+            self._check(*entry, modality)
+        found, failures = [], []
+        for name, encoder in side.items():
+            try:
+                found.append(self.load(name, encoder, modality))
+            except Exception as error:
+                failures.append(error)
+                if self.strict:
+                    raise
+                self.left_out.append(LeftOut(name, modality, None, f"{type(error).__name__}: {error}"))
+                logger.warning("the %s encoder '%s' is left out: %s", modality, name, error)
+        if not found:
+            raise failures[0]
+        return found
+
+    def _check(self, name: str, encoder: CandidateLike, modality: str) -> None:
+        if isinstance(encoder, FeatureStore):
+            _name(encoder, modality)
+            if self.layers == "all":
+                raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
+        elif self.reader is None:
+            raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
+        elif isinstance(encoder, FrozenEncoder) and encoder.modality != modality:
+            raise ValueError(f"'{name}' is an encoder of {encoder.modality}, among encoders of {modality}.")
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
 
         Raises:
-            ValueError: If its features have to be computed and there is no data, or every layer is asked of a store.
+            ValueError: If it is of another modality, gives all items the same vector, or there is no data for it.
         """
+        encoder = encoder if isinstance(encoder, FeatureStore) else as_encoder(encoder, modality)
+        self._check(name, encoder, modality)
         if isinstance(encoder, FeatureStore):
-            if self.layers == "all":
-                raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
-            modality = _stored_modality(encoder, modality)
-            width = StoreVectors(encoder, modality, np.arange(1)).all().shape[1]
-            return Candidate(name, modality, encoder, Cost(None, None, width))
-        frozen = as_encoder(encoder, modality)
-        if self.data is None:
-            raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
-        if frozen.modality != modality:
-            raise ValueError(f"'{name}' is an encoder of {frozen.modality}, among encoders of {modality}.")
-        widths: Sequence[int] = ()
+            width = StoreVectors(encoder, modality, np.arange(1)).take(np.arange(1)).shape[1]
+            found = Candidate(name, modality, encoder, Cost(None, None, width), [width])
+        else:
+            found = self._encoded(name, encoder)
+        check_spaces([StoreVectors(found.store, modality, np.arange(len(found.store)), name=name)], 1)
+        return found
+
+    def _encoded(self, name: str, frozen: FrozenEncoder) -> Candidate:
+        assert self.reader is not None
+        widths: Sequence[int] = [frozen.get_embedding_dimension()]
         if self.layers == "all":
             every = AllLayers(frozen.encoder, default_pooling(frozen))
             frozen, widths = FrozenEncoder(every), every.widths
         frozen.to(default_device())
-        store, cost = self._extract(name, frozen), self._cost(frozen)
-        return Candidate(name, modality, store, replace(cost, dim=widths[-1]) if widths else cost, widths)
-
-    def _extract(self, name: str, encoder: FrozenEncoder) -> FeatureStore:
-        extraction = Extraction(
-            encoders={encoder.modality: encoder},
-            poolings={encoder.modality: default_pooling(encoder)},
-            dtype="float32" if self.path is None else "float16",
-            batch_size=self.batch_size,
-            shard_size=SHARD_SIZES["pooled"],
-        )
-        path = None if self.path is None else self.path / _folder_name(name, encoder)
-        side = self._side(encoder.modality)
-        device = default_device()
-        return extract_features(side, extraction, device, path, True, "local", self.show_progress_bar)
-
-    def _side(self, modality: str) -> Iterable[Any]:
-        counted = count_pairs(self.data, self.modalities) is not None
-        return (_CountedSide if counted else _Side)(self.data, self.modalities, modality)
+        dtype = "float32" if self.path is None else "float16"
+        extraction = pooled_extraction(frozen, dtype=dtype, batch_size=self.batch_size, strict=self.strict)
+        path = None if self.path is None else self.path / _folder_name(name, frozen)
+        progress = self.show_progress_bar
+        store = extract_features(self.reader, extraction, default_device(), path, True, "local", progress)
+        cost = Cost(frozen.num_parameters(), self._milliseconds(frozen, store), widths[-1])
+        return Candidate(name, frozen.modality, store, cost, widths)
 
     @torch.no_grad()
-    def _cost(self, encoder: FrozenEncoder) -> Cost:
-        """Time the encoder on the first items that can be read."""
-        batch = encoder.collate(list(itertools.islice(self._readable(encoder), TIMED_ITEMS)))
+    def _milliseconds(self, encoder: FrozenEncoder, store: FeatureStore) -> float:
+        """Time the encoder on the first items that it could encode, one a pair."""
+        assert self.reader is not None
+        key, bad = encoder.modality, {entry.index for entry in store.skipped}
+        good = ((place, pair) for place, pair in enumerate(self.reader.read()) if place not in bad)
+        few = [(place, Pair({key: pair.items[key][:1]})) for place, pair in islice(good, TIMED_ITEMS)]
+        batch = read_batch(few, {key: encoder}, strict=True).inputs[key]
 
         def run() -> None:
             encoder(to_device(dict(batch), default_device()))
             if torch.accelerator.is_available():
                 torch.accelerator.synchronize()
 
-        count = min(TIMED_ITEMS, len(next(iter(batch.values()))))
-        return Cost(encoder.num_parameters(), 1000 * settled_seconds(run) / count, encoder.get_embedding_dimension())
-
-    def _readable(self, encoder: FrozenEncoder) -> Iterator[Any]:
-        for pair in iterate_pairs(self._side(encoder.modality), [encoder.modality]):
-            try:
-                yield read_pair(pair, {encoder.modality: encoder}).items[encoder.modality][0]
-            except InputError:
-                continue
+        return 1000 * settled_seconds(run) / len(few)
 
 
 def settled_seconds(run: Callable[[], object]) -> float:
@@ -234,50 +246,37 @@ def settled_seconds(run: Callable[[], object]) -> float:
     return fastest
 
 
-class _Side:
-    """One modality of pairs."""
-
-    def __init__(self, data: Any, modalities: Sequence[str], modality: str) -> None:
-        self.data, self.modalities, self.modality = data, modalities, modality
-
-    def iter_from(self, start: int) -> Iterator[dict[str, Any]]:
-        """Yield what belongs to the modality in the pairs from number ``start`` on."""
-        for pair in pairs_from(self.data, self.modalities, start):
-            items = np.empty(len(pair.items[self.modality]), dtype=object)  # a list would be taken for a batch
-            items[:] = pair.items[self.modality]
-            yield {"id": pair.id, self.modality: items}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self.iter_from(0)
-
-
-class _CountedSide(_Side):
-    """One modality of pairs whose number is known."""
-
-    def __len__(self) -> int:
-        return count_pairs(self.data, self.modalities) or 0
-
-
-def common_items(candidates: Sequence[Candidate]) -> list[np.ndarray]:
-    """Return for each candidate the positions of the items that all have, in the order of the first.
+def on_common_items(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with the items that all have, matched by their ids, in the order of the first.
 
     Raises:
         ValueError: If they have none in common, or two items of one have the same id.
     """
-    ids = [candidate.store.ids for candidate in candidates]
-    places = [dict(zip(names, range(len(names)))) for names in ids]
-    for candidate, names, place in zip(candidates, ids, places):
-        if len(place) < len(names):
-            twice = next(name for position, name in enumerate(names) if place[name] != position)
+    places = []
+    for candidate in candidates:
+        ids = candidate.store.ids
+        places.append(place := dict(zip(ids, range(len(ids)))))
+        if len(place) < len(ids):
+            twice = next(name for position, name in enumerate(ids) if place[name] != position)
             raise ValueError(f"two items of '{candidate.name}' have the id {twice!r}; items are matched by their ids.")
-    common = [name for name in ids[0] if all(name in place for place in places)]
+    common = [name for name in places[0] if all(name in place for place in places)]
     if not common:
         raise ValueError(f"the features of {[candidate.name for candidate in candidates]} have no item id in common.")
-    everything = len(set().union(*ids))
+    everything = len(set().union(*places))
     if len(common) < everything:
         left_out = everything - len(common)
         logger.warning("%d of %d items are left out, because not every encoder has them", left_out, everything)
-    return [np.array([place[name] for name in common]) for place in places]
+    return [replace(c, store=c.store.select([place[name] for name in common])) for c, place in zip(candidates, places)]
+
+
+def _identity(reader: PairReader) -> dict[str, Any]:
+    """Return what tells the data from others, and from the same pairs in another order."""
+    digest, count = hashlib.sha256(), 0
+    for pair in reader.read():
+        texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
+        digest.update(json.dumps([pair.id, texts]).encode())
+        count += 1
+    return {"pairs": count, "sha256": digest.hexdigest()}
 
 
 def _folder_name(name: str, encoder: FrozenEncoder) -> str:

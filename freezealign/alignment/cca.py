@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,10 +24,6 @@ class LinearMapMeasure(MomentMeasure):
         """Return the rows of some items, or of all in another order."""
         return matrix[index]
 
-    def compare_all(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """Return the measure of every description of one side with every one of the other: (len, len)."""
-        return torch.tensor([[self.compare(one, other) for other in second] for one in first])
-
 
 class CCA(LinearMapMeasure):
     """The mean canonical correlation: how well each space predicts the other linearly.
@@ -47,12 +42,12 @@ class CCA(LinearMapMeasure):
 
     def compare(self, first: Tensor, second: Tensor) -> float:
         """Return the mean over as many directions as the smaller space has."""
-        return mean_singular_value(first.T @ second)
+        return float(singular_values(first.T @ second).mean())
 
     def from_moments(self, moments: Moments, i: int, j: int) -> float:
         """Return the mean canonical correlation from covariances."""
         x, y = (self._whitening(moments.covariance(space, space)) for space in (i, j))
-        return mean_singular_value(x.T @ moments.covariance(i, j) @ y)
+        return float(singular_values(x.T @ moments.covariance(i, j) @ y).mean())
 
     def _whitening(self, covariance: Tensor) -> Tensor:
         """Return (d, r), which makes the space's strongest directions uncorrelated, of variance 1."""
@@ -117,15 +112,12 @@ class Procrustes(LinearMapMeasure):
 def singular_values(matrix: Tensor) -> Tensor:
     """Return the singular values of a matrix, in ascending order, from its smaller Gram matrix: many times as fast.
 
-    Values below 1e-8 of the largest are lost, which a sum does not notice.
+    Values below 1e-8 of the largest are lost, which a sum does not notice; of NaN there are NaN.
     """
     gram = matrix @ matrix.T if len(matrix) < matrix.shape[1] else matrix.T @ matrix
+    if not gram.isfinite().all():
+        return torch.full_like(gram[0], torch.nan)
     return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-
-
-def mean_singular_value(matrix: Tensor) -> float:
-    """Return the mean over all singular values."""
-    return float(singular_values(matrix).mean())
 
 
 def cca(x: Any, y: Any) -> float:

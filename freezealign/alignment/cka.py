@@ -71,28 +71,24 @@ class RBFCKA(Measure):
         """Return the U-centred kernel."""
         return unit_norm(u_centred(kernel), scale=kernel)
 
-    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
+    def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Make kernels a tile at a time, each once for all pairs: O(n d) memory, O(n² d) time."""
-        spaces = {("x", i): self._scaled(xs[i].all()) for i, _ in pairs}
-        spaces |= {("y", j): self._scaled(ys[j].all()) for _, j in pairs}
-        wanted = [(("x", i), ("y", j)) for i, j in pairs] + [(key, key) for key in spaces]
-        n = len(xs[0])
-        traces = dict.fromkeys(wanted, 0.0)
-        sums = {key: torch.zeros(n, dtype=torch.float64, device=space.device) for key, space in spaces.items()}
-        for tile in item_tiles(n, n * len(spaces)):
-            kernels = {key: self._kernel(space, tile) for key, space in spaces.items()}
-            for key, kernel in kernels.items():
-                sums[key][tile] = kernel.sum(1, dtype=torch.float64)
-            for first, second in wanted:
-                traces[first, second] += float((kernels[first] * kernels[second]).sum(dtype=torch.float64))
+        scaled = [self._scaled(space.all()) for space in spaces]
+        n, traces = len(scaled[0]), dict.fromkeys([*pairs, *((i, i) for i in range(len(scaled)))], 0.0)
+        sums = [torch.zeros(n, dtype=torch.float64, device=space.device) for space in scaled]
+        for tile in item_tiles(n, n * len(scaled)):
+            kernels = [self._kernel(space, tile) for space in scaled]
+            for total, kernel in zip(sums, kernels):
+                total[tile] = kernel.sum(1, dtype=torch.float64)
+            for i, j in traces:
+                traces[i, j] += float((kernels[i] * kernels[j]).sum(dtype=torch.float64))
 
-        def hsic(first: Any, second: Any) -> float:
-            a, b = sums[first], sums[second]
-            return hsic1(n, traces[first, second], float(a.sum()), float(b.sum()), float(a @ b))
+        def hsic(i: int, j: int) -> float:
+            a, b = sums[i], sums[j]
+            found = hsic1(n, traces[i, j], float(a.sum()), float(b.sum()), float(a @ b))
+            return 0.0 if i == j and found <= ROUNDING * traces[i, j] / n**2 else found
 
-        own = {key: hsic(key, key) for key in spaces}
-        own = {key: value if value > ROUNDING * traces[key, key] / n**2 else 0.0 for key, value in own.items()}
-        return [cosine(hsic(x, y), own[x], own[y]) for x, y in wanted[: len(pairs)]]
+        return [cosine(hsic(i, j), hsic(i, i), hsic(j, j)) for i, j in pairs]
 
     def _scaled(self, x: Tensor) -> Tensor:
         """Return vectors in units of s, centred."""
@@ -131,7 +127,7 @@ def u_centred(kernel: Tensor) -> Tensor:
 
 def cosine(cross: float, own_x: float, own_y: float) -> float:
     """Return ``cross / sqrt(own_x · own_y)``; NaN where a space has nothing to compare."""
-    return cross / math.sqrt(own_x * own_y) if own_x > 0 and own_y > 0 else math.nan
+    return cross / math.sqrt(own_x) / math.sqrt(own_y) if own_x > 0 and own_y > 0 else math.nan
 
 
 def linear_cka(x: Any, y: Any, unbiased: bool = True) -> float:

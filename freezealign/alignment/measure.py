@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from freezealign.alignment.vectors import Vectors, check_pair
+from freezealign.alignment.vectors import Vectors, check_counts, check_spaces
 from freezealign.moments import PAIR, Moments
 
 FEW = 1000
@@ -51,25 +51,22 @@ class Measure(ABC):
         """Return the measure from two descriptions."""
         return float((first * second).sum())
 
-    def compare_all(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
-        """Return the measure of every description of one side with every one of the other: (len, len)."""
-        one, other = (torch.stack([matrix.flatten() for matrix in side]) for side in (first, second))
-        return one @ other.T
-
     @abstractmethod
-    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
-        """Return the measure of pairs (i, j) of ``xs[i]`` and ``ys[j]``, for any number of items."""
+    def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
+        """Return the measure of pairs (i, j) of ``spaces``, for any number of items."""
 
     def measure_pairs(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Return the measure of pairs (i, j) of ``xs[i]`` and ``ys[j]``; what concerns one space is done once."""
+        spaces, pairs = [*xs, *ys], [(i, len(xs) + j) for i, j in pairs]
         if len(xs[0]) > FEW:
-            return [self.checked(value) for value in self.measure_many(xs, ys, pairs)]
-        first = {i: self.describe(self.kernel(xs[i].all()).double()) for i in {i for i, _ in pairs}}
-        second = {j: self.describe(self.kernel(ys[j].all()).double()) for j in {j for _, j in pairs}}
-        return [self.checked(self.compare(first[i], second[j])) for i, j in pairs]
+            values = self.measure_many(spaces, pairs)
+        else:
+            described = [self.describe(self.kernel(space.all()).double()) for space in spaces]
+            values = [self.compare(described[i], described[j]) for i, j in pairs]
+        return [self.checked(value, spaces[i].name, spaces[j].name) for value, (i, j) in zip(values, pairs)]
 
-    def checked(self, value: float) -> float:
-        """Return a value of the measure.
+    def checked(self, value: float, x: str = "x", y: str = "y") -> float:
+        """Return a value of the measure of two spaces of these names.
 
         Raises:
             ValueError: If it is none.
@@ -77,8 +74,8 @@ class Measure(ABC):
         if math.isfinite(value) and abs(value) < 1 + ROUNDING:
             return value
         raise ValueError(
-            f"{self.name} is not defined here ({value}): in one of the spaces all items are equally far from each "
-            "other, or its numbers are too large or too small to be squared."
+            f"{self.name} of {x} and {y} is not defined ({value}): in one of them all items are equally far from each "
+            "other, or its numbers are too large or too small for squares in float64; divide them by their largest."
         )
 
     def __call__(self, x: Any, y: Any) -> float:
@@ -88,7 +85,8 @@ class Measure(ABC):
             ValueError: If the counts differ, there are too few items, one space is constant, or holds NaN.
         """
         x, y = Vectors(x, "x"), Vectors(y, "y")
-        check_pair(x, y, self.least)
+        check_counts(x, y)
+        check_spaces([x, y], self.least)
         return self.measure_pairs([x], [y], [(0, 0)])[0]
 
 
@@ -108,17 +106,19 @@ class MomentMeasure(Measure):
 
     @abstractmethod
     def from_moments(self, moments: Moments, i: int, j: int) -> float:
-        """Return the measure of two spaces from sums that hold their own blocks and that of both."""
+        """Return the measure of two spaces from sums that hold their own blocks and that of both, all finite."""
 
-    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
+    def value(self, moments: Moments, i: int = 0, j: int = 1) -> float:
+        """Return the measure of two spaces from sums; NaN where these are not finite."""
+        finite = all(product.isfinite().all() for product in moments.products.values())
+        return self.from_moments(moments, i, j) if finite else math.nan
+
+    def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Read every space once, whatever the number of pairs."""
-        first, second = sorted({i for i, _ in pairs}), sorted({j for _, j in pairs})
-        spaces = [*(xs[i] for i in first), *(ys[j] for j in second)]
-        blocks = [(first.index(i), len(first) + second.index(j)) for i, j in pairs]
-        moments = self.moments([*blocks, *((k, k) for k in range(len(spaces)))])
+        moments = self.moments([*pairs, *((k, k) for k in range(len(spaces)))])
         for batch in zip(*(space.chunks() for space in spaces), strict=True):
             moments.update(batch)
-        return [self.from_moments(moments, i, j) for i, j in blocks]
+        return [self.value(moments, i, j) for i, j in pairs]
 
 
 def item_tiles(n: int, width: int) -> Iterator[slice]:

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from freezealign.alignment.measure import Indices, Measure, item_tiles, unit_norm
-from freezealign.alignment.vectors import Vectors
+from freezealign.alignment.vectors import Vectors, unit_rows
 
 K = 10
 
 
-class Neighbours(NamedTuple):
-    """The nearest items of every item, itself left out.
-
-    Args:
-        items: (n, k), nearest first.
-        similarity: (n, k), their cosine.
-    """
-
-    items: Tensor
-    similarity: Tensor
-
-
 class _NeighbourMeasure(Measure):
-    """A measure over the k nearest neighbours of every item by cosine.
+    """A measure over the k nearest neighbours of every item by cosine, which is 0 with a vector of zeros.
 
     Args:
         k: Neighbours; fewer than there are other items.
@@ -41,26 +28,24 @@ class _NeighbourMeasure(Measure):
 
     def kernel(self, x: Tensor) -> Tensor:
         """Return the cosine of every item with every item."""
-        x = functional.normalize(x)
+        x = unit_rows(x)
         return x @ x.T
 
     def describe(self, kernel: Tensor) -> Tensor:
         """Return the weights of neighbours, zero elsewhere."""
-        found = strongest(kernel, 0, self.k)
-        weights = self._weights(found.similarity, kernel.mean(1, keepdim=True))
-        return unit_norm(torch.zeros_like(kernel).scatter_(1, found.items, weights.to(kernel)))
+        items, similarity = strongest(kernel, 0, self.k)
+        weights = self._weights(similarity, kernel.mean(1, keepdim=True))
+        return unit_norm(torch.zeros_like(kernel).scatter_(1, items, weights.to(kernel)))
 
-    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
+    def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Find the neighbours in every space once, by tiles: O(n (d + k)) memory, O(n² d) time."""
-        first = {i: self._found(xs[i]) for i in {i for i, _ in pairs}}
-        second = {j: self._found(ys[j]) for j in {j for _, j in pairs}}
-        return [shared(*first[i], *second[j]) for i, j in pairs]
-
-    def _found(self, vectors: Vectors) -> tuple[Tensor, Tensor]:
-        """Return the neighbours of every item and their weights, of unit norm."""
-        x = functional.normalize(vectors.all())
-        found = nearest(x, self.k)
-        return found.items, unit_norm(self._weights(found.similarity.double(), (x @ x.mean(0))[:, None]))
+        lists = []
+        for space in spaces:
+            x = unit_rows(space.all())
+            found = [strongest(x[tile] @ x.T, tile.start, self.k) for tile in item_tiles(len(x), len(x))]
+            items, similarity = (torch.cat(parts) for parts in zip(*found))
+            lists.append((items, unit_norm(self._weights(similarity.double(), (x @ x.mean(0))[:, None]))))
+        return [shared(*lists[i], *lists[j]) for i, j in pairs]
 
     def _weights(self, similarity: Tensor, mean: Tensor) -> Tensor:
         """Return the weight of every neighbour (n, k), from its similarity and that of all items on average (n, 1)."""
@@ -92,24 +77,14 @@ class CKNNA(_NeighbourMeasure):
         return similarity - mean
 
 
-def nearest(x: Tensor, k: int) -> Neighbours:
-    """Return the k nearest others of every row of unit vectors x (n, d), a tile of similarities at a time."""
-    index, similarity = [], []
-    for tile in item_tiles(len(x), len(x)):
-        found = strongest(x[tile] @ x.T, tile.start, k)
-        index.append(found.items)
-        similarity.append(found.similarity)
-    return Neighbours(torch.cat(index), torch.cat(similarity))
-
-
-def strongest(similarity: Tensor, start: int, k: int) -> Neighbours:
-    """Return the k nearest others of items number ``start`` and following, from their similarities to all (B, n)."""
+def strongest(similarity: Tensor, start: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k nearest others of items number ``start`` on, nearest first, and how similar: (B, k) from (B, n)."""
     diagonal = similarity.diagonal(start)
     own = diagonal.clone()
     diagonal.fill_(float("-inf"))
     values, items = similarity.topk(k)
     diagonal.copy_(own)
-    return Neighbours(items, values)
+    return items, values
 
 
 def shared(index_x: Tensor, weights_x: Tensor, index_y: Tensor, weights_y: Tensor) -> float:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from freezealign.alignment.candidates import Cost
+from freezealign.alignment.candidates import Cost, LeftOut
 from freezealign.alignment.significance import AlignmentScore
-from freezealign.figures import PALETTE, SCALE, new_figure, text_color
-from freezealign.files import write_json
+from freezealign.figures import PALETTE, SCALE, new_figure, save_figure, text_color
+from freezealign.files import write_json_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,13 +26,9 @@ SMALLER = 0.9
 
 @dataclass(frozen=True)
 class RankedPair:
-    """A vision and a text encoder with their scores.
+    """A vision and a text encoder, by name, with their score by each metric.
 
-    Args:
-        vision: Name of the vision encoder.
-        text: Name of the text encoder.
-        layers: The layers that were compared, each counted from 1; ``None`` where these are the last.
-        scores: For each metric its score.
+    ``layers`` are those that were compared, each counted from 1; ``None`` where these are the last.
     """
 
     vision: str
@@ -48,6 +44,7 @@ class PairRanking:
         pairs: Every pair, vision encoders in their order and for each the text encoders in theirs.
         vision_costs: For each vision encoder what it costs.
         text_costs: Likewise.
+        left_out: Encoders and items that the ranking is without; scores are of the items that all encoders have.
 
     Attributes:
         pairs: Sorted by the first metric, best first.
@@ -55,10 +52,14 @@ class PairRanking:
     """
 
     def __init__(
-        self, pairs: Sequence[RankedPair], vision_costs: Mapping[str, Cost], text_costs: Mapping[str, Cost]
+        self,
+        pairs: Sequence[RankedPair],
+        vision_costs: Mapping[str, Cost],
+        text_costs: Mapping[str, Cost],
+        left_out: Sequence[LeftOut] = (),
     ) -> None:
         self.metrics = list(pairs[0].scores)
-        self.vision_costs, self.text_costs = dict(vision_costs), dict(text_costs)
+        self.vision_costs, self.text_costs, self.left_out = dict(vision_costs), dict(text_costs), list(left_out)
         self.pairs = sorted(pairs, key=lambda pair: -pair.scores[self.metrics[0]].value)
 
     @property
@@ -73,23 +74,33 @@ class PairRanking:
         lines = [f"Predicted to align best: {best.vision} + {best.text} ({score})."]
         if score.calibrated == 0:
             lines.append("It is not above chance: none of these pairs is known to be aligned at all. Take more data.")
+        size = self._parameters
         rivals = [pair for pair in self.pairs[1:] if pair.scores[metric].high >= score.low]
-        known = [pair for pair in rivals if self._parameters(pair) < SMALLER * self._parameters(best)]
-        if known:
-            small = min(known, key=self._parameters)
+        if known := [pair for pair in rivals if size(pair) < SMALLER * size(best)]:
+            small = min(known, key=size)
             lines.append(
                 f"{small.vision} + {small.text} ({small.scores[metric].value:.3f}) is within the intervals, with "
-                f"{self._parameters(small) / 1e6:,.0f} instead of {self._parameters(best) / 1e6:,.0f} million "
-                "parameters."
+                f"{size(small) / 1e6:,.0f} instead of {size(best) / 1e6:,.0f} million parameters."
             )
         return " ".join(lines)
 
     def _parameters(self, pair: RankedPair) -> float:
-        counts = [cost.parameters for cost in self._costs(pair)]
-        return float("inf") if None in counts else float(sum(count for count in counts if count is not None))
+        return sum(float("inf") if cost.parameters is None else cost.parameters for cost in self._costs(pair))
 
     def _costs(self, pair: RankedPair) -> tuple[Cost, Cost]:
         return self.vision_costs[pair.vision], self.text_costs[pair.text]
+
+    def left_out_summary(self) -> list[str]:
+        """Return a line for each encoder that is left out or could not read some of the items."""
+        found: dict[str, list[LeftOut]] = {}
+        for entry in self.left_out:
+            found.setdefault(f"the {entry.modality} encoder '{entry.encoder}'", []).append(entry)
+        return [
+            f"Left out: {name}: {first.reason}"
+            if first.index is None
+            else f"Left out: {1 + len(more):,} items for {name}; the first is {first.index}: {first.reason}"
+            for name, (first, *more) in found.items()
+        ]
 
     def table(self) -> list[dict[str, Any]]:
         """Return one flat row a pair, best first: names, layers, what the encoders cost, and every score."""
@@ -147,7 +158,7 @@ class PairRanking:
         for axes, metric in zip(figure.subplots(1, len(self.metrics), squeeze=False)[0], self.metrics):
             self._draw(axes, metric)
         if path is not None:
-            figure.savefig(path, dpi=150)
+            save_figure(figure, Path(path), dpi=150)
         return figure
 
     def _draw(self, axes: Any, metric: str) -> None:
@@ -167,18 +178,16 @@ class PairRanking:
         top, left = np.unravel_index(values.argmax(), values.shape)
         frame = Rectangle((left - 0.5, top - 0.5), 1, 1, fill=False, edgecolor=PALETTE[1], linewidth=3, clip_on=False)
         axes.add_patch(frame)
-        axes.set_xticks(
-            range(len(text)), [_label(*entry) for entry in self.text_costs.items()], rotation=30, ha="right"
-        )
-        axes.set_yticks(range(len(vision)), [_label(*entry) for entry in self.vision_costs.items()])
+        axes.set_xticks(range(len(text)), map(_label, text, self.text_costs.values()), rotation=30, ha="right")
+        axes.set_yticks(range(len(vision)), map(_label, vision, self.vision_costs.values()))
         axes.set_title(f"{metric}, n = {self.best.scores[metric].n:,}")
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write ``ranking.json`` and ``ranking.png`` into a folder, which is made if need be."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         content = {"metrics": self.metrics, "recommendation": self.recommendation(), "pairs": self.table()}
-        write_json(folder / "ranking.json", content)
+        content["left_out"] = [asdict(entry) for entry in self.left_out]
+        write_json_atomically(folder / "ranking.json", content)
         self.plot(folder / "ranking.png")
 
     def __repr__(self) -> str:

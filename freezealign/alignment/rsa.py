@@ -7,21 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from freezealign.alignment.measure import Indices, Measure, item_tiles, unit_norm
-from freezealign.alignment.vectors import Vectors
+from freezealign.alignment.vectors import Vectors, unit_rows
 
 LEVELS = 2**18
 """Distances of more than a few items are told apart in so many steps from 0 to 2."""
-
-
 DECIMALS = {torch.float32: 5, torch.float64: 12}
 """Distances of a few items that agree so far are equal."""
 
 
 class RSA(Measure):
     """Spearman's rank correlation of the distances between all pairs of items; a distance is 1 - Pearson's r.
+
+    An item whose numbers are all equal has distance 1 from all others.
 
     Of many items, distances are rounded to 2 / 262,144 before they are ranked, equal ones sharing their mean rank.
     Source: Kriegeskorte et al. 2008 ("Representational similarity analysis", Frontiers in Systems Neuroscience 2).
@@ -44,24 +43,26 @@ class RSA(Measure):
         matrix[above] = (ranks - ranks.mean()).to(matrix)
         return unit_norm(matrix + matrix.T)
 
-    def measure_many(self, xs: Sequence[Vectors], ys: Sequence[Vectors], pairs: Indices) -> list[float]:
+    def measure_many(self, spaces: Sequence[Vectors], pairs: Indices) -> list[float]:
         """Rank by counting, a tile at a time, in two passes: O(n d) memory, O(n² d) time."""
-        spaces = {("x", i): standardised(xs[i].all()) for i, _ in pairs}
-        spaces |= {("y", j): standardised(ys[j].all()) for _, j in pairs}
-        ranks = {key: _level_ranks(space) for key, space in spaces.items()}
-        totals, n = dict.fromkeys(pairs, 0.0), len(xs[0])
+        vectors = [standardised(space.all()) for space in spaces]
+        ranks = [_level_ranks(x) for x in vectors]
+        totals, n = dict.fromkeys(pairs, 0.0), len(spaces[0])
         for tile in item_tiles(n, n * len(spaces)):
-            found = {key: ranks[key][_levels(space, tile)] for key, space in spaces.items()}
-            for values in found.values():
+            found = [own[_levels(x, tile)] for own, x in zip(ranks, vectors)]
+            for values in found:
                 values.diagonal(tile.start).zero_()
             for i, j in pairs:
-                totals[i, j] += float((found["x", i] * found["y", j]).sum())
+                totals[i, j] += float((found[i] * found[j]).sum())
         return list(totals.values())
 
 
 def standardised(x: Tensor) -> Tensor:
-    """Return rows whose inner product is their Pearson correlation."""
-    return functional.normalize(x - x.mean(1, keepdim=True))
+    """Return rows whose inner product is their Pearson correlation; zeros for one that varies by rounding only."""
+    x = unit_rows(x)
+    x -= x.mean(1, keepdim=True)
+    x *= x.norm(dim=1, keepdim=True) > 10 * torch.finfo(x.dtype).eps
+    return unit_rows(x)
 
 
 def _levels(x: Tensor, rows: slice) -> Tensor:

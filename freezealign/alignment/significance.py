@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from freezealign.alignment.measure import Indices, Measure
+from freezealign.alignment.vectors import balanced
 
 PERMUTATIONS, RESAMPLES = 200, 200
 LEVEL = 0.95
@@ -27,8 +28,8 @@ class AlignmentScore:
         metric: Name of the measure.
         value: The measure over all ``n`` items. Most measures depend on n: compare only scores of equal n.
         n: Items.
-        low: Lower end of the 95% interval, ``high`` the upper one; NaN where there are too few items
-            to halve.
+        low: Lower end of the 95% interval, ``high`` the upper one; NaN where there are too few items to halve, or
+            the measure is not defined on a half of them.
         high: See ``low``.
         chance: Mean of the measure when the items of one space are shuffled.
         threshold: What 95% of the shuffles stay below.
@@ -82,15 +83,18 @@ def score_pairs(
 
     Args:
         measure: The measure.
-        values: Of each pair over all items.
-        n: How many items these are.
-        xs: (m, d) sampled vectors of each space.
-        ys: Likewise, of the same items.
+        values: Of each pair over all ``n`` items.
+        n: See ``values``.
+        xs: (m, d) sampled vectors of each space, ``ys`` likewise, of the same items.
+        ys: See ``xs``.
         pairs: Which of ``xs`` with which of ``ys``.
         permutations: Shuffles.
         resamples: Halves.
         seed: Of both.
         show_progress_bar: Show progress if it takes longer than a second.
+
+    Raises:
+        ValueError: If there is no draw, or the measure is not defined on the sample.
     """
     for name, number in (("permutations", permutations), ("resamples", resamples)):
         if number < 1:
@@ -98,16 +102,16 @@ def score_pairs(
     m, generator = len(xs[0]), torch.Generator().manual_seed(seed)
     halved = resamples if m // 2 >= measure.least else 0
     bar = tqdm(total=permutations + halved, desc=measure.name, delay=1, disable=not show_progress_bar)
-    kernels = [[measure.kernel(space.float()) for space in side] for side in (xs, ys)]
+    kernels = [[measure.kernel(balanced(space).float()) for space in side] for side in (xs, ys)]
     first, second = ([measure.describe(kernel) for kernel in side] for side in kernels)
-    rows, columns = zip(*pairs)
-    on_sample = measure.compare_all(first, second)[rows, columns]
+    on_sample = [measure.checked(measure.compare(first[i], second[j])) for i, j in pairs]
 
-    def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> Tensor:
-        """Return the measure of each pair (columns) in ``count`` draws (rows): of descriptions in a random order."""
-        drawn = torch.full((max(count, 1), len(pairs)), float("nan"))
-        for found in drawn[:count]:
-            found.copy_(measure.compare_all(*sides(torch.randperm(m, generator=generator)))[rows, columns])
+    def draw(count: int, sides: Callable[[Tensor], Sequence[Sequence[Tensor]]]) -> np.ndarray:
+        """Return the measure of each pair (rows) in ``count`` draws (columns): of descriptions in a random order."""
+        drawn = np.full((len(pairs), max(count, 1)), np.nan)
+        for number in range(count):
+            one, other = sides(torch.randperm(m, generator=generator))
+            drawn[:, number] = [measure.compare(one[i], other[j]) for i, j in pairs]
             bar.update()
         return drawn
 
@@ -116,8 +120,7 @@ def score_pairs(
         halved, lambda order: [[measure.describe(measure.select(k, order[: m // 2])) for k in side] for side in kernels]
     )
     bar.close()
-    columns_of = zip(values, *(table.double().numpy().T for table in (on_sample, null, halves)))
-    return [_score(measure.name, value, n, m, *found) for value, *found in columns_of]
+    return [_score(measure.name, value, n, m, *found) for value, *found in zip(values, on_sample, null, halves)]
 
 
 def _score(

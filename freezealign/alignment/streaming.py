@@ -8,7 +8,7 @@ from freezealign.alignment.measure import FEW, Measure, MomentMeasure
 from freezealign.alignment.registry import find_measure
 from freezealign.alignment.sample import PairSample
 from freezealign.alignment.significance import PERMUTATIONS, RESAMPLES, AlignmentScore, score_pairs
-from freezealign.alignment.vectors import Vectors, check_counts, check_pair
+from freezealign.alignment.vectors import Vectors, check_counts, check_spaces
 
 
 class Alignment:
@@ -79,8 +79,8 @@ class Alignment:
         x, y = (Vectors(vectors, name) for vectors, name in zip(self.kept.pairs(), ("x", "y")))
         if self.sums and self.n > len(x):
             assert isinstance(self.measure, MomentMeasure)
-            return self.measure.checked(self.measure.from_moments(self.sums, 0, 1))
-        check_pair(x, y, self.measure.least)
+            return self.measure.checked(self.measure.value(self.sums))
+        check_spaces([x, y], self.measure.least)
         return self.measure.measure_pairs([x], [y], [(0, 0)])[0]
 
     def compute(

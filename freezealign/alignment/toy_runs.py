@@ -8,13 +8,13 @@ output states them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import normalize
 
 from freezealign.alignment.cka import linear_cka
 from freezealign.alignment.neighbours import K, mutual_knn
@@ -22,8 +22,14 @@ from freezealign.alignment.streaming import measure_alignment
 from freezealign.modules import LogitScale, ProjectionHead
 from freezealign.training.losses import ContrastiveLoss
 
-MEASURES = {"cka": "unbiased CKA", "cka_biased": "biased CKA", "mutual_knn": f"mutual {K}-NN"}
-OUTCOMES = {"loss": "training loss", "held_out_loss": "held-out loss", "recall_at_1": "held-out R@1"}
+PLANNED = ["run", "arm", "seed", "dim", "stretch", "first_gain", "second_gain", "first_noise", "second_noise"]
+"""What is known of a run before it: its number, its arm, its seed, and how its spaces are made."""
+MEASURED = ["cka", "cka_low", "cka_high", "cka_biased", "mutual_knn", "loss", "held_out_loss", "recall_at_1"]
+"""What is found: unbiased CKA with its 95% interval, biased CKA and mutual kNN of the training pairs before training;
+their loss after it; of the held-out pairs the loss, which is log(n) of n pairs if all logits are equal, and R@1, the
+mean of both directions."""
+ToyRun = dict[str, Any]
+"""A row of ``toy.csv``: PLANNED and MEASURED."""
 
 
 @dataclass(frozen=True)
@@ -34,46 +40,28 @@ class ToySettings:
     items varies, at one level of noise in every dimension. In ``stretch``, an invertible linear map stretches both
     spaces, which takes no information from them and which a linear projector can undo, but to which CKA is not blind.
 
-    Args:
-        seed: Each run has its own, which follows from this one and the number of the run.
-        train: Pairs to train on; the measures see these.
-        held_out: Further pairs, for the held-out loss and R@1.
-        dim: Width of the latent items and of both spaces, except in the arm ``width``.
-        shared_dim: Width of the shared space.
-        iterations: Steps of AdamW, each on all training pairs.
-        learning_rate: Of AdamW; its weight decay is 0.01.
-        temperature: Of the loss. It is not trained, so that losses of different runs are on one scale.
-        noises: Levels of noise in the arm ``noise``, the same for both spaces.
-        runs_per_noise: Runs at each; likewise ``runs_per_width`` and ``runs_per_stretch``.
-        gains: Range of the gain of a map in the arm ``noise``, drawn log-uniformly for each space. At 0.3 a map is
-            almost linear, at 10 almost a sign function.
-        widths: Of both spaces and of the latent items in the arm ``width``.
-        stretches: Ratios of the largest to the smallest factor in the arm ``stretch``.
-        fixed_noise: Level of noise in the arms ``width`` and ``stretch``; ``fixed_gain`` is the gain there.
-        resamples: Of the bootstrap over runs.
-
     Raises:
         ValueError: If a number is out of range; the message names it.
     """
 
-    seed: int = 0
-    train: int = 256
-    held_out: int = 256
-    dim: int = 16
+    seed: int = 0  # each run has its own, which follows from this one and the number of the run
+    train: int = 256  # pairs to train on; the measures see these
+    held_out: int = 256  # further pairs, for the held-out loss and R@1
+    dim: int = 16  # of the latent items and of both spaces, except in the arm width
     shared_dim: int = 16
-    iterations: int = 500
+    iterations: int = 500  # steps of AdamW, each on all training pairs; its weight decay is 0.01
     learning_rate: float = 0.01
-    temperature: float = 0.07
-    noises: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    temperature: float = 0.07  # not trained, so that losses of different runs are on one scale
+    noises: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # the same for both spaces
     runs_per_noise: int = 6
-    gains: tuple[float, float] = (0.3, 10.0)
+    gains: tuple[float, float] = (0.3, 10.0)  # drawn log-uniformly: from almost linear to almost a sign function
     widths: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
     runs_per_width: int = 3
-    stretches: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
+    stretches: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)  # ratios of the largest to the smallest factor
     runs_per_stretch: int = 5
-    fixed_noise: float = 2.0
+    fixed_noise: float = 2.0  # in the arms width and stretch, and so is the gain
     fixed_gain: float = 1.0
-    resamples: int = 1000
+    resamples: int = 1000  # of the bootstrap over runs
 
     def __post_init__(self) -> None:
         runs = ("runs_per_noise", "runs_per_width", "runs_per_stretch", "resamples")
@@ -98,40 +86,8 @@ class ToySettings:
         return cls(**few | changes)
 
 
-@dataclass(frozen=True)
-class ToyRun:
-    """One run: a row of ``toy.csv``.
-
-    First its number, its arm and its seed; then how the spaces were made, as :func:`make_spaces` takes it. ``cka``,
-    unbiased with its 95% interval, ``cka_biased`` and ``mutual_knn`` are of the training pairs before training,
-    ``loss`` is of these after it. ``held_out_loss``, which is log(n) of n pairs if all logits are equal, and
-    ``recall_at_1``, the mean of both directions, are of the held-out pairs.
-    """
-
-    run: int
-    arm: str
-    seed: int
-    dim: int
-    stretch: float
-    first_gain: float
-    second_gain: float
-    first_noise: float
-    second_noise: float
-    cka: float
-    cka_low: float
-    cka_high: float
-    cka_biased: float
-    mutual_knn: float
-    loss: float
-    held_out_loss: float
-    recall_at_1: float
-
-
-COLUMNS = [field.name for field in fields(ToyRun)]
-
-
-def plan_runs(s: ToySettings) -> list[dict[str, Any]]:
-    """Return for each run what it varies: the fields of :class:`ToyRun` that are known before it."""
+def plan_runs(s: ToySettings) -> list[ToyRun]:
+    """Return for each run what it varies: what is PLANNED."""
     levels = [("noise", noise, s.dim, 1.0) for noise in s.noises for _ in range(s.runs_per_noise)]
     levels += [("width", s.fixed_noise, width, 1.0) for width in s.widths for _ in range(s.runs_per_width)]
     levels += [("stretch", s.fixed_noise, s.dim, ratio) for ratio in s.stretches for _ in range(s.runs_per_stretch)]
@@ -142,20 +98,20 @@ def plan_runs(s: ToySettings) -> list[dict[str, Any]]:
         if arm == "noise":
             lowest, highest = np.log(s.gains)
             gains = np.exp(np.random.default_rng(gain_seed).uniform(lowest, highest, 2)).tolist()
-        plans.append(dict(zip(COLUMNS, (run, arm, seed, dim, stretch, *gains, noise, noise))))
+        plans.append(dict(zip(PLANNED, (run, arm, seed, dim, stretch, *gains, noise, noise))))
     return plans
 
 
-def do_run(settings: ToySettings, plan: dict[str, Any]) -> ToyRun:
+def do_run(settings: ToySettings, plan: ToyRun) -> ToyRun:
     """Make the spaces of one run, measure the training pairs, then train."""
-    _, _, seed, dim, stretch, *gains_noises = plan.values()
-    n = settings.train + settings.held_out
-    spaces = make_spaces(n, dim, tuple(gains_noises[:2]), tuple(gains_noises[2:]), stretch, seed=seed)
+    n, seed = settings.train + settings.held_out, plan["seed"]
+    gains, noises = ((plan[f"first_{name}"], plan[f"second_{name}"]) for name in ("gain", "noise"))
+    spaces = make_spaces(n, plan["dim"], gains, noises, plan["stretch"], seed=seed)
     first, second = (space[: settings.train] for space in spaces)
     score = measure_alignment(first, second, "cka", permutations=1, seed=seed, show_progress_bar=False)
     biased, neighbours = linear_cka(first, second, unbiased=False), mutual_knn(first, second)
-    measured = [score.value, score.low, score.high, biased, neighbours, *train_projectors(*spaces, settings, seed)]
-    return ToyRun(*plan.values(), *measured)
+    measured = score.value, score.low, score.high, biased, neighbours, *train_projectors(*spaces, settings, seed)
+    return plan | dict(zip(MEASURED, measured))
 
 
 def make_spaces(
@@ -166,15 +122,8 @@ def make_spaces(
     The latent items Z are uniform in [-1, 1]. Each space is tanh(gain · √3 · Z Q) P with random rotations Q and P of
     its own, scaled to unit standard deviation, plus noise · uniform [0, 1]. The more gain, the less linear the map; the
     √3 makes a gain that of unit variance. No map loses a dimension, so that without noise both spaces hold all of Z.
-
-    Args:
-        n: Items.
-        dim: Width.
-        gains: Of each map.
-        noises: Of each space.
-        stretch: Above 1, each space is last rotated at random and its dimensions multiplied by factors from
-            stretch^-½ to stretch^½, evenly spaced on a log scale: invertible and linear, and noise is stretched too.
-        seed: Of all that is random.
+    With a ``stretch`` above 1, each space is last rotated at random and its dimensions multiplied by factors from
+    stretch^-½ to stretch^½, evenly spaced on a log scale: invertible and linear, and noise is stretched too.
     """
     generator = torch.Generator().manual_seed(seed)
     latent = 2 * torch.rand(n, dim, generator=generator) - 1
@@ -192,7 +141,7 @@ def make_spaces(
 
 
 def train_projectors(first: Tensor, second: Tensor, settings: ToySettings, seed: int = 0) -> tuple[float, float, float]:
-    """Train a linear projector for each space, full batches, and return the :data:`OUTCOMES`.
+    """Train a linear projector for each space, full batches, and return training loss, held-out loss and held-out R@1.
 
     Of (n, d) and (n, e), the first ``settings.train`` rows are trained on and the others held out. The state of torch's
     global generator is left as it was.
@@ -205,7 +154,7 @@ def train_projectors(first: Tensor, second: Tensor, settings: ToySettings, seed:
 
     def embed(rows: slice) -> list[Tensor]:
         vectors = [head({"sentence_embedding": space[rows]}) for head, space in zip(heads, (first, second))]
-        return [functional.normalize(features["sentence_embedding"], dim=-1) for features in vectors]
+        return [normalize(features["sentence_embedding"], dim=-1) for features in vectors]
 
     train = slice(settings.train)
     for _ in range(settings.iterations):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from freezealign.features import FeatureStore
 from freezealign.modality import modality_of
 from freezealign.modules import Pooling
+from freezealign.moments import moderate
 
 CHUNK = 4096
 """Items read at once."""
@@ -25,7 +26,7 @@ class Vectors:
         name: What errors call them.
 
     Raises:
-        ValueError: If they are not (n, d).
+        ValueError: If they are not (n, d), or no real numbers.
     """
 
     def __init__(self, vectors: Any, name: str = "x") -> None:
@@ -33,6 +34,8 @@ class Vectors:
             vectors = np.asarray(vectors)
         if len(vectors.shape) != 2 or not vectors.shape[1]:
             raise ValueError(f"{name} must be vectors (n, d), one row an item, got the shape {tuple(vectors.shape)}.")
+        if getattr(vectors.dtype, "kind", "c" if getattr(vectors.dtype, "is_complex", False) else "f") not in "biuf":
+            raise ValueError(f"{name} must hold real numbers, got {vectors.dtype}.")
         self.vectors, self.name = vectors, name
 
     def __len__(self) -> int:
@@ -42,7 +45,7 @@ class Vectors:
         """Return those of some items as float32, or float64 where they are.
 
         Raises:
-            ValueError: If one holds NaN or infinity; the message gives its position.
+            ValueError: If some hold NaN or infinity; the message gives their positions, ten at most.
         """
         index = np.asarray(index)
         loaded = self._load(index)
@@ -51,14 +54,13 @@ class Vectors:
         vectors = torch.as_tensor(loaded).detach()
         if vectors.dtype != torch.float64:
             vectors = vectors.float()
-        finite = torch.isfinite(vectors).all(1)
-        if not finite.all():
-            raise ValueError(f"{self.name}: item {int(index[int(finite.int().argmin())])} holds NaN or infinity.")
+        if bad := index[~torch.isfinite(vectors).all(1).cpu().numpy()].tolist():
+            raise ValueError(f"{self.name}: NaN or infinity in {len(bad)} items, the first {bad[:10]}.")
         return vectors
 
     def all(self) -> Tensor:
-        """Return those of every item."""
-        return self.take(np.arange(len(self)))
+        """Return those of every item, on a scale that can be squared; see :func:`balanced`."""
+        return balanced(self.take(np.arange(len(self))))
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield all in order, ``CHUNK`` at once."""
@@ -84,12 +86,7 @@ class StoreVectors(Vectors):
     """
 
     def __init__(
-        self,
-        store: FeatureStore,
-        modality: str,
-        items: np.ndarray,
-        columns: slice = slice(None),
-        name: str | None = None,
+        self, store: FeatureStore, modality: str, items: np.ndarray, columns: slice = slice(None), name: str = ""
     ) -> None:
         self.features, self.modality, self.columns = store.select(items), modality, columns
         self.name = f"the {modality} features of '{name or store.origins[modality].name}'"
@@ -112,24 +109,28 @@ class StoreVectors(Vectors):
         return sums / counts[:, None]
 
 
-def check_pair(x: Vectors, y: Vectors, least: int) -> None:
-    """Make sure that two spaces can be compared.
-
-    Raises:
-        ValueError: If they have different numbers of items or fewer than ``least``, or one has equal vectors only.
-    """
-    check_counts(x, y)
-    for vectors in (x, y):
-        check_space(vectors, least)
+def balanced(x: Tensor) -> Tensor:
+    """Return vectors divided by a power of two, without rounding, where their squares would leave float32."""
+    if moderate(x):
+        return x
+    numbers = x.cpu().numpy()
+    return torch.from_numpy(np.ldexp(numbers, -np.frexp(np.abs(numbers).max())[1])).to(x.device)
 
 
-def check_space(vectors: Vectors, least: int) -> None:
+def unit_rows(x: Tensor) -> Tensor:
+    """Return rows of length 1, however large or small they were; those of zeros stay zeros."""
+    x = x / torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+    return x.div_(x.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny))
+
+
+def check_spaces(spaces: Sequence[Vectors], least: int) -> None:
     """Raise a ``ValueError`` if a space has fewer items than ``least``, or equal vectors only."""
-    if len(vectors) < least:
-        raise ValueError(f"at least {least} items are needed, got {len(vectors)}.")
-    first = vectors.take(np.arange(1))
-    if all((chunk == first).all() for chunk in vectors.chunks()):
-        raise ValueError(f"{vectors.name} is constant: all its {len(vectors):,} vectors are equal.")
+    for space in spaces:
+        if len(space) < least:
+            raise ValueError(f"at least {least} items are needed, got {len(space)}.")
+        first = space.take(np.arange(1))
+        if all((chunk == first).all() for chunk in space.chunks()):
+            raise ValueError(f"{space.name} is constant: all its {len(space):,} vectors are equal.")
 
 
 def check_counts(x: Vectors, y: Vectors) -> None:

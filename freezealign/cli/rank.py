@@ -33,6 +33,9 @@ def rank(
     batch_size: ItemsABatch = 32,
     stamps: Annotated[Path | None, typer.Option(help="Folder of the Tux Paint stamps.")] = None,
     seed: Annotated[int, typer.Option(help="Of samples, shuffles and halves.")] = 0,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first encoder that fails and at the first bad item.")
+    ] = False,
 ) -> None:
     """Find the vision and text encoder whose spaces are most alike, **before** training anything.
 
@@ -54,12 +57,14 @@ def rank(
         max_items=max_items,
         batch_size=batch_size,
         seed=seed,
+        strict=strict,
     )
     ranking.save(output)
     console = Console()
     for header, rows in (ranking.cost_summary(), ranking.summary()):
         _print_table(console, header, rows)
-    console.print(ranking.recommendation(), highlight=False)
+    for line in (*ranking.left_out_summary(), ranking.recommendation()):
+        console.print(line, highlight=False, markup=False)
     console.print(f"Saved [bold]{output}[/]: ranking.json, ranking.png, features/")
 
 

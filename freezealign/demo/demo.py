@@ -16,7 +16,7 @@ from freezealign.evaluation import RetrievalEvaluator, ZeroShotClassificationEva
 from freezealign.features import Level
 from freezealign.features.folder import FORMAT_VERSION
 from freezealign.model import FreezeAlign
-from freezealign.samples import Sample, SampleSet, pairs
+from freezealign.samples import SampleSet, load_openmoji, load_tuxpaint, pairs
 from freezealign.training.arguments import InitKind
 
 ENCODERS = ("efficientnet-lite2", "use-multilingual")
@@ -32,16 +32,12 @@ def load_data(data: str, stamps: str | Path | None = None, fold: int = 0) -> Sam
         ValueError: If there is no such set, or ``tuxpaint`` comes without the folder of its stamps.
     """
     if data == "openmoji":
-        from freezealign.samples import load_openmoji
-
         return load_openmoji()
-    if data == "tuxpaint":
-        from freezealign.samples import load_tuxpaint
-
-        if stamps is None:
-            raise ValueError("say where the stamps are: --stamps DIR; 'make stamps' fetches them.")
-        return load_tuxpaint(stamps, fold)
-    raise ValueError(f"no data called '{data}'; choose openmoji or tuxpaint.")
+    if data != "tuxpaint":
+        raise ValueError(f"no data called '{data}'; choose openmoji or tuxpaint.")
+    if stamps is None:
+        raise ValueError("say where the stamps are: --stamps DIR; 'make stamps' fetches them.")
+    return load_tuxpaint(stamps, fold)
 
 
 def run_demo(
@@ -86,12 +82,15 @@ def run_demo(
         images = model.extract_features(pictures, cache / "test-images", modalities=["image"], **options)
         unreadable = {entry.index for entry in images.skipped}
         test = [sample for index, sample in enumerate(samples.test) if index not in unreadable]
-        retrieval = retrieval_evaluator(images["image"], test, samples.languages).precompute(model, cache / "test")
+        captions = {code: [sample.captions.get(code) for sample in test] for code in samples.languages}
+        retrieval = RetrievalEvaluator(images["image"], captions, name="retrieval").precompute(model, cache / "test")
+        # a class without a name in a language keeps its English one, and the report says so
+        names = {code: [s.captions.get(code) or s.captions["en"] for s in test] for code in ZERO_SHOT_LANGUAGES}
+        zero_shot = ZeroShotClassificationEvaluator(images["image"], range(len(test)), names, name="zero_shot")
     with stage("Training"):
         model.fit(store, init=init, epochs=epochs, seed=seed, data_name=f"{samples.name}, English captions")
     with stage("Evaluation"):
-        recalls = retrieval(model)
-        accuracies = zero_shot_evaluator(images["image"], test)(model)
+        recalls, accuracies = retrieval(model), zero_shot(model)
     with stage("Picture"):
         draw_queries(output / "queries.png", model, test, images["image"], PICTURE_LANGUAGES)
     model.save_pretrained(output / "model")
@@ -110,32 +109,10 @@ def timed(announce: Callable[[str], None], seconds: dict[str, float], stage: str
     seconds[stage] = time.perf_counter() - start
 
 
-def retrieval_evaluator(images: Any, test: Sequence[Sample], languages: Sequence[str]) -> RetrievalEvaluator:
-    """Return retrieval of the held-out pictures in every language; a missing caption is left out."""
-    captions = {language: [sample.captions.get(language) for sample in test] for language in languages}
-    return RetrievalEvaluator(images, captions, name="retrieval")
-
-
-def zero_shot_evaluator(images: Any, test: Sequence[Sample]) -> ZeroShotClassificationEvaluator:
-    """Return classification of the held-out pictures by their own names, bare, in three languages.
-
-    A class without a name in a language keeps its English one, and the report says so.
-    """
-    names = {
-        language: [sample.captions.get(language) or sample.captions["en"] for sample in test]
-        for language in ZERO_SHOT_LANGUAGES
-    }
-    return ZeroShotClassificationEvaluator(images, range(len(test)), names, name="zero_shot")
-
-
 def feature_cache(model: FreezeAlign, samples: SampleSet) -> Path:
     """Return the folder in the user's cache for the features of these encoders on this data."""
     from huggingface_hub import cached_assets_path
 
-    identity = [
-        str(FORMAT_VERSION),
-        samples.digest(),
-        *(str(encoder.get_config_dict()) for encoder in model.encoders.values()),
-    ]
-    key = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:16]
+    encoders = [str(encoder.get_config_dict()) for encoder in model.encoders.values()]
+    key = hashlib.sha256("\n".join([str(FORMAT_VERSION), samples.digest(), *encoders]).encode()).hexdigest()[:16]
     return Path(cached_assets_path("freezealign", "features", key))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezealign.figures import new_figure
+from freezealign.figures import new_figure, save_figure
 from freezealign.images import read_image
 from freezealign.samples import Sample
 
@@ -21,7 +22,8 @@ def draw_queries(
 ) -> None:
     """Draw one query a language, the five best images with their cosine, and a frame round the right one.
 
-    The queries are not chosen by result: sample number i of the list, evenly spaced, is asked in language number i.
+    The queries are not chosen by result: sample number i of the list, evenly spaced, is asked in language number i, or
+    the first sample that has a caption in it.
 
     Args:
         path: The PNG to write.
@@ -31,8 +33,10 @@ def draw_queries(
         languages: Languages to ask in; those that the data lacks are left out.
     """
     languages = [language for language in languages if any(language in sample.captions for sample in samples)]
-    asked = [samples[len(samples) * i // len(languages)] for i in range(len(languages))]
-    asked = [_with_caption(sample, samples, language) for sample, language in zip(asked, languages)]
+    asked = []
+    for number, language in enumerate(languages):
+        places = (samples[len(samples) * number // len(languages)], *samples)
+        asked.append(next(sample for sample in places if language in sample.captions))
     texts = [sample.captions[language] for sample, language in zip(asked, languages)]
     scores = model.similarity(model.encode_text(texts), model.encode_image(images, show_progress_bar=False))
     figure = new_figure(11, 1.5 * len(languages))
@@ -42,12 +46,7 @@ def draw_queries(
         values, indices = scores[row].topk(BEST)
         for axis, value, index in zip(axes[row][1:], values.tolist(), indices.tolist()):
             _draw_image(axis, samples[index], value, right=samples[index] is sample)
-    figure.savefig(path, dpi=100)
-
-
-def _with_caption(sample: Sample, samples: Sequence[Sample], language: str) -> Sample:
-    """Return ``sample``, or the first one that has a caption in ``language``."""
-    return sample if language in sample.captions else next(s for s in samples if language in s.captions)
+    save_figure(figure, path, dpi=100)
 
 
 def _draw_text(axis: Any, sample: Sample, language: str) -> None:
@@ -66,6 +65,4 @@ def _draw_image(axis: Any, sample: Sample, score: float, right: bool) -> None:
 
 
 def _wrap(text: str, width: int = 28) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, width)[:3])

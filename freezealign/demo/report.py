@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezealign.files import write_json
+from freezealign.files import write_atomically, write_json_atomically
 from freezealign.inputs import Skipped
 from freezealign.markdown import markdown_table, score_cell
 from freezealign.samples import SampleSet
@@ -50,30 +50,31 @@ class DemoReport:
     @property
     def headline(self) -> dict[str, float]:
         """English T2I R@1 and R@10, and the mean over the other languages."""
-        others = self.samples.languages[1:]
+        languages = {"English": ["en"], "Other languages, mean": self.samples.languages[1:]}
         return {
-            "English T2I R@1": self.retrieval["en_t2i_R@1"],
-            "English T2I R@10": self.retrieval["en_t2i_R@10"],
-            "Other languages, mean T2I R@1": sum(self.retrieval[f"{code}_t2i_R@1"] for code in others) / len(others),
-            "Other languages, mean T2I R@10": sum(self.retrieval[f"{code}_t2i_R@10"] for code in others) / len(others),
+            f"{name} T2I R@{k}": sum(self.retrieval[f"{code}_t2i_R@{k}"] for code in codes) / len(codes)
+            for name, codes in languages.items()
+            for k in (1, 10)
         }
 
     def tables(self) -> list[Table]:
         """Return every table of the report."""
+        numbers = {"trained": f"{self.trained:,}", "total": f"{self.total:,}", "temperature": f"{self.temperature:.4f}"}
+        parameters = [list(row) for row in numbers.items()]
         return [
             self._retrieval_table("t2i", "Text to image"),
             self._retrieval_table("i2t", "Image to text"),
             self._zero_shot_table(),
             ("In short", ["", ""], [[name, f"{value:.3f}"] for name, value in self.headline.items()]),
-            self._parameter_table(),
+            ("Parameters", ["", ""], parameters),
             ("Seconds", ["stage", "seconds"], [[stage, f"{value:.1f}"] for stage, value in self.seconds.items()]),
         ]
 
     def write(self, folder: Path) -> None:
         """Write ``report.md`` and ``report.json``."""
-        (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
+        write_atomically(folder / "report.md", lambda file: file.write(self.to_markdown().encode()))
         content = {"retrieval": self.retrieval, "zero_shot": self.zero_shot, "headline": self.headline}
-        write_json(folder / "report.json", {**content, "seconds": self.seconds})
+        write_json_atomically(folder / "report.json", {**content, "seconds": self.seconds})
 
     def to_markdown(self) -> str:
         """Return the report as Markdown."""
@@ -96,32 +97,19 @@ class DemoReport:
         header = ["language", "n", *(f"R@{k}" for k in KS), "median rank"]
         rows = []
         for code in self.samples.languages:
-            prefix = f"{code}_{direction}"
-            cells = [score_cell(self.retrieval, f"{prefix}_R@{k}") for k in KS]
-            rows.append(
-                [code, str(self.retrieval[f"{code}_n_images"]), *cells, f"{self.retrieval[f'{prefix}_median_rank']:g}"]
-            )
+            cells = [score_cell(self.retrieval, f"{code}_{direction}_R@{k}") for k in KS]
+            rank = f"{self.retrieval[f'{code}_{direction}_median_rank']:g}"
+            rows.append([code, str(self.retrieval[f"{code}_n_images"]), *cells, rank])
         chance = [f"{self.retrieval[f'en_{direction}_R@{k}_chance']:.3f}" for k in KS]
         n = self.retrieval["en_n_images"]
         return title, header, [*rows, ["chance", str(n), *chance, f"{(n + 1) / 2:g}"]]
 
     def _zero_shot_table(self) -> Table:
         codes = [key.removesuffix("_top1") for key in self.zero_shot if key.endswith("_top1")]
-        rows = [
-            [code, score_cell(self.zero_shot, f"{code}_top1"), score_cell(self.zero_shot, f"{code}_top5")]
-            for code in codes
-        ]
+        rows = [[code, *(score_cell(self.zero_shot, f"{code}_top{k}") for k in (1, 5))] for code in codes]
         chance = [f"{self.zero_shot[f'{codes[0]}_top{k}_chance']:.3f}" for k in (1, 5)]
         title = f"Zero-shot classification among {self.zero_shot[f'{codes[0]}_n_classes']} held-out names"
         return title, ["language", "top-1", "top-5"], [*rows, ["chance", *chance]]
-
-    def _parameter_table(self) -> Table:
-        rows = [
-            ["trained", f"{self.trained:,}"],
-            ["total", f"{self.total:,}"],
-            ["temperature", f"{self.temperature:.4f}"],
-        ]
-        return "Parameters", ["", ""], rows
 
     def _skipped_text(self) -> str:
         lines = [f"* {part} {entry.index}: {entry.reason}" for part, some in self.skipped.items() for entry in some]

@@ -114,12 +114,12 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
 
 
 def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
-    """Return ``pair`` with every item read as its encoder takes it.
+    """Return ``pair`` with every item read as its encoder takes it; what has no encoder is left out.
 
     Raises:
         InputError: If an item cannot be read, or there is none of a modality.
     """
-    for key, items in pair.items.items():
-        if not items:
+    for key in encoders:
+        if not pair.items[key]:
             raise InputError(f"there is no {key}.")
-    return Pair({key: [encoders[key].read(item) for item in items] for key, items in pair.items.items()}, pair.id)
+    return Pair({key: [encoder.read(item) for item in pair.items[key]] for key, encoder in encoders.items()}, pair.id)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from freezealign.encoders import FrozenEncoder
+from freezealign.features import SHARD_SIZES
+from freezealign.features.extract import Extraction
 from freezealign.modality import MODALITIES, modality_of
 from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, RelativeHead, TokenProjector
 from freezealign.modules.projection import ProjectionKind
@@ -51,6 +54,12 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 def default_pooling(encoder: FrozenEncoder) -> Pooling:
     """Return how the recipes that pool first pool: CLS of an image, else the mean over tokens."""
     return Pooling("cls" if modality_of(encoder.modality).cls and encoder.encoder.has_cls else "mean")
+
+
+def pooled_extraction(encoder: FrozenEncoder, **settings: Any) -> Extraction:
+    """Return how one vector an item of an encoder is computed; ``settings`` are fields of :class:`Extraction`."""
+    poolings = {encoder.modality: default_pooling(encoder)}
+    return Extraction({encoder.modality: encoder}, poolings, shard_size=SHARD_SIZES["pooled"], **settings)
 
 
 def recipe_of(tower: Tower) -> str | None:

@@ -210,8 +210,10 @@ def test_plot_names_layers_and_leaves_out_unknown_sizes():
 
 
 def test_plot_of_one_pair_is_saved(tmp_path):
-    make({("large", "words"): 0.01}).plot(tmp_path / "pair.png")
-    assert matplotlib.image.imread(tmp_path / "pair.png").ndim == 3
+    for name in ("pair.png", "pair", "pair.jpg", "new/pair.png"):
+        make({("large", "words"): 0.01}).plot(tmp_path / name)
+        assert matplotlib.image.imread(tmp_path / (name if "." in name else "pair.png")).ndim == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "pair.jpg", "pair.png"]
 
 
 # On disk
@@ -230,6 +232,7 @@ def test_saving_writes_numbers_words_and_a_picture(tmp_path):
         "metrics": ["cka", "mutual_knn"],
         "recommendation": ranking.recommendation(),
         "pairs": ranking.table(),
+        "left_out": [],
     }
     picture = matplotlib.image.imread(tmp_path / "new" / "folder" / "ranking.png")
     assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 10

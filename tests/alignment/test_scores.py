@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from freezealign.alignment import (
     CKNNA,
@@ -17,6 +18,7 @@ from freezealign.alignment import (
     linear_cka,
     measure_alignment,
 )
+from freezealign.alignment.significance import score_pairs
 
 SMALL = {name: make(3) if (make := METRICS[name]) in (MutualKNN, CKNNA) else make() for name in METRICS}
 
@@ -234,3 +236,14 @@ def test_more_dimensions_than_items_prove_nothing_by_canonical_correlation():
 def test_halves_that_canonical_correlation_cannot_tell_apart_are_no_interval():
     score = measure_alignment(*independent(0, 100, 60, 60), "cca", permutations=1, resamples=30)
     assert math.isnan(score.low) or score.high - score.low > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("mutual_knn", "cknna")])
+def test_a_sample_or_halves_on_which_the_measure_is_not_defined_say_so(name):
+    x, y = (torch.from_numpy(space) for space in correlated(9, 60, 3, 0.5))
+    draws = {"permutations": 5, "resamples": 9, "show_progress_bar": False}
+    with pytest.raises(ValueError, match=f"{name} of x and y is not defined"):
+        score_pairs(SMALL[name], [0.5], 9000, [torch.ones_like(x)], [y], [(0, 0)], **draws)
+    x[2:] = x[2]  # a quarter of the halves are without the two that are others
+    [score] = score_pairs(SMALL[name], [0.5], 9000, [x], [y], [(0, 0)], **draws)
+    assert math.isfinite(score.threshold) and math.isnan(score.low) and math.isnan(score.high)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
-import time
+import re
 from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+from pandas import DataFrame
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -167,7 +169,7 @@ def test_measures_describe_every_space_once_for_all_its_pairs():
     described = []
 
     class Counting(MutualKNN):
-        def measure_many(self, xs, ys, pairs):
+        def measure_many(self, spaces, pairs):
             raise AssertionError("so few items are described by matrices")
 
         def kernel(self, x):
@@ -179,58 +181,48 @@ def test_measures_describe_every_space_once_for_all_its_pairs():
     assert len(described) == 2 * 4  # once for the measure, once for its null and interval
 
 
-def test_costs_are_those_of_the_encoders(dinov2_folder, bert_folder):
-    function = frozen(Planted(0, 1), "image", parameters=7)
-    ranking = rank({"tiny": function, "dino": dinov2_folder}, [bert_folder])
-    for name, encoder in {"tiny": function, "dino": FrozenEncoder(dinov2_folder), bert_folder: None}.items():
-        encoder = encoder or FrozenEncoder(bert_folder)
-        cost = (ranking.vision_costs | ranking.text_costs)[name]
-        assert (cost.parameters, cost.dim) == (encoder.num_parameters(), encoder.get_embedding_dimension())
-        assert cost.milliseconds > 0
+def test_costs_are_those_of_the_encoders_of_each_side(dinov2_folder, bert_folder, monkeypatch):
+    monkeypatch.setattr(candidates, "settled_seconds", lambda run: run() or 0.032)
+    vision = {"x": frozen(Planted(0, 1), "image", parameters=10), "dino": dinov2_folder}
+    text = {"x": frozen(Planted(0, 2), "text", parameters=3), "bert": bert_folder}
+    rows = {(row["vision"], row["text"]): row for row in rank(vision, text).table()}
+    real = [(e.num_parameters(), e.get_embedding_dimension()) for e in map(FrozenEncoder, (dinov2_folder, bert_folder))]
+    for names, (image, caption) in {("x", "x"): ((10, 6), (3, 6)), ("dino", "bert"): real}.items():
+        found = rows[names]
+        assert (found["vision_parameters"], found["vision_dim"]) == image
+        assert (found["text_parameters"], found["text_dim"]) == caption
+        assert found["vision_milliseconds"] == found["text_milliseconds"] == 2  # of 16 items
 
 
-@pytest.mark.parametrize("durations", [[9, 9, 9, 9, 2], [9, 7, 5, 4, 3, 2], [2], [9, 9, 2, 3, 3, 3, 3]])
-def test_an_encoder_is_timed_until_its_runs_settle(monkeypatch, durations):
+def test_an_encoder_is_timed_on_one_item_of_each_of_sixteen_pairs(monkeypatch):
+    monkeypatch.setattr(candidates, "settled_seconds", lambda run: run() or 1)
+    vision, text = planted()
+    rank(vision, text, [(image, [caption] * 3) for image, caption in PAIRS])
+    for side, count in ((vision, 1), (text, 3)):
+        assert all(sum(e.encoder.function.seen.values()) == count * N + 16 for e in side.values())
+
+
+@pytest.mark.parametrize(
+    ("durations", "found"),
+    [
+        ([9, 9, 9, 9, 2], 2),
+        ([9, 7, 5, 4, 3, 2], 2),
+        ([2], 2),
+        ([9, 9, 2, 3, 3, 3, 3], 2),
+        ([2**-k for k in range(60)], 2**-49),  # it ends
+    ],
+)
+def test_an_encoder_is_timed_until_its_runs_settle(monkeypatch, durations, found):
     """What they take first, while the machine wakes up, is not what they cost."""
     left, now = iter([100, *durations, *[2] * 9]), [0.0]
     monkeypatch.setattr(candidates.time, "perf_counter", lambda: now[0])
-    assert candidates.settled_seconds(lambda: now.append(now.pop() + next(left))) == 2
-
-
-def test_timing_ends(monkeypatch):
-    now = [0.0, 100.0]
-
-    def run() -> None:
-        now[:] = now[0] + now[1], now[1] / 2
-
-    monkeypatch.setattr(candidates.time, "perf_counter", lambda: now[0])
-    assert 0 < candidates.settled_seconds(run) < 1
-
-
-def test_the_first_encoder_does_not_pay_for_a_machine_that_wakes_up():
-    calls = []
-
-    class Waking(Planted):
-        def __call__(self, items):
-            calls.append(len(items))
-            time.sleep(0.03 if len(calls) < 6 else 0.002)
-            return super().__call__(items)
-
-    vision = {str(seed): frozen(Waking(0, seed), "image") for seed in range(2)}
-    first, second = rank(vision, planted()[1]).vision_costs.values()
-    assert first.milliseconds < 3 * second.milliseconds
-
-
-def test_costs_of_both_sides_are_kept_apart_where_names_are_equal():
-    image, text = frozen(Planted(0, 1), "image", parameters=10), frozen(Planted(0, 2), "text", parameters=3)
-    [row] = rank([image], [text]).table()
-    assert (row["vision_parameters"], row["text_parameters"]) == (10, 3)
+    assert candidates.settled_seconds(lambda: now.append(now.pop() + next(left))) == pytest.approx(found)
 
 
 def test_sides_may_be_of_any_modality():
     data = [{"sound": number, "image": image} for number, image in enumerate(PICTURES)]
     sounds = {"a": frozen(lambda items: Planted(0, 5).vectors[items], "sound")}
-    ranking = rank({"near": frozen(Planted(0, 2), "image")}, sounds, data)
+    ranking = rank(frozen(Planted(0, 2), "image"), sounds, data)  # one may stand alone
     assert ranking.best.scores["cka"].p_value == 1 / 40
 
 
@@ -282,21 +274,16 @@ def ones(items: list) -> np.ndarray:
     return np.ones((len(items), 6), np.float32)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_layer_with_the_shared_latent_is_found_wherever_it_is(order):
-    text = FrozenEncoder(Layered(*(Planted(latent, 7 + latent) for latent in order)))
-    ranking = rank(
-        {"near": frozen(Planted(0, 2), "image"), "two": frozen(Planted(2, 3), "image")}, [text], layers="all"
-    )
-    assert {pair.vision: pair.layers for pair in ranking.pairs} == {
-        "near": (1, order.index(0) + 1),
-        "two": (1, order.index(2) + 1),
-    }
+ORDERS = [*itertools.permutations((0, 1, 2)), (None, 0, 2), (0, None, 2), (None, 2, None, 0)]
 
 
-def test_layer_that_is_constant_is_not_chosen():
-    text = FrozenEncoder(Layered(ones, Planted(0, 3)))
-    assert rank({"near": frozen(Planted(0, 2), "image")}, {"text": text}, layers="all").best.layers == (1, 2)
+@pytest.mark.parametrize("latents", ORDERS)
+def test_layer_with_the_shared_latent_is_found_wherever_it_is(latents):
+    """``None`` is a layer that is constant."""
+    layers = [ones if latent is None else Planted(latent, 7 + latent) for latent in latents]
+    vision = {0: frozen(Planted(0, 2), "image"), 2: frozen(Planted(2, 3), "image")}
+    ranking = rank(vision, [FrozenEncoder(Layered(*layers))], layers="all")
+    assert {pair.vision: pair.layers for pair in ranking.pairs} == {k: (1, latents.index(k) + 1) for k in vision}
 
 
 def test_layers_of_functions_are_their_only_one():
@@ -377,6 +364,8 @@ def test_form_of_the_data_changes_nothing(tmp_path):
         "loader": DataLoader(PAIRS, batch_size=7, collate_fn=collate),
         "path": tmp_path / "pairs.csv",
         "name": str(tmp_path / "pairs.csv"),
+        "columns": {"image": PICTURES, "text": TEXTS},
+        "table": DataFrame({"image": PICTURES, "text": TEXTS}),
     }
     vision, text = planted()
     expected = rank(vision, text, metrics=("cka", "mutual_knn"))
@@ -389,23 +378,107 @@ def test_several_captions_count_as_their_mean():
     captions = [[f"{number} a", f"{number + 9} b", f"{number + 4} c"][: 1 + number % 3] for number in range(N)]
     means = np.stack([text(list(several)).mean(0) for several in captions])
     ranking = rank({"near": frozen(image, "image")}, {"words": frozen(text, "text")}, list(zip(PICTURES, captions)))
-    assert ranking.best.scores["cka"].n == N
     assert ranking.best.scores["cka"].value == pytest.approx(linear_cka(image(PICTURES), means), abs=1e-6)
-    assert ranking.best.scores["cka"].value < rank(*planted()).best.scores["cka"].value
 
 
-def test_bad_items_are_left_out_for_every_encoder_and_logged(caplog):
-    data = list(PAIRS)
-    data[5], data[20] = (b"nothing", TEXTS[5]), (PICTURES[20], "  ")
+# What fails
+
+
+class Picky(Planted):
+    """Fails on some numbers, or gives NaN for them."""
+
+    def __init__(self, *bad: int, value: float | None = None) -> None:
+        super().__init__(0, 3)
+        self.bad, self.value = set(bad), value
+
+    def __call__(self, items):
+        found = super().__call__(items)
+        for row, number in enumerate(map(number_of, items)):
+            if number in self.bad and self.value is None:
+                raise RuntimeError(f"no {number}, please")
+            found[row] = self.value if number in self.bad else found[row]
+        return found
+
+
+def changed(**items) -> list:
+    """The pairs, some of whose items are others: ``image5=…`` is the picture of pair 5."""
+    data = [list(pair) for pair in PAIRS]
+    for place, item in items.items():
+        side = "image" if place.startswith("image") else "text"
+        data[int(place.removeprefix(side))][side == "text"] = item
+    return [tuple(pair) for pair in data]
+
+
+def test_items_that_fail_are_left_out_for_every_encoder_and_listed(caplog):
     vision, text = planted()
+    text |= {"picky": frozen(Picky(9, 21), "text"), "nan": frozen(Picky(30, value=np.nan), "text")}
+    data = changed(image5=b"nothing", text20="  ", image3=b"", text12=[])
     with caplog.at_level(logging.WARNING):
         ranking = rank(vision, text, data, metrics=("cka", "mutual_knn"))
-    assert f"2 of {N} items are left out" in caplog.text  # those of both sides
-    assert "the first is 5" in caplog.text and "the first is 20" in caplog.text
-    rest = [pair for number, pair in enumerate(PAIRS) if number not in (5, 20)]
-    expected = rank(vision, text, rest, metrics=("cka", "mutual_knn"))
-    assert ranking.best.scores["cka"].n == N - 2
+    listed = {(entry.encoder, entry.index) for entry in ranking.left_out}
+    both = {(name, index) for name in vision for index in (3, 5)} | {
+        (name, index) for name in text for index in (12, 20)
+    }
+    assert listed == both | {("picky", 9), ("picky", 21), ("nan", 30)}
+    assert {entry.encoder: entry.reason for entry in ranking.left_out}["nan"].endswith("gave NaN or Inf for it.")
+    bad = {index for _, index in listed}
+    assert f"{len(bad)} of {N} items are left out" in caplog.text
+    assert ranking.best.scores["cka"].n == N - len(bad)
+    lines = ranking.left_out_summary()
+    assert len(lines) == 6 and lines[0].startswith("Left out: 2 items for the image encoder 'far'; the first is 3: ")
+    rest = [pair for number, pair in enumerate(PAIRS) if number not in bad]
+    expected = rank(vision, {name: frozen(Planted(0, 3), "text") if name in ("picky", "nan") else encoder
+                             for name, encoder in text.items()}, rest, metrics=("cka", "mutual_knn"))  # fmt: skip
     assert_same(ranking, expected)
+
+
+class Broken(Planted):
+    """Fails on everything."""
+
+    def __call__(self, items):
+        raise RuntimeError("out of order")
+
+
+FAILING = {
+    "no such name": ("dinov2-lrge", "ValueError: .*did you mean 'dinov2-large'"),
+    "always": (frozen(Broken(0, 3), "image"), "RuntimeError: out of order"),
+    "nan": (frozen(Picky(*range(50), value=np.nan), "image"), "ValueError: there is no pair .* gave NaN or Inf"),
+    "flat": (frozen(ones, "image"), "ValueError: .*'flat' is constant"),
+}
+
+
+@pytest.mark.parametrize("layers", ["last", "all"])
+def test_encoders_that_fail_are_listed_and_the_others_ranked(caplog, tmp_path, layers):
+    vision, text = planted()
+    failing = {name: encoder for name, (encoder, _) in FAILING.items()}
+    with caplog.at_level(logging.WARNING):
+        ranking = rank({"no such name": "", **vision} | failing, text, layers=layers)
+    assert_same(ranking, rank(vision, text, layers=layers))
+    assert [(entry.encoder, entry.modality, entry.index) for entry in ranking.left_out] == [
+        (name, "image", None) for name in FAILING
+    ]
+    for entry, line in zip(ranking.left_out, ranking.left_out_summary()):
+        assert re.match(FAILING[entry.encoder][1], entry.reason), entry
+        assert line == f"Left out: the image encoder '{entry.encoder}': {entry.reason}"
+        assert f"the image encoder '{entry.encoder}' is left out: " in caplog.text
+    ranking.save(tmp_path)
+    written = json.loads((tmp_path / "ranking.json").read_text())["left_out"]
+    assert written == [asdict(entry) for entry in ranking.left_out]
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_where_all_fail_or_in_strict_the_first_failure_is_raised(name):
+    encoder, message = FAILING[name]
+    for vision, options in (({name: encoder}, {}), ({**planted()[0], name: encoder}, {"strict": True})):
+        with pytest.raises((ValueError, RuntimeError)) as found:
+            rank(vision, planted()[1], **options)
+        assert options or re.match(message, f"{found.type.__name__}: {found.value}")
+
+
+def test_strict_raises_at_the_first_bad_item():
+    for data, message in ((changed(image5=b"nothing"), "pair 5: "), (changed(text20=" "), "pair 20: ")):
+        with pytest.raises(ValueError, match=message):
+            rank(*planted(), data, strict=True)
 
 
 # Features from stores
@@ -413,6 +486,7 @@ def test_bad_items_are_left_out_for_every_encoder_and_logged(caplog):
 
 def test_second_call_finds_the_features_of_the_first(tmp_path):
     vision, text = planted()
+    text["near"] = text.pop("letters")  # one name on both sides
     first = rank(vision, text, path=tmp_path / "new" / "features")
     assert len(list((tmp_path / "new" / "features").glob("*-*"))) == 4
     text["late"] = frozen(Planted(0, 9), "text")
@@ -421,7 +495,7 @@ def test_second_call_finds_the_features_of_the_first(tmp_path):
         assert encoder.encoder.function.seen[N - 1] == 1
     found, expected = scores_of(second), scores_of(first)
     assert {key: found[key] for key in expected} == expected
-    assert_same(first, rank(*planted()), abs=2e-3)
+    assert_same(first, rank(vision, {name: text[name] for name in ("words", "near")}), abs=2e-3)
     assert {len(FeatureStore.open(folder)) for folder in tmp_path.glob("new/features/*-*")} == {N}
 
 
@@ -453,15 +527,22 @@ def test_features_of_other_data_are_not_taken_for_these(tmp_path, other):
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
-    (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(FileExistsError, match="holds 'thesis"):
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        ("thesis.tex", "", FileExistsError, "holds 'thesis"),
+        ("data.json", "", ValueError, "data.json: not valid JSON"),
+        ("data.json", "[1]", ValueError, "an object.* missing"),
+        ("data.json", "[" * 100_000, ValueError, "data.json: not valid JSON"),
+        ("data.json", '{"pairs": "36", "sha256": {"a": []}}', ValueError, "pairs = 36, this run has 36; sha256 = .*a"),
+        ("data.json", "{}", ValueError, "pairs = None, this run has 36"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(tmp_path, name, content, error, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(error, match=message):
         rank(*planted(), path=tmp_path)
-
-
-def test_encoders_of_one_name_on_both_sides_have_features_of_their_own(tmp_path):
-    ranking = rank({"x": frozen(Planted(0, 2), "image")}, {"x": frozen(Planted(0, 3), "text")}, path=tmp_path)
-    assert ranking.best.scores["cka"].p_value == 1 / 40
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("level", ["pooled", "tokens"])
@@ -478,7 +559,7 @@ def test_store_and_encoder_can_be_mixed_and_stores_have_their_encoders_names():
     image, text = frozen(Planted(0, 2), "image"), frozen(Planted(0, 3), "text")
     ranking = rank([extract(image, text, PAIRS)], {"words": text})
     assert (ranking.best.vision, ranking.best.text) == ("CallableEncoder", "words")
-    assert ranking.best.scores["cka"].value == pytest.approx(rank([image], {"words": text}).best.scores["cka"].value)
+    assert_same(ranking, rank({"CallableEncoder": image}, {"words": text}))
 
 
 def test_items_of_stores_are_matched_by_id(caplog):
@@ -521,6 +602,7 @@ TWO_LAYERS = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
         ({"data": "no/such/folder"}, "no/such/folder"),
         ({"data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
         ({"vision": ["dinov2-lrge"]}, "did you mean 'dinov2-large'"),
+        ({"vision": ["dinov2-lrge"], "data": [{"image": PICTURES[0], "caption": "1"}]}, r"\['text'\] missing"),
         ({"text": {"flat": frozen(ones, "text")}}, "'flat' is constant: all its 36 vectors are equal"),
         ({"text": {"flat": frozen(ones, "text")}, "layers": "all"}, "'flat' is constant"),
         (
@@ -528,7 +610,7 @@ TWO_LAYERS = FrozenEncoder(Layered(Planted(0, 3), Planted(1, 3)))
             "12 items.* got 8",
         ),
         ({"text": {"t": VISION["near"]}}, r"of image, not of text|both sides"),
-        ({"text": {"s": frozen(ones, "sound"), "t": TEXT["words"]}, "data": HEARD}, "encoder of text, .*sound"),
+        ({"text": {"s": frozen(len, "sound"), "t": TEXT["words"]}, "data": HEARD}, "encoder of text, .*sound"),
         ({"metrics": [MutualKNN(3), MutualKNN(10)]}, "each only once"),
         ({"data": [{"id": i // 2, "image": x, "text": y} for i, (x, y) in enumerate(PAIRS)]}, "two items .* id '0'"),
         ({"data": DataLoader(PAIRS, batch_size=6, shuffle=True, collate_fn=collate)}, "pass shuffle=False"),
@@ -545,17 +627,14 @@ def test_what_cannot_be_ranked_is_refused(changed, message):
 
 def test_stores_that_do_not_fit_are_refused():
     store = extract(VISION["near"], TEXT["words"], named())
-    with pytest.raises(ValueError, match=r"'kept' is a feature store.*name the encoder instead"):
-        rank({"kept": store}, TEXT, layers="all")
-    with pytest.raises(ValueError, match=r"\['kept', 'words', 'letters'\] have no item id in common"):
-        rank({"kept": store}, TEXT)
     texts = FreezeAlign([TEXT["words"]], dim=8, device="cpu").extract_features([{"text": text} for text in TEXTS])
-    with pytest.raises(ValueError, match=r"has no image features; it has \['text'\]"):
-        rank({"kept": texts}, TEXT)
-
-
-def test_an_encoder_may_stand_alone():
-    assert rank(VISION["near"], TEXT["words"]).best.scores["cka"].p_value == 1 / 40
+    for kept, options, message in [
+        (store, {"layers": "all"}, r"'kept' is a feature store.*name the encoder instead"),
+        (store, {}, r"\['kept', 'words', 'letters'\] have no item id in common"),
+        (texts, {}, r"has no image features; it has \['text'\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            rank({"kept": kept}, TEXT, **options)
 
 
 # Vectors of stores

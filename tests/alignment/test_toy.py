@@ -15,11 +15,11 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from freezealign.alignment import linear_cka, toy
-from freezealign.alignment.toy import ToySettings, ToyStudy, describe, run_toy
-from freezealign.alignment.toy_report import rank_correlation
-from freezealign.alignment.toy_runs import COLUMNS, MEASURES, make_spaces, recall_at_1, train_projectors
+from freezealign.alignment.toy import MEASURES, ToySettings, ToyStudy, describe, rank_correlation, run_toy
+from freezealign.alignment.toy_runs import MEASURED, PLANNED, make_spaces, recall_at_1, train_projectors
 from freezealign.cli import app
 
+COLUMNS = [*PLANNED, *MEASURED]
 SMALL = ToySettings.small()
 FEW = ToySettings.small(noises=(0.0, 3.0), runs_per_noise=2, widths=(8,), stretches=(3.0,), iterations=5, resamples=20)
 
@@ -131,8 +131,8 @@ def test_small_study_sees_loss_fall_as_alignment_rises(finished):
     for measure in MEASURES:
         assert found.correlations["noise"][measure]["loss"].high < 0
         assert found.correlations["noise"][measure]["recall_at_1"].low > 0
-    wide, narrow = ([run for run in found.arm("width") if run.dim == dim] for dim in (64, 8))
-    assert min(run.cka_biased for run in wide) > max(run.cka_biased for run in narrow)
+    wide, narrow = ([run for run in found.arm("width") if run["dim"] == dim] for dim in (64, 8))
+    assert min(run["cka_biased"] for run in wide) > max(run["cka_biased"] for run in narrow)
 
 
 def test_files_hold_the_stated_columns_settings_and_summary(finished):
@@ -191,15 +191,56 @@ def test_other_settings_are_refused(few):
     assert files(few) == before
 
 
-def test_files_of_something_else_are_refused(few):
+def damaged(rows: list[str]) -> dict[str, str]:
+    """What may be in the place of a table, of which these are the lines."""
+    header, first, second, *_ = rows
+    name, number = first.split(",")[1], first.split(",")[-1]
+    tables = {
+        "another header": ["a,b", "1,2"],
+        "columns in another order": [",".join(reversed(header.split(","))), ",".join(reversed(first.split(",")))],
+        "a row too short": [header, first.rpartition(",")[0]],
+        "a row too long": [header, f"{first},1"],
+        "a word for a number": [header, f"{first.removesuffix(number)}none"],
+        "another arm": [header, first.replace(name, "width")],
+        "rows in another order": [header, second, first],
+        "more rows than runs": [*rows, rows[-1]],
+        "a field without end": [header, f'"{first}'],
+        "a huge field": [header, f"{'1' * 200_000}{first}"],
+    }
+    return {what: "\n".join(lines) + "\n" for what, lines in tables.items()}
+
+
+def test_a_table_of_something_else_is_refused_and_stays(few):
     table = few / "toy.csv"
-    for content in (f"{','.join(COLUMNS)}\n0,noise,7\n", "a,b\n1,2\n"):
+    for what, content in damaged(table.read_text(encoding="utf-8").splitlines()).items():
         table.write_text(content, encoding="utf-8")
-        with pytest.raises(ValueError, match="not of this study"):
+        with pytest.raises(ValueError, match=r"toy\.csv is not of this study \(.*use another folder"):
             run_toy(few, FEW)
-    (few / "toy.json").write_text('{"protocol": 0, "settings": {}}', encoding="utf-8")
-    with pytest.raises(ValueError, match="protocol = 0, this run has 1"):
+        assert table.read_text(encoding="utf-8") == content, what
+    table.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"toy\.csv is not of this study"):
         run_toy(few, FEW)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"protocol": 0, "settings": {}}', "protocol = 0, this run has 1"),
+        ('{"protocol": [], "settings": null}', r"protocol = \[\], this run has 1; settings = None"),
+        ('{"protocol": 1, "settings": 3}', "settings = 3, this run has"),
+        ('["protocol"]', r"an object.* missing"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"protocol": ' + "[" * 700 + "]" * 700 + "}", "was begun with protocol"),
+        ('{"protocol": 1', "not valid JSON"),
+        ("", "not valid JSON"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(few, content, message):
+    (few / "toy.json").write_text(content, encoding="utf-8")
+    before = files(few)
+    with pytest.raises(ValueError, match=message):
+        run_toy(few, FEW)
+    assert files(few) == before
     (few / "toy.json").unlink()
     with pytest.raises(FileExistsError, match=r"'toy\.(csv|png)' and no toy study"):
         run_toy(few, FEW)
@@ -207,7 +248,7 @@ def test_files_of_something_else_are_refused(few):
 
 @pytest.mark.parametrize(("sign", "verdict"), [(-1, "holds"), (1, "is reversed")])
 def test_findings_follow_from_the_numbers(finished, sign, verdict):
-    runs = [replace(run, loss=sign * run.cka, held_out_loss=sign * run.cka) for run in finished[0].runs]
+    runs = [run | {"loss": sign * run["cka"], "held_out_loss": sign * run["cka"]} for run in finished[0].runs]
     found = describe(ToyStudy(SMALL, runs))
     assert f"(12 runs) the claim {verdict}: as unbiased CKA rises" in found
     assert len(found.split(". ")) <= 8
@@ -215,16 +256,16 @@ def test_findings_follow_from_the_numbers(finished, sign, verdict):
 
 def test_findings_name_over_fitting_and_intervals_with_0(finished):
     runs = finished[0].runs
-    over_fitted = [replace(run, loss=-run.cka_biased, held_out_loss=run.cka_biased) for run in runs]
+    over_fitted = [run | {"loss": -run["cka_biased"], "held_out_loss": run["cka_biased"]} for run in runs]
     assert "goes with over-fitting" in describe(ToyStudy(SMALL, over_fitted))
     rng = np.random.default_rng(0)
-    chance = describe(ToyStudy(SMALL, [replace(run, held_out_loss=float(rng.normal())) for run in runs]))
+    chance = describe(ToyStudy(SMALL, [run | {"held_out_loss": float(rng.normal())} for run in runs]))
     assert "goes with over-fitting" not in chance and "include 0: unbiased CKA across noise" in chance
 
 
 def test_an_outcome_that_does_not_vary_is_said_and_is_null_in_json(tmp_path, monkeypatch):
     do_run = toy.do_run
-    monkeypatch.setattr(toy, "do_run", lambda *plan: replace(do_run(*plan), held_out_loss=0.0))
+    monkeypatch.setattr(toy, "do_run", lambda *plan: do_run(*plan) | {"held_out_loss": 0.0})
     run_toy(tmp_path, FEW, show_progress_bar=False)
     content = json.loads((tmp_path / "toy.json").read_text(encoding="utf-8"))
     assert content["correlations"]["noise"]["cka"]["held_out_loss"]["value"] is None
