@@ -141,7 +141,7 @@ def initialize_closed_form(
         return
     towers = {name: AffineTower(tower) for name, tower in space.named_towers.items()}
     names = [name for name, tower in towers.items() for _ in tower.branches]
-    views = tuple([place for place, of in enumerate(names) if of == name] for name in towers)
+    x, y = ([place for place, of in enumerate(names) if of == name] for name in towers)
     blocks = list(combinations_with_replacement(range(len(names)), 2))
     folds = [Moments(blocks, double=True) for _ in range(1 if curved else FOLDS)]
     before = 0
@@ -158,13 +158,12 @@ def initialize_closed_form(
     everything = total(folds)
     for place, name in enumerate(names):
         _check_differences(everything.mean(place), everything.covariance(place, place).trace(), name)
-    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds, views)
+    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds, (x, y))
     logger.info("closed form: shrinkage %g%s", shrinkage, "" if curved else f", by {FOLDS}-fold cross-validation")
     rotation = _zero_sum_basis(space.get_embedding_dimension())
     first, second = (shrinkage / tower.width for tower in towers.values())
-    for tower, maps in zip(
-        towers.values(), correlated_directions(everything, rotation.shape[1], (first, second), views)
-    ):
+    found = correlated_directions(everything, rotation.shape[1], (first, second), (x, y))
+    for tower, maps in zip(towers.values(), found):
         basis = rotation[:, : len(maps[0].bias)]
         tower.set([AffineMap(basis @ affine.weight, basis @ affine.bias) for affine in maps])
 
