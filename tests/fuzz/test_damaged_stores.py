@@ -111,4 +111,4 @@ def test_a_damaged_store_is_gone_on_with_or_refused(damaged):
         require_equal(contents(FeatureStore.open(path)), contents(store), "the store that is opened again")
         require_equal(contents(FeatureStore.open(path, verify=True)), right, "the store")
 
-    judge("stores gone on with", (level, damage), run)
+    judge("stores gone on with", (level, damage), run, "the data has changed")
