@@ -97,7 +97,7 @@ def check_rows(suffix: str, content: bytes, pairs: list[dict[str, Any]], right: 
             require(pair[1] == "bad", f"line {line[:80]!r} is no JSON, and gave {pair}")
             continue
         if pair[1] != "bad":
-            require_equal(pair[2], row["text"] if row.get("text") not in ("", None) else [], "the caption")
+            require_equal(pair[2] or None, row.get("text") or None, "the caption")
             require(
                 pair[1] == as_shown({"id": "", "image": PICTURES[Path(row["image"]).name], "text": ""})[1], "picture"
             )

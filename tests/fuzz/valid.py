@@ -35,6 +35,8 @@ def picture(red: int, kind: str = "PNG", mode: str = "RGB", size: tuple[int, int
     """A picture that is known again by its red channel."""
     content = io.BytesIO()
     image = Image.new("RGB", size, (red, 40, 90)).convert("I" if mode == "I;16" else mode)
+    if mode == "F":  # floats lie in [0, 1]
+        image = image.point(lambda value: value * (1 / 255) + 0)
     (image.convert(mode) if mode == "I;16" else image).save(content, kind, **options)
     return content.getvalue()
 
@@ -70,11 +72,16 @@ def accounted(data: Any, count: int) -> FeatureStore | None:
     except ValueError as error:
         require(str(error).startswith("there is no pair that can be read. pair "), f"it does not say why: {error}")
         return None
-    require_equal(len(store) + len(store.skipped), count, "read + skipped")
+    require_equal(len(store) + len(left_out(store)), count, "read + skipped")
     require(all(entry.reason and 0 <= entry.index < count for entry in store.skipped), f"{store.skipped}")
     vectors = model().encode(store["image"]), model().encode(store["text"])
     require(all(np.isfinite(rows).all() for rows in vectors), "a vector is not finite")
     return store
+
+
+def left_out(store: FeatureStore) -> list[int]:
+    """Return the positions of the pairs that were left out whole, not of those that lost a caption."""
+    return [entry.index for entry in store.skipped if not getattr(entry, "item", "")]
 
 
 def contents(store: FeatureStore) -> dict[str, Any]:
