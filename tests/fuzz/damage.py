@@ -116,7 +116,7 @@ def places(content: Any, path: tuple = ()) -> list[tuple]:
 
 
 @st.composite
-def damaged_json(draw: st.DrawFn, content: Any) -> bytes:
+def damaged_json(draw: st.DrawFn, content: Any, indent: int | None = 2) -> bytes:
     """Return a JSON with a value at any place replaced, wrapped, nested deeply, copied there from another, or gone."""
     content = json.loads(json.dumps(content))
     everywhere = places(content)
@@ -127,10 +127,10 @@ def damaged_json(draw: st.DrawFn, content: Any) -> bytes:
     kind = draw(st.sampled_from(["odd", "odd", "odd", "other", "wrapped", "deep", "gone", "renamed", "spelled"]))
     if kind == "gone" and parent is not None:
         del parent[place[-1]]
-        return _encoded(content)
+        return _encoded(content, indent)
     if kind == "renamed" and isinstance(parent, dict):
         parent[draw(st.sampled_from(WORDS))] = parent.pop(place[-1])
-        return _encoded(content)
+        return _encoded(content, indent)
     new = {
         "other": lambda: _value(content, draw(st.sampled_from(everywhere))),
         "wrapped": lambda: draw(st.sampled_from([[old], {"x": old}, [old, old]])),
@@ -138,10 +138,10 @@ def damaged_json(draw: st.DrawFn, content: Any) -> bytes:
         "spelled": lambda: str(old),
     }.get(kind, lambda: draw(st.sampled_from(ODD)))()
     if parent is None:
-        return _encoded(new)
+        return _encoded(new, indent)
     new = json.loads(json.dumps(new))  # a copy: a value put into itself would have no end
     parent[place[-1]] = new
-    return _encoded(content)
+    return _encoded(content, indent)
 
 
 def _value(content: Any, place: Sequence) -> Any:
@@ -150,8 +150,9 @@ def _value(content: Any, place: Sequence) -> Any:
     return content
 
 
-def _encoded(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=True).encode()
+def _encoded(content: Any, indent: int | None) -> bytes:
+    """Return a JSON as the library writes it, so that it differs where it is damaged alone."""
+    return json.dumps(content, indent=indent).encode() + b"\n" * bool(indent)
 
 
 # Folders
@@ -178,6 +179,28 @@ def _damaged_file(draw: st.DrawFn, name: str, files: Mapping[str, bytes]) -> Any
     if name.endswith(".json") and draw(st.integers(0, 3)):
         return draw(damaged_json(json.loads(files[name])))
     return draw(damaged_bytes(files[name]))
+
+
+def in_short(files: Mapping[str, bytes], damage: Damage) -> Damage:
+    """Return the same damage, with an :class:`Edit` for a file that is changed in one place."""
+    contents = {name: new for name, new in damage.items() if isinstance(new, bytes)}
+    return {**damage, **{name: _as_edit(files.get(name, b""), new) for name, new in contents.items()}}
+
+
+def equal_bytes(one: bytes, other: bytes) -> int:
+    """Return how many bytes at the beginning are the same."""
+    return next((n for n, pair in enumerate(zip(one, other)) if pair[0] != pair[1]), min(len(one), len(other)))
+
+
+def _as_edit(old: bytes, new: bytes) -> bytes | Edit:
+    start = equal_bytes(old, new)
+    end = equal_bytes(old[start:][::-1], new[start:][::-1])
+    for more in range(4, start + 1):  # letters before, until they are the first of their kind
+        piece = old[start - more : len(old) - end]
+        if old.find(piece) == start - more:
+            change = Edit(piece, new[start - more : len(new) - end])
+            return change if len(repr(change)) < len(repr(new)) else new
+    return new
 
 
 def write_folder(root: Path, files: Mapping[str, bytes], damage: Damage) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import FOLDER, Link, damaged_folder, read_folder, write_folder
+from damage import FOLDER, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import UNMENDED, driver, judge, require
@@ -66,4 +66,4 @@ def test_a_damaged_encoder_is_refused_or_known_by_what_it_gives(damaged):
         same = given.shape == right.shape and np.allclose(given, right, atol=1e-6, equal_nan=True)
         require(same or found != identity, "it gives something else, and has the identity of the undamaged one")
 
-    judge("encoders", (name, damage), run)
+    judge("encoders", (name, in_short(files, damage)), run)

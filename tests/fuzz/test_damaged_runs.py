@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import Edit, Link, damaged_folder, read_folder, write_folder
+from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import UNMENDED, driver, judge, require_equal
@@ -63,4 +63,8 @@ def damaged_runs(draw: st.DrawFn) -> dict[str, Any]:
 @example({"checkpoints/step-00000004/state.json": Link("/dev/zero")})
 def test_a_run_goes_on_from_a_damaged_checkpoint_as_it_was_or_not_at_all(damage):
     files, right = whole()
-    judge("runs", damage, lambda folder: require_equal(train(write_folder(folder, files, damage)), right, "the model"))
+
+    def run(folder):
+        require_equal(train(write_folder(folder, files, damage)), right, "the model")
+
+    judge("runs", in_short(files, damage), run)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import FOLDER, Edit, Link, damaged_folder, read_folder, write_folder
+from damage import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import UNMENDED, driver, judge, require, require_equal
@@ -68,7 +68,7 @@ def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
         else:
             require_equal(found, right, "the store")
 
-    judge("stores", (level, damage, {"partial": partial}), run)
+    judge("stores", (level, in_short(files, damage), {"partial": partial}), run)
 
 
 @UNMENDED
@@ -92,7 +92,7 @@ def test_a_damaged_store_that_is_not_verified(damaged):
             own = FreezeAlign(["fuzz-pixels", "fuzz-letters"], recipe="pooled", dim=4, seed=0, device="cpu")
             own.fit(store, epochs=1, show_progress_bar=False)
 
-    judge("stores not verified", (level, damage), run, "features were made by another encoder")
+    judge("stores not verified", (level, in_short(files, damage)), run, "features were made by another encoder")
 
 
 @UNMENDED
@@ -111,4 +111,4 @@ def test_a_damaged_store_is_gone_on_with_or_refused(damaged):
         require_equal(contents(FeatureStore.open(path)), contents(store), "the store that is opened again")
         require_equal(contents(FeatureStore.open(path, verify=True)), right, "the store")
 
-    judge("stores gone on with", (level, damage), run, "the data has changed")
+    judge("stores gone on with", (level, in_short(files, damage)), run, "the data has changed")

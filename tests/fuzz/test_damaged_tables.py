@@ -12,7 +12,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from damage import FOLDER, ODD, Edit, Link, damaged_bytes, damaged_folder, damaged_json, write_folder
+from damage import (
+    FOLDER,
+    ODD,
+    Edit,
+    Link,
+    damaged_bytes,
+    damaged_folder,
+    damaged_json,
+    equal_bytes,
+    in_short,
+    write_folder,
+)
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import UNMENDED, driver, judge, require, require_equal
@@ -53,7 +64,7 @@ def damaged_tables(draw: st.DrawFn) -> tuple[str, bytes]:
     if suffix == ".jsonl" and draw(st.booleans()):
         lines = TABLES[suffix].splitlines(keepends=True)
         at = draw(st.integers(0, len(lines) - 1))
-        lines[at] = draw(damaged_json(ROWS[at])) + b"\n"
+        lines[at] = draw(damaged_json(ROWS[at], None)) + b"\n"
         return suffix, b"".join(lines)
     if suffix.endswith(".gz") and draw(st.booleans()):  # damage that compression hides
         return suffix, gzip.compress(draw(damaged_bytes(TABLES[suffix.removesuffix(".gz")])), mtime=0)
@@ -71,10 +82,7 @@ def as_shown(pair: dict[str, Any]) -> tuple[Any, ...]:
 def rows_before(suffix: str, content: bytes) -> int:
     """Return how many rows of a table of text lie whole before its first damage."""
     valid = TABLES[suffix]
-    same = next(
-        (n for n, (one, other) in enumerate(zip(valid, content)) if one != other), min(len(valid), len(content))
-    )
-    return max(0, len(re.findall(rb"\r\n|\n", valid[:same])) - (suffix != ".jsonl"))
+    return max(0, len(re.findall(rb"\r\n|\n", valid[: equal_bytes(valid, content)])) - (suffix != ".jsonl"))
 
 
 def check_rows(suffix: str, content: bytes, pairs: list[dict[str, Any]], right: list[tuple]) -> None:
@@ -203,4 +211,4 @@ def test_a_damaged_folder_of_pictures(damaged):
                 require_equal(shown, [(40 * n, 40, 90), [TEXTS[n]]], f"pair {n}, which is not damaged,")
         accounted(folder, len(pairs))
 
-    judge("picture folders", damaged, run)
+    judge("picture folders", (kind, in_short(FOLDERS[kind], damage)), run)
