@@ -1,8 +1,9 @@
 # Every target sets up what it needs in .venv; only Python >= 3.10, pip and make have to be there.
 PYTHON ?= python3
+EXAMPLES ?= 1000
 BIN := .venv/bin
 
-.PHONY: help demo test test-all lint bench stamps clip-art clean
+.PHONY: help demo test test-all fuzz lint bench stamps clip-art clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -22,6 +23,9 @@ test: .venv/.installed ## Run the quick tests
 
 test-all: .venv/.installed ## Run every test, the slow ones on real encoders and data too
 	$(BIN)/python -m pytest -m "not gpu"
+
+fuzz: .venv/.installed ## Damage every kind of input EXAMPLES=1000 times, and count what comes of it
+	FREEZEALIGN_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest -q --runxfail --tb=short tests/fuzz
 
 lint: .venv/.installed ## Check style, formatting and types
 	$(BIN)/ruff check .
