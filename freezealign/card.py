@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freezealign.files import write_atomically
 from freezealign.training.arguments import NEUTRAL
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ USAGE = {
 }
 
 
+TRAINING = {"data_name": str, "pairs": (int, type(None)), "skipped": int}
+"""What the card reads of a training."""
+
+
 @dataclass
 class CardData:
     """What a model card says beyond what the model itself knows.
@@ -88,11 +93,6 @@ class CardData:
         """Return the content as JSON."""
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> CardData:
-        """Read what :meth:`to_dict` gave."""
-        return cls(content["training"], content["evaluations"])
-
 
 def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> None:
     """Write ``path/README.md``, which loads the model as ``model_id``."""
@@ -122,7 +122,7 @@ def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> 
         training=_training(card_data),
         evaluation=_evaluation(card_data),
     )
-    card.save(path / "README.md")
+    write_atomically(path / "README.md", lambda file: file.write(str(card).encode()))
 
 
 def _base_models(model: Space) -> list[str]:
@@ -161,8 +161,11 @@ def _score_table(name: str, metrics: dict[str, Any]) -> str:
     for metric, value in metrics.items():
         if not isinstance(value, (int, float)) or metric.endswith(("_low", "_high", "_chance")):
             continue
-        low, high, chance = (metrics.get(f"{metric}_{end}") for end in ("low", "high", "chance"))
-        interval = "" if low is None else f"{low:.3f}–{high:.3f}"
-        lines.append(f"| {metric} | {value:.4g} | {interval} | {'' if chance is None else f'{chance:.3f}'} |")
+        low, high, chance = (_decimals(metrics.get(f"{metric}_{end}")) for end in ("low", "high", "chance"))
+        lines.append(f"| {metric} | {value:.4g} | {f'{low}–{high}' if low else ''} | {chance} |")
     protocol = next((f": {value}" for key, value in metrics.items() if key.endswith("protocol")), "")
     return f"**{name}**{protocol}\n\n" + "\n".join(lines)
+
+
+def _decimals(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else ""

@@ -13,7 +13,7 @@ import numpy as np
 from freezealign.alignment.candidates import Cost
 from freezealign.alignment.significance import AlignmentScore
 from freezealign.figures import PALETTE, SCALE, new_figure, text_color
-from freezealign.files import write_json
+from freezealign.files import write_json_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,7 +178,7 @@ class PairRanking:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         content = {"metrics": self.metrics, "recommendation": self.recommendation(), "pairs": self.table()}
-        write_json(folder / "ranking.json", content)
+        write_json_atomically(folder / "ranking.json", content)
         self.plot(folder / "ranking.png")
 
     def __repr__(self) -> str:

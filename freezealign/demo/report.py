@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from freezealign.files import write_json
+from freezealign.files import write_json_atomically
 from freezealign.inputs import Skipped
 from freezealign.markdown import markdown_table, score_cell
 from freezealign.samples import SampleSet
@@ -73,7 +73,7 @@ class DemoReport:
         """Write ``report.md`` and ``report.json``."""
         (folder / "report.md").write_text(self.to_markdown(), encoding="utf-8")
         content = {"retrieval": self.retrieval, "zero_shot": self.zero_shot, "headline": self.headline}
-        write_json(folder / "report.json", {**content, "seconds": self.seconds})
+        write_json_atomically(folder / "report.json", {**content, "seconds": self.seconds})
 
     def to_markdown(self) -> str:
         """Return the report as Markdown."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from freezealign.files import write_json
+from freezealign.files import write_json_atomically
 
 Results = dict[str, Any]
 
@@ -71,7 +71,9 @@ class Evaluator:
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
         if folder is not None:
-            write_json(folder / f"{self.name or type(self).__name__}.json", {"epoch": epoch, "steps": steps, **results})
+            write_json_atomically(
+                folder / f"{self.name or type(self).__name__}.json", {"epoch": epoch, "steps": steps, **results}
+            )
         return results
 
 

@@ -24,6 +24,8 @@ class NpyFile:
         self.path = path
         array = self.map()
         self.shape, self.dtype, self.offset = array.shape, array.dtype, array.offset
+        if not array.ndim or not array.flags.c_contiguous:
+            raise ValueError(f"{path} holds no rows one after another; extract the features again.")
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -39,7 +39,8 @@ def extract_features(
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
         return extract_to_memory(reader, extraction, device, show_progress_bar)
-    if not (reuse and StoreFolder(path).exists and StoreFolder(path).complete):
+    folder = StoreFolder(path)
+    if not (reuse and folder.exists and folder.is_complete(folder.manifest())):
         return extract_to_folder(reader, extraction, device, path, show_progress_bar, engine)
     store = FeatureStore.open(path)
     if store.level == "tokens":  # which hold what pooled vectors are made of
@@ -87,7 +88,7 @@ def extract_to_folder(
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
     with folder.writing(extraction.request(), fingerprint):
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
-        done = {number: "" if known else folder.source(number) for number in folder.finished()}
+        done = {number: "" if known else folder.entry(number).get("source", "") for number in folder.finished()}
         if done:
             logger.info("going on in %s: %d shards are done", path, len(done))
         if engine == "ray":
@@ -97,10 +98,10 @@ def extract_to_folder(
         else:
             for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar):
                 folder.write(number, shard)
-        numbers = folder.finished()
-        files = [folder.files(number) for number in numbers]
-        _check_any([shard for shard in files if shard], [e for number in numbers for e in folder.skipped(number)])
-        folder.finish(len(numbers))
+        entries = [folder.entry(number) for number in folder.finished()]
+        skipped = [Skipped(**own) for entry in entries for own in entry["skipped"]]
+        _check_any([entry for entry in entries if entry["files"]], skipped)
+        folder.finish(len(entries))
     store = FeatureStore.open(path)
     _log_skipped(store)
     return store

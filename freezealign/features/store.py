@@ -16,7 +16,7 @@ from torch import Tensor
 
 from freezealign.batch import Features
 from freezealign.features.columns import Column, NpyFile, Runs, Strings
-from freezealign.features.folder import StoreFolder, well_formed
+from freezealign.features.folder import StoreFolder
 from freezealign.features.frozen import FrozenFeatures
 from freezealign.features.origin import Origin
 from freezealign.features.shard import Shard
@@ -49,9 +49,10 @@ class FeatureStore:
         self.columns, self.skipped, self.items, self._source = dict(columns), list(skipped), items, source
         self.features: dict[str, FrozenFeatures] = {}
         self.rows: dict[str, Runs] = {}
+        named = {key.removeprefix("items/") for key in columns if key.startswith("items/") and "." not in key}
+        if named != set(origins):
+            raise ValueError(f"the store's manifest names {sorted(origins)}, but its shards hold {sorted(named)}.")
         for modality, origin in origins.items():
-            if f"items/{modality}" not in columns:
-                raise ValueError(f"the store's manifest names '{modality}', but its shards hold {sorted(columns)}.")
             prefix = f"{modality}/"
             own = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
             self.features[modality] = FrozenFeatures(modality, origin, own)
@@ -241,18 +242,19 @@ class FeatureStore:
         """
         folder = StoreFolder(Path(path))
         manifest, numbers = folder.manifest(), folder.finished()
-        if not partial and not folder.complete:
+        if not partial and not folder.is_complete(manifest):
             raise ValueError(
                 f"the store in {path} is not complete: {len(numbers)} shards are there. Run its extraction again to "
                 "go on with it, or open what is there with partial=True."
             )
-        with well_formed(folder.path):
-            for number in numbers if verify else ():
-                folder.verify(number)
-            origins = {modality: Origin(**entry) for modality, entry in manifest["modalities"].items()}
-            skipped = [entry for number in numbers for entry in folder.skipped(number)]
-            source = "".join(map(folder.checksums, numbers))
-            return cls.from_shards(origins, [folder.files(number) for number in numbers], skipped, source)
+        entries = {number: folder.entry(number) for number in numbers}
+        shards = [folder.files(*own) for own in entries.items()]
+        for own in entries.items() if verify else ():
+            folder.verify(*own)
+        origins = {modality: Origin(**entry) for modality, entry in manifest["modalities"].items()}
+        skipped = [Skipped(**own) for entry in entries.values() for own in entry["skipped"]]
+        source = "".join(told["sha256"] for entry in entries.values() for told in entry["files"].values())
+        return cls.from_shards(origins, shards, skipped, source)
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]

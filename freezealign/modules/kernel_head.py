@@ -33,6 +33,8 @@ class KernelHead(LandmarkHead, AffineBranch):
 
     def __init__(self, in_dim: int, out_dim: int = 1024, landmarks: int = 0, width: float = 0.4) -> None:
         super().__init__(in_dim, landmarks)
+        if not 0 < width < 1e6:
+            raise ValueError(f"the width of a kernel lies between 0 and a million, got {width}.")
         self.out_dim, self.width = out_dim, width
         self.weight, self.bias = nn.Parameter(torch.zeros(out_dim, landmarks)), nn.Parameter(torch.zeros(out_dim))
         self._whitener: Tensor | None = None
