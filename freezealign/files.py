@@ -93,7 +93,7 @@ def read_object(path: Path, form: Any = ()) -> Any:
 
     Args:
         path: The file.
-        form: What it must hold: keys, or a form that :func:`check_form` takes.
+        form: What it must hold: keys, or a form that :func:`formed` takes.
 
     Raises:
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
@@ -101,12 +101,11 @@ def read_object(path: Path, form: Any = ()) -> Any:
     content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: it holds no object; this is not what freezealign writes.")
-    check_form(path, content, form if isinstance(form, (Mapping, type)) else dict.fromkeys(form, Any))
-    return content
+    return formed(path, content, form if isinstance(form, (Mapping, type)) else dict.fromkeys(form, Any))
 
 
-def check_form(path: Path, value: Any, form: Any, key: str = "") -> None:
-    """Make sure that a value read from a JSON file is of a type.
+def formed(path: Path, value: Any, form: Any, key: str = "") -> Any:
+    """Return a value read from a JSON file, once it is of a type; dataclasses in it are made.
 
     Args:
         path: The file, for errors.
@@ -120,25 +119,25 @@ def check_form(path: Path, value: Any, form: Any, key: str = "") -> None:
         ValueError: With the file and the key, if it is of another.
     """
     kind, parts = get_origin(form) or form, get_args(form)
-    inner: Iterable[tuple[Any, Any, Any]] = ()
+    if kind in (NotRequired,):
+        return formed(path, value, parts[0], key)
+    place = f"{key}." if key else ""
     if isinstance(value, dict) and (known := _known_keys(form)) is not None:
-        wrong = {"missing": [name for name, (_, needed) in known.items() if needed and name not in value]}
-        wrong["unknown"] = sorted(set(value) - set(known)) if is_dataclass(form) else []
-        for what, names in wrong.items():
+        missing = [name for name, (_, needed) in known.items() if needed and name not in value]
+        unknown = sorted(set(value) - set(known)) if is_dataclass(form) else []
+        for what, names in (("missing", missing), ("unknown", unknown)):
             if names:
-                place = f"in '{key}' " if key else ""
-                raise ValueError(f"{path}: {place}{reprlib.repr(names)} {what}; this is not what freezealign writes.")
-        inner = ((name, value[name], own) for name, (own, _) in known.items() if name in value)
-    elif isinstance(value, dict) and kind is dict and parts:
-        inner = ((name, own, parts[1]) for name, own in value.items())
-    elif isinstance(value, list) and kind is list and parts:
-        inner = ((number, own, parts[0]) for number, own in enumerate(value))
-    elif kind is NotRequired:
-        check_form(path, value, parts[0], key)
-    elif not _is_a(value, form):
+                told = [f"{place}{name}" for name in names]
+                raise ValueError(f"{path}: {reprlib.repr(told)} {what}; this is not what freezealign writes.")
+        own = {name: formed(path, value[name], one, place + name) for name, (one, _) in known.items() if name in value}
+        return kind(**own) if is_dataclass(form) else value | own
+    if isinstance(value, dict) and kind is dict and parts:
+        return {name: formed(path, one, parts[1], place + name) for name, one in value.items()}
+    if isinstance(value, list) and kind is list and parts:
+        return [formed(path, one, parts[0], f"{place}{number}") for number, one in enumerate(value)]
+    if not _is_a(value, form):
         raise ValueError(f"{path}: '{key}' is {reprlib.repr(value)}; this is not what freezealign writes.")
-    for name, own, own_form in inner:
-        check_form(path, own, own_form, f"{key}.{name}" if key else str(name))
+    return value
 
 
 def _known_keys(form: Any) -> dict[str, tuple[Any, bool]] | None:
@@ -169,7 +168,7 @@ def _is_a(value: Any, form: Any) -> bool:
     return kind is Any or type(value) is kind
 
 
-def check_version(path: Path, content: dict[str, Any], known: int) -> None:
+def check_version(path: Path, content: Mapping[str, Any], known: int) -> None:
     """Raise a ``ValueError`` if ``content`` states a ``format_version`` later than the one this code knows."""
     if content["format_version"] > known:
         raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")

@@ -17,7 +17,7 @@ import torch
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder
-from freezealign.files import check_form, check_version, inside, read_object, write_json_atomically
+from freezealign.files import check_version, formed, inside, read_object, write_json_atomically
 from freezealign.hub import locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import (
@@ -112,10 +112,10 @@ def load(
     path, router_path = root / "config_freezealign.json", root / "router_config.json"
     config = read_object(path, {"format_version": int})
     check_version(root, config, FORMAT_VERSION)
-    check_form(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
+    formed(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
     card = CardData(**{key: config["card"][key] for key in ("training", "evaluations")})
     if card.training:
-        check_form(path, card.training, TRAINING, "card.training")
+        formed(path, card.training, TRAINING, "card.training")
     router = read_object(router_path, {"types": dict[str, str], "structure": dict[str, list[str]]})
     types, structure = router["types"], router["structure"]
     if unknown := sorted(set(encoders) - set(structure)):

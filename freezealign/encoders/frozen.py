@@ -17,7 +17,7 @@ from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
 from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
-from freezealign.files import check_form, read_object
+from freezealign.files import formed, read_object
 from freezealign.modality import read_item
 from freezealign.modules.base import Module
 
@@ -173,16 +173,16 @@ class FrozenEncoder(Module):
         path = folder / cls.config_file_name
         config = read_object(path, {"fingerprint": str, "preprocessing": dict, "configuration": NotRequired[str]})
         keys = {field.name for field in fields(EncoderReference)}
-        reference = {key: value for key, value in config.items() if key in keys}
-        check_form(path, reference, EncoderReference)
+        told = {key: value for key, value in config.items() if key in keys}
+        reference = formed(path, told, EncoderReference)
         for key in ("image_size", "max_length"):
-            check_form(path, reference.get(key), (range(1, LARGEST_SIZE), type(None)), key)
+            formed(path, told.get(key), (range(1, LARGEST_SIZE), type(None)), key)
         try:
-            encoder = cls(EncoderReference(**reference))
+            encoder = cls(reference)
         except ConnectionError:
             raise
         except (AttributeError, OSError) as error:  # what backends make of a source that is none
-            raise ValueError(f"{path}: 'source' {reference['source'][:80]!r} cannot be loaded ({error}).") from error
+            raise ValueError(f"{path}: 'source' {reference.source[:80]!r} cannot be loaded ({error}).") from error
         encoder.check_identity(config)
         return encoder
 

@@ -25,11 +25,11 @@ from freezealign.features.columns import NpyFile
 from freezealign.features.origin import Origin
 from freezealign.features.shard import Level, Shard
 from freezealign.files import (
-    check_form,
     check_version,
     claim,
     exclusive,
     file_digest,
+    formed,
     inside,
     read_object,
     write_atomically,
@@ -95,17 +95,22 @@ class StoreFolder:
         if not self.exists:
             raise ValueError(f"there is no feature store in {self.path}: it has no manifest.json.")
         path = inside(self.path, "manifest.json")
-        manifest: Manifest = read_object(path, {"format_version": int})
+        manifest = read_object(path, {"format_version": int})
         check_version(self.path, manifest, FORMAT_VERSION)
         if manifest["format_version"] < FORMAT_VERSION:
             raise ValueError(f"{self.path} was written by an earlier freezealign; extract the features again.")
-        check_form(path, manifest, Manifest)
-        if not manifest["modalities"]:
+        if not manifest.get("modalities"):
             raise ValueError(f"the store in {self.path} is damaged: its manifest names no modality.")
-        return manifest
+        made: Manifest = formed(path, manifest, Manifest)
+        return made
+
+    @property
+    def complete(self) -> bool:
+        """Whether a store is here, and every shard of a finished extraction."""
+        return self.exists and self.is_complete(self.manifest())
 
     def is_complete(self, manifest: Manifest) -> bool:
-        """Whether every shard of a finished extraction is here."""
+        """Whether every shard is here that a manifest counts."""
         numbers = self.finished()
         return manifest["complete"] and numbers == list(range(len(numbers))) and manifest.get("shards") == len(numbers)
 
@@ -136,7 +141,7 @@ class StoreFolder:
     def finish(self, shards: int) -> None:
         """Declare the store complete."""
         with explained(self.path):
-            write_json_atomically(self._manifest, self.manifest() | {"complete": True, "shards": shards})
+            write_json_atomically(self._manifest, read_object(self._manifest) | {"complete": True, "shards": shards})
 
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard: its arrays first, then the file that makes them count."""

@@ -39,8 +39,7 @@ def extract_features(
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
         return extract_to_memory(reader, extraction, device, show_progress_bar)
-    folder = StoreFolder(path)
-    if not (reuse and folder.exists and folder.is_complete(folder.manifest())):
+    if not (reuse and StoreFolder(path).complete):
         return extract_to_folder(reader, extraction, device, path, show_progress_bar, engine)
     store = FeatureStore.open(path)
     if store.level == "tokens":  # which hold what pooled vectors are made of
@@ -99,7 +98,7 @@ def extract_to_folder(
             for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar):
                 folder.write(number, shard)
         entries = [folder.entry(number) for number in folder.finished()]
-        skipped = [Skipped(**own) for entry in entries for own in entry["skipped"]]
+        skipped = [one for entry in entries for one in entry["skipped"]]
         _check_any([entry for entry in entries if entry["files"]], skipped)
         folder.finish(len(entries))
     store = FeatureStore.open(path)

@@ -15,6 +15,7 @@ from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
 
+S = TypeVar("S")
 T = TypeVar("T")
 _TOKENIZING = threading.Lock()
 """Tokenizers change their own state while they work, so that only one thread may be at it."""
@@ -84,6 +85,17 @@ def collate(pairs: Sequence[Pair], encoders: Mapping[str, FrozenEncoder]) -> dic
     return inputs
 
 
+def failures(items: Sequence[S], work: Callable[[S], Any]) -> dict[int, Exception]:
+    """Return on which items ``work`` fails, by their place; on none where on each of several, as it is not theirs."""
+    failed: dict[int, Exception] = {}
+    for number, item in enumerate(items):
+        try:
+            work(item)
+        except Exception as error:
+            failed[number] = error
+    return {} if 1 < len(items) == len(failed) else failed
+
+
 def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T]) -> T | dict[str, Any]:
     """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
 
@@ -97,15 +109,9 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
         return work(batch.pairs)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
-        failed: dict[int, Exception] = {}
-        for number, pair in enumerate(batch.pairs):
-            try:
-                work([pair])
-            except Exception as own:
-                failed[number] = own
-        if not failed or 1 < len(batch.pairs) == len(failed):
-            raise error
+    except Exception:
+        if not (failed := failures(batch.pairs, lambda pair: work([pair]))):
+            raise
     for number, fault in failed.items():
         batch.skip(batch.positions[number], f"{type(fault).__name__}: {fault}", strict)
     left = [number for number in range(len(batch.pairs)) if number not in failed]

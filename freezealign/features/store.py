@@ -251,10 +251,9 @@ class FeatureStore:
         shards = [folder.files(*own) for own in entries.items()]
         for own in entries.items() if verify else ():
             folder.verify(*own)
-        origins = {modality: Origin(**entry) for modality, entry in manifest["modalities"].items()}
-        skipped = [Skipped(**own) for entry in entries.values() for own in entry["skipped"]]
+        skipped = [one for entry in entries.values() for one in entry["skipped"]]
         source = "".join(told["sha256"] for entry in entries.values() for told in entry["files"].values())
-        return cls.from_shards(origins, shards, skipped, source)
+        return cls.from_shards(manifest["modalities"], shards, skipped, source)
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]

@@ -50,7 +50,7 @@ class ClipModel(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the embeddings (B, d), unit length, of what the transform made of images: (B, 3, H, W)."""
         embeddings: dict[str, Tensor] = self.model({"image": {"pixel_values": pixels}})
-        return embeddings["image"]
+        return embeddings["image"].float()
 
     def encode_text(self, texts: Texts) -> Tensor:
         """Return the embeddings (B, d), unit length, of B texts."""

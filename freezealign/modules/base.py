@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import NotRequired
 
 from freezealign.batch import Features
-from freezealign.files import check_form, load_tensors, read_object, save_tensors, write_json_atomically
+from freezealign.files import formed, load_tensors, read_object, save_tensors, write_json_atomically
 from freezealign.hub import locate_folder
 
 
@@ -94,7 +94,7 @@ class Module(nn.Module):
         if unknown:
             raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
         hints = get_type_hints(cls.__init__)
-        check_form(path, config, {key: NotRequired[hints.get(key, Any)] for key in cls.config_keys})
+        formed(path, config, {key: NotRequired[hints.get(key, Any)] for key in cls.config_keys})
         with torch.device("meta"):  # so that sizes are compared before anything is allocated
             expected = cls._made(config, folder).state_dict()
         tensors = load_tensors(folder / cls.weights_file_name, expected) if expected else {}

@@ -22,7 +22,7 @@ from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
 from freezealign.space.recognise import is_single
 from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower, least_level
-from freezealign.vectors import check_finite, quantize, unit
+from freezealign.vectors import check_finite, check_quantization, quantize, unit
 
 T = TypeVar("T")
 
@@ -203,6 +203,7 @@ class Space(nn.Module):
         show_progress_bar: bool | None = None,
         device: str | torch.device | None = None,
         precision: str | None = "float32",
+        ranges: np.ndarray | None = None,
         prompt: str | None = None,
         prompt_name: None = None,
     ) -> np.ndarray | Tensor | list[Tensor]:
@@ -222,6 +223,9 @@ class Space(nn.Module):
             device: Move the model there first.
             precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` as sentence-transformers
                 quantises.
+            ranges: (2, d) the least and the largest value of each dimension over a corpus, for ``int8`` and ``uint8``.
+                By default those of these very items, so that an item's numbers depend on the others: of fewer than
+                1,000 there is a warning, of one an error.
             prompt: Put in front of every text.
             prompt_name: Accepted because sentence-transformers' evaluators pass it; this model has no named prompts.
 
@@ -230,7 +234,7 @@ class Space(nn.Module):
 
         Raises:
             InputError: If an item cannot be read; the message gives its position. A ``ValueError``.
-            ValueError: If the model has no tower for an item, or an embedding is not finite.
+            ValueError: If the model has no tower for an item, an option has no effect, or an embedding is not finite.
         """
         if prompt_name is not None:
             raise ValueError(f"this model has no prompt named {prompt_name!r}; pass prompt='…'.")
@@ -240,14 +244,18 @@ class Space(nn.Module):
             vectors: Tensor = features["sentence_embedding"]
             return vectors
 
+        if truncate_dim is not None and truncate_dim < 1:
+            raise ValueError(f"truncate_dim must be at least 1, got {truncate_dim}.")
         groups = group_inputs(self.named_towers, inputs, modality, prompt)
+        count = sum(len(group.positions) for group in groups.values())
+        width = len(range(self.get_embedding_dimension())[:truncate_dim])
+        check_quantization(precision, ranges, count, width)
         with self._reading(device):
-            width = len(range(self.get_embedding_dimension())[:truncate_dim])
-            vectors = torch.empty(sum(len(group.positions) for group in groups.values()), width, device=self.device)
+            vectors = torch.empty(count, width, dtype=torch.float32, device=self.device)
             for positions, batch in self._batches(groups, forward, batch_size, show_progress_bar):
                 vectors[positions] = batch.to(vectors.dtype)
         check_finite(vectors)
-        vectors = quantize(vectors, precision)
+        vectors = quantize(vectors, precision, ranges)
         if convert_to_numpy and not convert_to_tensor:
             vectors = vectors.cpu().numpy()  # type: ignore[assignment]
         if is_single(inputs):

@@ -110,8 +110,8 @@ class Tower(nn.Sequential):
         return self.blocks[1:]
 
     def token_rows(self, features: Features) -> Iterator[TokenEmbeddings]:
-        """Yield the tokens of each item of a batch embedded with ``pool=False``, without padding."""
-        embeddings, mask = features["sentence_embedding"], features.get("attention_mask")
+        """Yield the tokens of each item of a batch embedded with ``pool=False``, without padding, in float32."""
+        embeddings, mask = features["sentence_embedding"].float(), features.get("attention_mask")
         for row, tokens in enumerate(embeddings):
             yield TokenEmbeddings(tokens if mask is None else tokens[mask[row].bool()], features.get("grid"))
 
