@@ -157,7 +157,7 @@ _hints = cache(get_type_hints)
 def _is_a(value: Any, form: Any) -> bool:
     """Whether a value is of a type as a whole, whatever is in it; a truth value is no number."""
     kind, parts = get_origin(form) or form, form if isinstance(form, tuple) else get_args(form)
-    if kind in (Union, UnionType) or isinstance(form, tuple):
+    if isinstance(form, tuple) or kind in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)
     if isinstance(form, range):
         return type(value) is int and value in form

@@ -22,7 +22,7 @@ import numpy as np
 from typing_extensions import NotRequired
 
 from freezealign.features.columns import NpyFile
-from freezealign.features.origin import Origin
+from freezealign.features.frozen import Origin
 from freezealign.features.shard import Level, Shard
 from freezealign.files import (
     check_version,

@@ -95,7 +95,7 @@ def extract_to_folder(
 
             extract_with_ray(reader, extraction, folder, done)
         else:
-            for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar):
+            for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar=show_progress_bar):
                 folder.write(number, shard)
         entries = [folder.entry(number) for number in folder.finished()]
         skipped = [one for entry in entries for one in entry["skipped"]]

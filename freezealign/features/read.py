@@ -8,12 +8,14 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
+from freezealign.modality import modality_of
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -129,3 +131,20 @@ def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
         if not items:
             raise InputError(f"there is no {key}.")
     return Pair({key: [encoders[key].read(item) for item in items] for key, items in pair.items.items()}, pair.id)
+
+
+def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], views: int) -> Pair:
+    """Return the pair with ``views`` rows for each item that can be augmented: itself and random views of it.
+
+    What is drawn depends on the position in the data alone.
+    """
+    if views == 1:
+        return pair
+    rng = np.random.default_rng(position)
+    items = dict(pair.items)
+    for key, originals in items.items():
+        if augment := modality_of(encoders[key].modality).augment:
+            items[key] = [
+                view for item in originals for view in (item, *(augment(item, rng) for _ in range(views - 1)))
+            ]
+    return Pair(items, pair.id)

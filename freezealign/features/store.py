@@ -17,8 +17,7 @@ from torch import Tensor
 from freezealign.batch import Features
 from freezealign.features.columns import Column, NpyFile, Runs, Strings
 from freezealign.features.folder import StoreFolder
-from freezealign.features.frozen import FrozenFeatures
-from freezealign.features.origin import Origin
+from freezealign.features.frozen import FrozenFeatures, Origin
 from freezealign.features.shard import Shard
 from freezealign.inputs import Skipped
 
