@@ -62,11 +62,9 @@ def extract_to_memory(
         shards.append(shard)
         watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
-    _check_any([shard for shard in shards if shard.columns], skipped)
     columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
-    store = FeatureStore.from_shards(extraction.origins, columns, skipped, source)
-    _log_skipped(store)
-    return store
+    _check_skipped(sum(len(shard.get("items/ids.lengths", ())) for shard in columns), skipped)
+    return FeatureStore.from_shards(extraction.origins, columns, skipped, source)
 
 
 def extract_to_folder(
@@ -95,29 +93,23 @@ def extract_to_folder(
 
             extract_with_ray(reader, extraction, folder, done)
         else:
-            for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar=show_progress_bar):
-                folder.write(number, shard)
+            for shard in extract_shards(reader, extraction, device, done, show_progress_bar=show_progress_bar):
+                folder.write(*shard)
         entries = [folder.entry(number) for number in folder.finished()]
-        skipped = [one for entry in entries for one in entry["skipped"]]
-        _check_any([entry for entry in entries if entry["files"]], skipped)
+        counts = [entry["files"].get("items/ids.lengths", {"rows": 0})["rows"] for entry in entries]
+        _check_skipped(sum(counts), [one for entry in entries for one in entry["skipped"]])
         folder.finish(len(entries))
-    store = FeatureStore.open(path)
-    _log_skipped(store)
-    return store
+    return FeatureStore.open(path)
 
 
-def _check_any(shards: Sequence[Any], skipped: Sequence[Skipped]) -> None:
-    if not shards:
+def _check_skipped(kept: int, skipped: Sequence[Skipped]) -> None:
+    """Log what was left out; raise a ``ValueError`` if nothing is left."""
+    if not kept:
         reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in skipped[:3])
         raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
-
-
-def _log_skipped(store: FeatureStore) -> None:
-    if store.skipped:
-        first, count = store.skipped[0], len(store.skipped)
-        logger.warning(
-            "skipped %d of %d pairs; the first is %d: %s", count, len(store) + count, first.index, first.reason
-        )
+    if skipped:
+        first, total = skipped[0], kept + len(skipped)
+        logger.warning("skipped %d of %d pairs; the first is %d: %s", len(skipped), total, first.index, first.reason)
 
 
 class _MemoryWatch:

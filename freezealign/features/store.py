@@ -165,8 +165,7 @@ class FeatureStore:
     def resident(self, index: Sequence[int] | np.ndarray | slice | None = None) -> FeatureStore:
         """Return some of the items, or all, read into memory."""
         store = self if index is None else self.select(index)
-        shard = store._shard(np.arange(len(store)))
-        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped)
+        return FeatureStore.from_shards(self.origins, [store._columns(np.arange(len(store)))], self.skipped)
 
     @classmethod
     def join(cls, stores: Sequence[FeatureStore]) -> FeatureStore:
@@ -178,10 +177,11 @@ class FeatureStore:
         first = stores[0]
         if len(stores) == 1:
             return first
-        for other in stores[1:]:
+        kinds = [{key: str(column.dtype) for key, column in store.columns.items()} for store in stores]
+        for other, kind in zip(stores[1:], kinds[1:]):
             other.check(first.origins)
-            if other._dtypes() != first._dtypes():
-                raise ValueError(f"stores that are mixed need equal columns: {first._dtypes()}, {other._dtypes()}.")
+            if kind != kinds[0]:
+                raise ValueError(f"stores that are mixed need equal columns: {kinds[0]}, {kind}.")
         columns = {key: Column([part for s in stores for part in s.columns[key].parts]) for key in first.columns}
         starts = np.cumsum([0, *(len(store.columns["items/ids.lengths"]) for store in stores)])
         items = [start + store._at(np.arange(len(store))) for start, store in zip(starts, stores)]
@@ -210,22 +210,17 @@ class FeatureStore:
             raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
         partial = path.with_name(f".{path.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            self._write(StoreFolder(partial))
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-
-    def _write(self, folder: StoreFolder) -> None:
+        folder, starts = StoreFolder(partial), range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
         modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
-        starts = range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
-        with folder.writing({"level": self.level, "modalities": modalities}):
-            for number, start in enumerate(starts):
-                shard = self._shard(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
-                shard.skipped = [] if number else self.skipped
-                folder.write(number, shard)
-            folder.finish(len(starts))
+        try:
+            with folder.writing({"level": self.level, "modalities": modalities}):
+                for number, start in enumerate(starts):
+                    columns = self._columns(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
+                    folder.write(number, Shard(columns, [] if number else self.skipped))
+                folder.finish(len(starts))
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False, verify: bool = False) -> FeatureStore:
@@ -257,10 +252,7 @@ class FeatureStore:
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]
 
-    def _dtypes(self) -> dict[str, str]:
-        return {key: str(column.dtype) for key, column in self.columns.items()}
-
-    def _shard(self, index: np.ndarray) -> Shard:
+    def _columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """Read some of the items into memory."""
         items = self._at(index)
         columns = {
@@ -271,4 +263,4 @@ class FeatureStore:
             runs = self.rows[modality]
             columns[f"items/{modality}"] = runs.lengths(items).astype(np.int32)
             columns |= {f"{modality}/{key}": rows for key, rows in features.arrays(runs.rows(items)).items()}
-        return Shard(columns)
+        return columns
