@@ -93,6 +93,11 @@ class CardData:
         """Return the content as JSON."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> CardData:
+        """Read what :meth:`to_dict` gave."""
+        return cls(content["training"], content["evaluations"])
+
 
 def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> None:
     """Write ``path/README.md``, which loads the model as ``model_id``."""
@@ -120,7 +125,7 @@ def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> 
         model_id=model_id,
         usage=_usage(model),
         training=_training(card_data),
-        evaluation=_evaluation(card_data),
+        evaluation="\n\n".join(_score_table(*own) for own in card_data.evaluations.items()) or "Not evaluated.",
     )
     write_atomically(path / "README.md", lambda file: file.write(str(card).encode()))
 
@@ -146,13 +151,6 @@ def _training(card: CardData) -> str:
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())
     count = "An unknown number of" if pairs is None else f"{pairs:,}"
     return f"{count} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
-
-
-def _evaluation(card: CardData) -> str:
-    if not card.evaluations:
-        return "Not evaluated."
-    tables = [_score_table(name, metrics) for name, metrics in card.evaluations.items()]
-    return "\n\n".join(tables)
 
 
 def _score_table(name: str, metrics: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 import reprlib
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -27,6 +27,7 @@ from typing_extensions import NotRequired
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 JSON_LIMIT_DEPTH = 100
+OPTIONAL: Any = NotRequired
 
 
 def is_file(path: str | Path) -> bool:
@@ -58,15 +59,13 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
-    level = [content]
+    level: list[Any] = [[content]]
     for _ in range(JSON_LIMIT_DEPTH):
-        if not (level := [inner for outer in level for inner in _inside(outer)]):
-            return content
-    raise ValueError(f"{path}: nested deeper than {JSON_LIMIT_DEPTH}; this is not what freezealign writes.")
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        containers = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [inner for values in containers for inner in values if isinstance(inner, (dict, list))]
+    if level:
+        raise ValueError(f"{path}: nested deeper than {JSON_LIMIT_DEPTH}; this is not what freezealign writes.")
+    return content
 
 
 def regular(path: Path, limit: int | None = None) -> Path:
@@ -119,7 +118,7 @@ def formed(path: Path, value: Any, form: Any, key: str = "") -> Any:
         ValueError: With the file and the key, if it is of another.
     """
     kind, parts = get_origin(form) or form, get_args(form)
-    if kind in (NotRequired,):
+    if kind is OPTIONAL:
         return formed(path, value, parts[0], key)
     place = f"{key}." if key else ""
     if isinstance(value, dict) and (known := _known_keys(form)) is not None:
@@ -148,7 +147,7 @@ def _known_keys(form: Any) -> dict[str, tuple[Any, bool]] | None:
     elif not (isinstance(form, Mapping) or is_typeddict(form)):
         return None
     hints = form if isinstance(form, Mapping) else _hints(form, include_extras=True)
-    return {name: (own, name not in optional and get_origin(own) is not NotRequired) for name, own in hints.items()}
+    return {name: (own, name not in optional and get_origin(own) is not OPTIONAL) for name, own in hints.items()}
 
 
 _hints = cache(get_type_hints)
@@ -156,7 +155,8 @@ _hints = cache(get_type_hints)
 
 def _is_a(value: Any, form: Any) -> bool:
     """Whether a value is of a type as a whole, whatever is in it; a truth value is no number."""
-    kind, parts = get_origin(form) or form, form if isinstance(form, tuple) else get_args(form)
+    kind: Any = get_origin(form) or form
+    parts = form if isinstance(form, tuple) else get_args(form)
     if isinstance(form, tuple) or kind in (Union, UnionType):
         return any(_is_a(value, part) for part in parts)
     if isinstance(form, range):

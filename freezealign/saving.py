@@ -8,6 +8,7 @@ file, never imported by it.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ import freezealign
 from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder
 from freezealign.files import check_version, formed, inside, read_object, write_json_atomically
-from freezealign.hub import locate_folder
+from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import (
     KernelHead,
@@ -39,13 +40,8 @@ ROUTER_TYPE = "sentence_transformers.base.modules.router.Router"
 NORMALIZE_TYPE = "sentence_transformers.base.modules.normalize.Normalize"
 
 
-def class_name(block: type) -> str:
-    """Return the public name of a block's class, as model folders store it: ``freezealign.Pooling``."""
-    return f"freezealign.{block.__name__}"
-
-
 CLASSES: dict[str, type[Module]] = {
-    class_name(block): block
+    f"freezealign.{block.__name__}": block
     for block in (
         FrozenEncoder,
         KernelHead,
@@ -57,6 +53,7 @@ CLASSES: dict[str, type[Module]] = {
         TokenProjector,
     )
 }
+"""The blocks' public names, which model folders store."""
 
 
 class Parts(NamedTuple):
@@ -73,14 +70,18 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
     Raises:
         TypeError: If a block is of a class that loading would not know.
     """
-    _check_classes(space)
+    kinds = {type(block) for tower in space.named_towers.values() for block in tower}
+    if unknown := sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values())):
+        raise TypeError(
+            f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."
+        )
     path.mkdir(parents=True, exist_ok=True)
     structure: dict[str, list[str]] = {}
     types: dict[str, str] = {}
     for name, tower in space.named_towers.items():
         for position, block in enumerate(tower):
             folder = f"{name}_{position}_{type(block).__name__}"
-            types[folder] = class_name(type(block))
+            types[folder] = f"freezealign.{type(block).__name__}"
             structure.setdefault(name, []).append(folder)
             block.save(str(path / folder))
     routes = {str(key): name for key, name in route_mappings(space).items()}
@@ -95,13 +96,16 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
     write_card(space, card, path, model_id)
 
 
-def _check_classes(space: Space) -> None:
-    kinds = {type(block) for tower in space.named_towers.values() for block in tower}
-    unknown = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values()))
-    if unknown:
-        raise TypeError(
-            f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."
-        )
+def push(space: Space, card: CardData, repo_id: str, *, token: bool | str | None, private: bool, message: str) -> str:
+    """Upload what :func:`save` writes, and return the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder, explain_hub_errors(repo_id):
+        save(space, card, Path(folder), repo_id)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    return str(commit.commit_url)
 
 
 def load(
@@ -113,7 +117,7 @@ def load(
     config = read_object(path, {"format_version": int})
     check_version(root, config, FORMAT_VERSION)
     formed(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
-    card = CardData(**{key: config["card"][key] for key in ("training", "evaluations")})
+    card = CardData.from_dict(config["card"])
     if card.training:
         formed(path, card.training, TRAINING, "card.training")
     router = read_object(router_path, {"types": dict[str, str], "structure": dict[str, list[str]]})

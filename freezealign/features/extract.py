@@ -207,14 +207,13 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
             output |= {"sentence_embedding": pooling(output)["sentence_embedding"]}
         starts = rows[key].starts(np.arange(len(batch.pairs)))
         faults[key] = np.maximum.reduceat(row_faults(output, pooling is not None, limit), starts)
-    kept = []
+    kept: list[int] = []
     for number, position in enumerate(batch.positions):
-        key = next((key for key in outputs if faults[key][number]), None)
-        if key is None:
-            kept.append(number)
+        if found := [key for key in outputs if faults[key][number]]:
+            name, fault = extraction.encoders[found[0]].name, FAULTS[faults[found[0]][number]]
+            batch.skip(position, f"the {found[0]} encoder '{name}' gave {fault} for it.", extraction.strict)
         else:
-            name, fault = extraction.encoders[key].name, FAULTS[faults[key][number]]
-            batch.skip(position, f"the {key} encoder '{name}' gave {fault} for it.", extraction.strict)
+            kept.append(number)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
     if not kept:
         return

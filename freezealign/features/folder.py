@@ -145,16 +145,15 @@ class StoreFolder:
 
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard: its arrays first, then the file that makes them count."""
+        files = {}
         with explained(self.path):
-            files = {name: self._write_array(number, name, rows) for name, rows in sorted(shard.columns.items())}
+            for name, rows in sorted(shard.columns.items()):
+                path = self._array_file(number, name)
+                write_atomically(path, array_writer(rows))
+                files[name] = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             skipped = [asdict(entry) for entry in shard.skipped]
             content = {"files": files, "skipped": skipped, "source": shard.source}
             write_json_atomically(self._shard_file(number), content)
-
-    def _write_array(self, number: int, name: str, rows: np.ndarray) -> dict[str, Any]:
-        path = self._array_file(number, name)
-        write_atomically(path, array_writer(rows))
-        return {"rows": len(rows), "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
     # Reading
 

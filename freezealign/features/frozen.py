@@ -80,7 +80,8 @@ class FrozenFeatures:
         self.modality, self.origin, self.columns, self.rows = modality, origin, dict(columns), rows
 
     def __len__(self) -> int:
-        return len(self._per_row) if self.rows is None else len(self.rows)
+        own = self.columns["lengths" if "lengths" in self.columns else "sentence_embedding"]
+        return len(own if self.rows is None else self.rows)
 
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> FrozenFeatures:
         """Return some of the rows, sharing the columns."""
@@ -91,10 +92,6 @@ class FrozenFeatures:
     def tokens(self) -> Runs | None:
         """Which tokens belong to each row; ``None`` at level ``pooled``."""
         return Runs(self.columns["lengths"].all()) if "lengths" in self.columns else None
-
-    @property
-    def _per_row(self) -> Column:
-        return self.columns["lengths" if "lengths" in self.columns else "sentence_embedding"]
 
     def load(self, index: Sequence[int] | np.ndarray) -> Features:
         """Return the features of some rows as one batch on the CPU, padded to the longest of them.

@@ -79,7 +79,7 @@ class Items:
         try:
             return self.encoder.collate(read, self.prompt)
         except Exception:
-            self._blame(index, self._collated)
+            self._blame(index, read, lambda item: self.encoder.collate([item], self.prompt))
             raise
 
     def blame_encoder(self, index: np.ndarray, device: torch.device) -> None:
@@ -88,16 +88,15 @@ class Items:
         Raises:
             InputError: With the position of the first, if it is the fault of some of them.
         """
-        self._blame(index, lambda row: self.encoder(to_device(self._collated(row), device)))
+        read = [self._read(row) for row in index]
+        self._blame(
+            index, read, lambda item: self.encoder(to_device(self.encoder.collate([item], self.prompt), device))
+        )
 
-    def _blame(self, index: np.ndarray, work: Callable[[int], Any]) -> None:
-        failed = {self.positions[index[place]]: error for place, error in failures(index.tolist(), work).items()}
-        if failed:
+    def _blame(self, index: np.ndarray, read: list[Any], work: Callable[[Any], Any]) -> None:
+        if failed := {self.positions[index[place]]: error for place, error in failures(read, work).items()}:
             position, error = min(failed.items(), key=lambda own: own[0])
             raise InputError(f"item {position}: {type(error).__name__}: {error}") from error
-
-    def _collated(self, row: int) -> Features:
-        return self.encoder.collate([self._read(row)], self.prompt)
 
     def _read(self, row: int) -> Any:
         try:
@@ -154,16 +153,14 @@ def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
         raise InputError(f"item {position}: {error}") from error
 
 
-def run_group(
-    group: Group,
-    forward: Callable[[Features], T],
-    *,
+def run_groups(
+    groups: Mapping[str, Group],
+    forward: Callable[[str, Features], T],
     batch_size: int,
     device: torch.device,
-    show_progress_bar: bool,
-    description: str,
+    show_progress_bar: bool | None,
 ) -> Iterator[tuple[np.ndarray, T]]:
-    """Yield the positions of each batch and what ``forward`` gives for it.
+    """Yield the positions of each batch of each tower, and what ``forward`` gives for it.
 
     Rows are batched longest first, as sentence-transformers does, which wastes least padding and meets the largest
     batch at once. The next batch is read in a thread while the model works.
@@ -172,17 +169,19 @@ def run_group(
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    order = np.argsort(-group.source.lengths())
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    with tqdm(total=len(order), desc=description, unit="item", disable=not show_progress_bar, delay=1) as bar:
-        for rows, batch in zip(batches, prefetch(group.source.load(rows) for rows in batches)):
-            try:
-                result = forward(to_device(batch, device))
-            except torch.OutOfMemoryError:
-                raise
-            except Exception:
-                if isinstance(group.source, Items):
-                    group.source.blame_encoder(rows, device)
-                raise
-            yield group.positions[rows], result
-            bar.update(len(rows))
+    for name, (source, positions) in groups.items():
+        order = np.argsort(-source.lengths())
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        bar_options = {"total": len(order), "unit": "item", "disable": show_progress_bar is False, "delay": 1}
+        with tqdm(desc=f"Encoding {name}", **bar_options) as bar:
+            for rows, batch in zip(batches, prefetch(map(source.load, batches))):
+                try:
+                    result = forward(name, to_device(batch, device))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception:
+                    if isinstance(source, Items):
+                        source.blame_encoder(rows, device)
+                    raise
+                yield positions[rows], result
+                bar.update(len(rows))

@@ -15,7 +15,7 @@ from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.batch import to_device
 from freezealign.inputs import InputError
 from freezealign.prefetch import prefetch
-from freezealign.space.encode import Group, run_group
+from freezealign.space.encode import Group, run_groups
 
 CPU = torch.device("cpu")
 
@@ -39,9 +39,8 @@ class Numbers:
 
 def run(source, forward=lambda batch: batch["row"].tolist(), batch_size: int = 2) -> list:
     """Return one result a row, in the order of the source."""
-    group, found = Group(source, np.arange(len(source))), {}
-    options = {"batch_size": batch_size, "device": CPU, "show_progress_bar": False, "description": "Encoding"}
-    for positions, results in run_group(group, forward, **options):
+    groups, found = {"text": Group(source, np.arange(len(source)))}, {}
+    for positions, results in run_groups(groups, lambda name, batch: forward(batch), batch_size, CPU, False):
         found |= zip(positions.tolist(), results)
     return [found[row] for row in range(len(source))]
 
@@ -184,7 +183,7 @@ def test_several_prefetches_can_be_nested():
     assert list(prefetch(number * 2 for number in inner)) == [number * 2 for number in range(50)]
 
 
-# run_group
+# run_groups
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 9))
