@@ -48,9 +48,9 @@ class FeatureStore:
         self.columns, self.skipped, self.items, self._source = dict(columns), list(skipped), items, source
         self.features: dict[str, FrozenFeatures] = {}
         self.rows: dict[str, Runs] = {}
-        named = {key.removeprefix("items/") for key in columns if key.startswith("items/") and "." not in key}
-        if named != set(origins):
-            raise ValueError(f"the store's manifest names {sorted(origins)}, but its shards hold {sorted(named)}.")
+        named = {f"items/{modality}" for modality in origins} | {"items/ids.utf8", "items/ids.lengths"}
+        if named != (held := {key for key in columns if key.startswith("items/")}):
+            raise ValueError(f"the store's manifest stands for {sorted(named)}, but its shards hold {sorted(held)}.")
         for modality, origin in origins.items():
             prefix = f"{modality}/"
             own = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
@@ -70,6 +70,9 @@ class FeatureStore:
         shards = [shard for shard in shards if shard]
         if not shards:
             raise ValueError("a feature store needs at least one item.")
+        kinds = [{key: (part.dtype.str, part.shape[1:]) for key, part in shard.items()} for shard in shards]
+        if other := next((kind for kind in kinds if kind != kinds[0]), None):
+            raise ValueError(f"the shards of a store have equal columns, got {kinds[0]} and {other}; extract it again.")
         columns = {key: Column([shard[key] for shard in shards]) for key in shards[0]}
         return cls(origins, columns, skipped, source=source)
 

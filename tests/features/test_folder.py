@@ -303,3 +303,20 @@ def test_array_whose_rows_do_not_follow_each_other_is_refused(path, order):
     )
     with pytest.raises(ValueError, match=r"00000\.npy holds no rows one after another"):
         FeatureStore.open(path)
+
+
+def test_a_column_that_one_shard_lacks_altogether_is_refused(path):
+    edit(path / "shards" / "00004.json", lambda content: content["files"].pop("image/lengths") and None)
+    (path / "image" / "lengths" / "00004.npy").unlink()
+    with pytest.raises(ValueError, match="equal columns"):
+        FeatureStore.open(path)
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows.astype(np.float64), lambda rows: rows[:, :-1]])
+def test_a_column_that_changes_its_form_is_refused(path, change):
+    file = path / "image" / "token_embeddings" / "00004.npy"
+    np.save(file, np.ascontiguousarray(change(np.load(file))))
+    size = file.stat().st_size
+    edit(path / "shards" / "00004.json", lambda c: c["files"]["image/token_embeddings"].update(bytes=size))
+    with pytest.raises(ValueError, match="equal columns"):
+        FeatureStore.open(path)
