@@ -21,8 +21,8 @@ from freezealign.files import formed, read_object
 from freezealign.modality import read_item
 from freezealign.modules.base import Module
 
-LARGEST_SIZE = 2**16
-"""Pixels a side and tokens a text that a saved model may ask for; position embeddings grow with them."""
+LARGEST = {"image_size": 2**14, "max_length": 2**24}
+"""Pixels a side and tokens a text that a saved model may ask for; position embeddings of images grow with them."""
 
 
 class FrozenEncoder(Module):
@@ -175,8 +175,8 @@ class FrozenEncoder(Module):
         keys = {field.name for field in fields(EncoderReference)}
         told = {key: value for key, value in config.items() if key in keys}
         reference = formed(path, told, EncoderReference)
-        for key in ("image_size", "max_length"):
-            formed(path, told.get(key), (range(1, LARGEST_SIZE), type(None)), key)
+        for key, largest in LARGEST.items():
+            formed(path, told.get(key), (range(1, largest + 1), type(None)), key)
         try:
             encoder = cls(reference)
         except ConnectionError:
