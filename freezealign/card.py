@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from freezealign.files import write_atomically
 from freezealign.training.arguments import NEUTRAL
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ USAGE = {
     "image": 'images = model.encode_image(["photo.jpg"])',
     "text": 'texts = model.encode_text(["a red apple", "ein roter Apfel"])',
 }
+
+
+TRAINING = {"data_name": str, "pairs": (int, type(None)), "skipped": int}
+"""What the card reads of a training."""
 
 
 @dataclass
@@ -120,9 +125,9 @@ def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> 
         model_id=model_id,
         usage=_usage(model),
         training=_training(card_data),
-        evaluation=_evaluation(card_data),
+        evaluation="\n\n".join(_score_table(*own) for own in card_data.evaluations.items()) or "Not evaluated.",
     )
-    card.save(path / "README.md")
+    write_atomically(path / "README.md", lambda file: file.write(str(card).encode()))
 
 
 def _base_models(model: Space) -> list[str]:
@@ -148,21 +153,17 @@ def _training(card: CardData) -> str:
     return f"{count} pairs of {data} ({skipped} skipped as unreadable).\n\n| | |\n|---|---|\n{rows}"
 
 
-def _evaluation(card: CardData) -> str:
-    if not card.evaluations:
-        return "Not evaluated."
-    tables = [_score_table(name, metrics) for name, metrics in card.evaluations.items()]
-    return "\n\n".join(tables)
-
-
 def _score_table(name: str, metrics: dict[str, Any]) -> str:
     """Return one evaluation: its protocol, and a row a metric with interval and chance level where it has them."""
     lines = ["| metric | value | 95% interval | chance |", "|---|---|---|---|"]
     for metric, value in metrics.items():
         if not isinstance(value, (int, float)) or metric.endswith(("_low", "_high", "_chance")):
             continue
-        low, high, chance = (metrics.get(f"{metric}_{end}") for end in ("low", "high", "chance"))
-        interval = "" if low is None else f"{low:.3f}–{high:.3f}"
-        lines.append(f"| {metric} | {value:.4g} | {interval} | {'' if chance is None else f'{chance:.3f}'} |")
+        low, high, chance = (_decimals(metrics.get(f"{metric}_{end}")) for end in ("low", "high", "chance"))
+        lines.append(f"| {metric} | {value:.4g} | {f'{low}–{high}' if low else ''} | {chance} |")
     protocol = next((f": {value}" for key, value in metrics.items() if key.endswith("protocol")), "")
     return f"**{name}**{protocol}\n\n" + "\n".join(lines)
+
+
+def _decimals(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, (int, float)) else ""

@@ -6,24 +6,30 @@ import hashlib
 import json
 import math
 import os
+import reprlib
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import UnionType
+from typing import Any, BinaryIO, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import Tensor
+from typing_extensions import NotRequired
 
 from freezealign.words import CONTROL
 
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
+JSON_LIMIT_DEPTH = 100
+OPTIONAL: Any = NotRequired
 
 
 def is_file(path: str | Path) -> bool:
@@ -46,44 +52,129 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: If the file is missing, not a regular file, larger than 64 MiB, or not JSON.
+        ValueError: If it is missing, no regular file, larger than 64 MiB, nested deeper than 100, or not JSON.
+    """
+    regular(path, JSON_LIMIT_BYTES)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
+        raise ValueError(f"{path}: not valid JSON ({error}).") from None
+    level: list[Any] = [[content]]
+    for _ in range(JSON_LIMIT_DEPTH):
+        containers = [value.values() if isinstance(value, dict) else value for value in level]
+        level = [inner for values in containers for inner in values if isinstance(inner, (dict, list))]
+    if level:
+        raise ValueError(f"{path}: nested deeper than {JSON_LIMIT_DEPTH}; this is not what freezealign writes.")
+    return content
+
+
+def regular(path: Path, limit: int | None = None) -> Path:
+    """Return ``path`` if it is a file; a pipe or a device may have no end.
+
+    Raises:
+        ValueError: If it is missing, no regular file, or larger than ``limit`` bytes.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError(f"{path} is not a regular file.")
-        if path.stat().st_size > JSON_LIMIT_BYTES:
-            raise ValueError(
-                f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
-            )
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}).") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path} is no regular file; refusing to read it.")
+    if limit is not None and status.st_size > limit:
+        raise ValueError(f"{path} is larger than {limit // 2**20} MiB; this is not what freezealign writes.")
+    return path
 
 
-def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | Iterable[str] = ()) -> dict[str, Any]:
-    """Parse a JSON file that holds an object with at least the ``required`` keys, of their types where they have one.
+def read_object(path: Path, form: Any = ()) -> Any:
+    """Parse a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        form: What it must hold: keys, or a form that :func:`formed` takes.
 
     Raises:
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
     content = read_json(path)
-    check_object(path, content, required)
-    return dict(content)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: it holds no object; this is not what freezealign writes.")
+    return formed(path, content, form if isinstance(form, (Mapping, type)) else dict.fromkeys(form, Any))
 
 
-def check_object(path: Path, content: Any, required: Mapping[str, type | tuple[type, ...]] | Iterable[str]) -> None:
-    """Raise a ``ValueError`` unless a part of a JSON file is an object as :func:`read_object` says."""
-    missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
-    if missing:
-        raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
-    for key, kind in required.items() if isinstance(required, Mapping) else ():
-        if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
-            raise ValueError(f"{path}: '{key}' is {str(content[key])[:80]!r}; this is not what freezealign writes.")
+def formed(path: Path, value: Any, form: Any, key: str = "") -> Any:
+    """Return a value read from a JSON file, once it is of a type; dataclasses in it are made.
+
+    Args:
+        path: The file, for errors.
+        value: What was read.
+        form: A plain type (``float`` is any finite number), ``Literal``, a range, a union or tuple of such, ``list[…]``
+            or ``dict[str, …]``; or keys with their forms: a mapping, a ``TypedDict``, or a dataclass, which has no
+            other keys.
+        key: Where in the file, with dots.
+
+    Raises:
+        ValueError: With the file and the key, if it is of another.
+    """
+    kind, parts = get_origin(form) or form, get_args(form)
+    if kind is OPTIONAL:
+        return formed(path, value, parts[0], key)
+    if kind in (Union, UnionType):
+        for part in parts:
+            if _is_a(value, part) or (isinstance(value, dict) and _known_keys(part) is not None):
+                return formed(path, value, part, key)
+    place = f"{key}." if key else ""
+    if isinstance(value, dict) and (known := _known_keys(form)) is not None:
+        missing = [name for name, (_, needed) in known.items() if needed and name not in value]
+        unknown = sorted(set(value) - set(known)) if is_dataclass(form) else []
+        for what, names in (("missing", missing), ("unknown", unknown)):
+            if names:
+                told = [f"{place}{name}" for name in names]
+                raise ValueError(f"{path}: {reprlib.repr(told)} {what}; this is not what freezealign writes.")
+        own = {name: formed(path, value[name], one, place + name) for name, (one, _) in known.items() if name in value}
+        return kind(**own) if is_dataclass(form) else value | own
+    if isinstance(value, dict) and kind is dict and parts:
+        return {name: formed(path, one, parts[1], place + name) for name, one in value.items()}
+    if isinstance(value, list) and kind is list and parts:
+        return [formed(path, one, parts[0], f"{place}{number}") for number, one in enumerate(value)]
+    if not _is_a(value, form):
+        raise ValueError(f"{path}: '{key}' is {reprlib.repr(value)}; this is not what freezealign writes.")
+    return value
 
 
-def check_version(path: Path, content: dict[str, Any], known: int) -> None:
+def _known_keys(form: Any) -> dict[str, tuple[Any, bool]] | None:
+    """Return the keys that a form names, each with its own form and whether it is needed; ``None`` if it names none."""
+    optional: set[str] = set()
+    if is_dataclass(form):
+        optional = {own.name for own in fields(form) if (own.default, own.default_factory) != (MISSING, MISSING)}
+    elif not (isinstance(form, Mapping) or is_typeddict(form)):
+        return None
+    hints = form if isinstance(form, Mapping) else _hints(form, include_extras=True)
+    return {name: (own, name not in optional and get_origin(own) is not OPTIONAL) for name, own in hints.items()}
+
+
+_hints = cache(get_type_hints)
+
+
+def _is_a(value: Any, form: Any) -> bool:
+    """Whether a value is of a type as a whole, whatever is in it; a truth value is no number."""
+    kind: Any = get_origin(form) or form
+    parts = form if isinstance(form, tuple) else get_args(form)
+    if isinstance(form, tuple) or kind in (Union, UnionType):
+        return any(_is_a(value, part) for part in parts)
+    if isinstance(form, range):
+        return type(value) is int and value in form
+    if kind is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if kind is float:
+        return type(value) in (int, float) and abs(value) < math.inf
+    return kind is Any or type(value) is kind
+
+
+def check_version(path: Path, content: Mapping[str, Any], known: int) -> None:
     """Raise a ``ValueError`` if ``content`` states a ``format_version`` later than the one this code knows."""
     if content["format_version"] > known:
         raise ValueError(f"{path} was written by a later freezealign; upgrade: pip install -U freezealign")
@@ -104,11 +195,6 @@ def _without_nan(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_without_nan(value) for value in content]
     return None if isinstance(content, float) and math.isnan(content) else content
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write what :func:`to_json` gives."""
-    path.write_bytes(to_json(content))
 
 
 def write_json_atomically(path: Path, content: Any) -> None:
@@ -276,8 +362,8 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
 
 
-def parse_object(path: Path, content: str, form: Mapping[str, type | tuple[type, ...]]) -> dict[str, Any]:
-    """Parse JSON that stands in the metadata of the file ``path``, and is an object as :func:`read_object` wants it.
+def parse_object(path: Path, content: str, form: Any) -> Any:
+    """Parse JSON that stands in the metadata of the file ``path``, and is of a form that :func:`formed` takes.
 
     Raises:
         ValueError: If it is something else.
@@ -286,8 +372,7 @@ def parse_object(path: Path, content: str, form: Mapping[str, type | tuple[type,
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
-    check_object(path, value, form)
-    return dict(value)
+    return formed(path, value, form)
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -296,40 +381,30 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     write_atomically(path, lambda file: file.write(content))
 
 
-def load_tensors(path: Path, module: nn.Module) -> None:
-    """Load a safetensors file into ``module``; names and shapes must agree exactly, and values be finite.
+def load_tensors(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Read a safetensors file; names and shapes must be those of ``expected``, which may be on the meta device.
+
+    They are compared before anything is read, and the values must be finite.
 
     Raises:
         ValueError: If the file is missing or damaged, names or shapes differ, or a value is NaN or infinite.
     """
-    check_shapes(path, module)
-    tensors = load_file(str(path))
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f"{path}: '{name}' holds NaN or infinity; these weights are damaged.")
-    module.load_state_dict(tensors)
-
-
-def check_shapes(path: Path, module: nn.Module) -> None:
-    """Compare names and shapes in a safetensors file with those of ``module``, which may be on the meta device.
-
-    Raises:
-        ValueError: If the file is missing or damaged, or names or shapes differ.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path.parent}: '{path.name}' is missing; this is not a complete model folder.")
     try:
-        with safe_open(str(path), "pt") as file:
+        with safe_open(str(regular(path)), "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            if missing := set(expected) ^ set(shapes):
+                absent, extra = sorted(missing & set(expected)), sorted(missing & set(shapes))
+                raise ValueError(f"{path}: missing tensors {absent}, unexpected tensors {extra}.")
+            for name, shape in shapes.items():
+                if shape != tuple(expected[name].shape):
+                    raise ValueError(f"{path}: '{name}' has shape {shape}, expected {tuple(expected[name].shape)}.")
+            tensors = {name: file.get_tensor(name) for name in shapes}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error}).") from None
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    if set(shapes) != set(expected):
-        missing, extra = sorted(set(expected) - set(shapes)), sorted(set(shapes) - set(expected))
-        raise ValueError(f"{path}: missing tensors {missing}, unexpected tensors {extra}.")
-    for name, shape in shapes.items():
-        if shape != expected[name]:
-            raise ValueError(f"{path}: '{name}' has shape {shape}, expected {expected[name]}.")
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"{path}: '{name}' holds NaN or infinity; these weights are damaged.")
+    return tensors
 
 
 def inside(root: Path, relative: str) -> Path:
@@ -338,7 +413,10 @@ def inside(root: Path, relative: str) -> Path:
     Raises:
         ValueError: If the result would lie outside ``root``.
     """
-    path = (root / relative).resolve()
+    try:
+        path = (root / relative).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, in a circle, or with a zero byte
+        raise ValueError(f"{root}: {reprlib.repr(relative)} names no file ({error}).") from None
     if not path.is_relative_to(root.resolve()):
         raise ValueError(f"{root}: '{relative}' points outside the model folder; refusing to read it.")
     return path

@@ -222,13 +222,9 @@ class FreezeAlign(Space):
         self, repo_id: str, *, token: bool | str | None = None, private: bool = False, message: str = "Upload model"
     ) -> str:
         """Save the model to a hub repository, created if need be, and return the address of the commit."""
-        from freezealign.integrations.hub import push
-        from freezealign.saving import save
+        from freezealign.saving import push
 
-        def write(folder: Path) -> None:
-            save(self, self.model_card_data, folder, repo_id)
-
-        return push(write, repo_id, token=token, private=private, message=message)
+        return push(self, self.model_card_data, repo_id, token=token, private=private, message=message)
 
     def to_sentence_transformer(self) -> SentenceTransformer:
         """Return a stock ``SentenceTransformer`` that holds these very blocks: training one trains the other."""

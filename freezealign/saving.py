@@ -8,6 +8,7 @@ file, never imported by it.
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,10 @@ from typing import Any, NamedTuple
 import torch
 
 import freezealign
-from freezealign.card import CardData, write_card
+from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder
-from freezealign.files import check_version, inside, read_object, write_json
-from freezealign.hub import locate_folder
+from freezealign.files import check_version, formed, inside, read_object, write_json_atomically
+from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import (
     KernelHead,
@@ -39,13 +40,8 @@ ROUTER_TYPE = "sentence_transformers.base.modules.router.Router"
 NORMALIZE_TYPE = "sentence_transformers.base.modules.normalize.Normalize"
 
 
-def class_name(block: type) -> str:
-    """Return the public name of a block's class, as model folders store it: ``freezealign.Pooling``."""
-    return f"freezealign.{block.__name__}"
-
-
 CLASSES: dict[str, type[Module]] = {
-    class_name(block): block
+    f"freezealign.{block.__name__}": block
     for block in (
         FrozenEncoder,
         KernelHead,
@@ -57,6 +53,7 @@ CLASSES: dict[str, type[Module]] = {
         TokenProjector,
     )
 }
+"""The blocks' public names, which model folders store."""
 
 
 class Parts(NamedTuple):
@@ -73,33 +70,42 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
     Raises:
         TypeError: If a block is of a class that loading would not know.
     """
-    _check_classes(space)
+    kinds = {type(block) for tower in space.named_towers.values() for block in tower}
+    if unknown := sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values())):
+        raise TypeError(
+            f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."
+        )
     path.mkdir(parents=True, exist_ok=True)
     structure: dict[str, list[str]] = {}
     types: dict[str, str] = {}
     for name, tower in space.named_towers.items():
         for position, block in enumerate(tower):
             folder = f"{name}_{position}_{type(block).__name__}"
-            types[folder] = class_name(type(block))
+            types[folder] = f"freezealign.{type(block).__name__}"
             structure.setdefault(name, []).append(folder)
             block.save(str(path / folder))
     routes = {str(key): name for key, name in route_mappings(space).items()}
     parameters = {"default_route": space.modalities[0], "allow_empty_key": True, "route_mappings": routes}
-    write_json(path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
+    write_json_atomically(
+        path / "router_config.json", {"types": types, "structure": structure, "parameters": parameters}
+    )
     _write_sentence_transformers_files(path)
     space.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
     config = {"format_version": FORMAT_VERSION, "freezealign": freezealign.__version__, "card": card.to_dict()}
-    write_json(path / "config_freezealign.json", config)
+    write_json_atomically(path / "config_freezealign.json", config)
     write_card(space, card, path, model_id)
 
 
-def _check_classes(space: Space) -> None:
-    kinds = {type(block) for tower in space.named_towers.values() for block in tower}
-    unknown = sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds - set(CLASSES.values()))
-    if unknown:
-        raise TypeError(
-            f"a model with blocks of class {unknown} could not be loaded again; ours are {sorted(CLASSES)}."
-        )
+def push(space: Space, card: CardData, repo_id: str, *, token: bool | str | None, private: bool, message: str) -> str:
+    """Upload what :func:`save` writes, and return the address of the commit."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as folder, explain_hub_errors(repo_id):
+        save(space, card, Path(folder), repo_id)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+    return str(commit.commit_url)
 
 
 def load(
@@ -107,25 +113,29 @@ def load(
 ) -> Parts:
     """Read the parts of a model from a folder or the hub; see :meth:`freezealign.FreezeAlign.from_pretrained`."""
     root = locate_folder(name_or_path, revision=revision, token=token)
-    config = read_object(root / "config_freezealign.json", {"format_version": int, "card": dict})
+    path, router_path = root / "config_freezealign.json", root / "router_config.json"
+    config = read_object(path, {"format_version": int})
     check_version(root, config, FORMAT_VERSION)
-    if not {"training", "evaluations"} <= set(config["card"]):
-        raise ValueError(f"{root / 'config_freezealign.json'}: its card is not complete; it is damaged.")
-    router = read_object(root / "router_config.json", {"types": dict, "structure": dict})
-    if not all(map(_is_names, router["structure"].values())) or not _is_names(list(router["types"].values())):
-        raise ValueError(f"{root / 'router_config.json'}: its towers are not lists of names; it is damaged.")
-    unknown = sorted(set(encoders) - set(router["structure"]))
-    if unknown:
-        raise ValueError(f"encoders= names {unknown}, but the model has {list(router['structure'])}.")
+    formed(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
+    card = CardData.from_dict(config["card"])
+    if card.training:
+        formed(path, card.training, TRAINING, "card.training")
+    router = read_object(router_path, {"types": dict[str, str], "structure": dict[str, list[str]]})
+    types, structure = router["types"], router["structure"]
+    if unknown := sorted(set(encoders) - set(structure)):
+        raise ValueError(f"encoders= names {unknown}, but the model has {list(structure)}.")
     towers = {
-        name: [_load_block(root, folder, router["types"], encoders.get(name), name) for folder in folders]
-        for name, folders in router["structure"].items()
+        name: [_load_block(root, folder, types, encoders.get(name), name) for folder in folders]
+        for name, folders in structure.items()
     }
-    return Parts(towers, LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER)), CardData.from_dict(config["card"]))
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if unused := sorted(set(types).difference(*structure.values())):
+        raise ValueError(
+            f"{router_path}: {unused} are of no tower in 'structure'; this is not what freezealign writes."
+        )
+    for name, blocks in towers.items():
+        if not isinstance(next(iter(blocks), None), FrozenEncoder):
+            raise ValueError(f"{router_path}: 'structure.{name}' does not start with a FrozenEncoder.")
+    return Parts(towers, LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER)), card)
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:
@@ -153,11 +163,11 @@ def _write_sentence_transformers_files(path: Path) -> None:
         {"idx": 0, "name": "0", "path": "", "type": ROUTER_TYPE},
         {"idx": 1, "name": "1", "path": "1_Normalize", "type": NORMALIZE_TYPE},
     ]
-    write_json(path / "modules.json", entries)
+    write_json_atomically(path / "modules.json", entries)
     (path / "1_Normalize").mkdir(exist_ok=True)
     keys = {"module_input_name": "sentence_embedding", "module_output_name": "sentence_embedding"}
-    write_json(path / "1_Normalize" / "config.json", keys)
-    write_json(
+    write_json_atomically(path / "1_Normalize" / "config.json", keys)
+    write_json_atomically(
         path / "config_sentence_transformers.json",
         {
             "model_type": "SentenceTransformer",

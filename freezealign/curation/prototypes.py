@@ -20,7 +20,6 @@ from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
 from freezealign.files import (
-    check_object,
     is_file,
     is_folder,
     parse_object,
@@ -216,19 +215,13 @@ class Prototypes:
         try:
             arrays, metadata = read_arrays(path)
             about = parse_object(path, metadata.get(FILE_KEY, ""), ABOUT)
-            if not all(isinstance(name, str) for name in about["names"]):
-                raise ValueError("names of concepts are texts")
-            if about["origin"] is not None:
-                check_object(path, about["origin"], ORIGIN)
-                about["origin"] = Origin(**about["origin"])
             names, vectors = tuple(about["names"]), torch.from_numpy(arrays["vectors"])
             return cls(names, vectors, about["origin"], about["provenance"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} holds no prototypes that freezealign wrote ({error}).") from None
 
 
-ABOUT: dict[str, Any] = {"names": list, "origin": (dict, type(None)), "provenance": dict}
-ORIGIN = {"name": str, "fingerprint": str, "preprocessing": dict}
+ABOUT: dict[str, Any] = {"names": list[str], "origin": Origin | None, "provenance": dict}
 
 
 def read_concepts(

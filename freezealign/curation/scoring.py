@@ -89,7 +89,7 @@ def _within(rows: np.ndarray, start: int, count: int) -> bool:
     return bool((np.diff(rows, prepend=start - 1, append=start + count) > 0).all())
 
 
-ABOUT: dict[str, Any] = {"rows": int, "unusable": int, "recall": (int, float, type(None))}
+ABOUT: dict[str, Any] = {"rows": int, "unusable": int, "recall": float | None}
 
 
 @dataclass(frozen=True)

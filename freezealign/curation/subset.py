@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import as_line, check_object, claim, exclusive, write_atomically, write_json_atomically
+from freezealign.files import as_line, claim, exclusive, formed, write_atomically, write_json_atomically
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:
@@ -60,9 +60,7 @@ def write_subset(
     request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
     with exclusive(folder):
         begun = claim(path, request, "subset", damage={})
-        check_object(path, begun, {"damage": dict})
-        damage: dict[str, list[str]] = begun["damage"]
-        check_object(path, damage, dict.fromkeys(damage, list))
+        damage: dict[str, list[str]] = formed(path, begun, {"damage": dict[str, list[str]]})["damage"]
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
             if (folder / shard.name).is_file():
                 continue

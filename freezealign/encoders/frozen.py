@@ -11,14 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import NotRequired
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
 from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
-from freezealign.files import read_object
+from freezealign.files import formed, read_object
 from freezealign.modality import read_item
 from freezealign.modules.base import Module
+
+LARGEST = {"image_size": 2**14, "max_length": 2**24}
+"""Pixels a side and tokens a text that a saved model may ask for; position embeddings of images grow with them."""
 
 
 class FrozenEncoder(Module):
@@ -173,10 +177,19 @@ class FrozenEncoder(Module):
         Raises:
             ValueError: If the encoder's tensors, configuration or preprocessing differ from the saved ones.
         """
-        required = dict.fromkeys(("name", "backend", "modality", "source", "fingerprint"), str)
-        config = read_object(folder / cls.config_file_name, {**required, "preprocessing": dict})
+        path = folder / cls.config_file_name
+        config = read_object(path, {"fingerprint": str, "preprocessing": dict, "configuration": NotRequired[str]})
         keys = {field.name for field in fields(EncoderReference)}
-        encoder = cls(EncoderReference(**{key: value for key, value in config.items() if key in keys}))
+        told = {key: value for key, value in config.items() if key in keys}
+        reference = formed(path, told, EncoderReference)
+        for key, largest in LARGEST.items():
+            formed(path, told.get(key), (range(1, largest + 1), type(None)), key)
+        try:
+            encoder = cls(reference)
+        except ConnectionError:
+            raise
+        except (AttributeError, OSError) as error:  # what backends make of a source that is none
+            raise ValueError(f"{path}: 'source' {reference.source[:80]!r} cannot be loaded ({error}).") from error
         encoder.check_identity(config)
         return encoder
 

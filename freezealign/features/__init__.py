@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from freezealign.features.frozen import FrozenFeatures
-from freezealign.features.origin import Origin
+from freezealign.features.frozen import FrozenFeatures, Origin
 from freezealign.features.shard import SHARD_SIZES, Level, StoreDtype
 from freezealign.features.store import FeatureStore
 

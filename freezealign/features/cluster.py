@@ -11,7 +11,7 @@ import numpy as np
 
 from freezealign.batch import default_device
 from freezealign.data.reader import PairReader
-from freezealign.features.extract import Extraction, check_source, extract_shard
+from freezealign.features.extract import Extraction, check_source, extract_shards
 from freezealign.features.folder import StoreFolder
 
 
@@ -34,7 +34,9 @@ class ShardWorker:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Extract and write the shards with these numbers."""
         for number in batch["shard"].tolist():
-            self.folder.write(number, extract_shard(self.reader, self.extraction, self.device, number))
+            shards = extract_shards(self.reader, self.extraction, self.device, only=number, show_progress_bar=False)
+            for own in shards:
+                self.folder.write(*own)
         return batch
 
 
@@ -65,22 +67,18 @@ def extract_with_ray(reader: PairReader, extraction: Extraction, folder: StoreFo
     if started:
         ray.init(log_to_driver=False)
     try:
-        _run(ray, shards, ray.put((reader, extraction)), folder)
+        tasks = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
+        resources = ray.cluster_resources()
+        gpus = 1 if resources.get("GPU") else 0
+        workers = max(1, int(resources["GPU" if gpus else "CPU"]))
+        tasks.map_batches(
+            ShardWorker,
+            # the reference in a list, so that Ray hands over the reference and not its content
+            fn_constructor_args=([ray.put((reader, extraction))], str(folder.path.resolve())),
+            batch_size=1,
+            num_gpus=gpus,
+            concurrency=(1, min(workers, len(shards))),
+        ).materialize()
     finally:
         if started:
             ray.shutdown()
-
-
-def _run(ray: Any, shards: list[int], job: Any, folder: StoreFolder) -> None:
-    tasks = ray.data.from_items([{"shard": number} for number in shards], override_num_blocks=len(shards))
-    resources = ray.cluster_resources()
-    gpus = 1 if resources.get("GPU") else 0
-    workers = max(1, int(resources["GPU" if gpus else "CPU"]))
-    tasks.map_batches(
-        ShardWorker,
-        # the reference in a list, so that Ray hands over the reference and not its content
-        fn_constructor_args=([job], str(folder.path.resolve())),
-        batch_size=1,
-        num_gpus=gpus,
-        concurrency=(1, min(workers, len(shards))),
-    ).materialize()

@@ -17,13 +17,17 @@ class NpyFile:
     """A ``.npy`` file that is open while it is read and at no other time, so that its pages do not pile up.
 
     Raises:
-        ValueError: If it is not a readable ``.npy`` file.
+        ValueError: If it is not a readable ``.npy`` file of rows one after another.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         array = self.map()
         self.shape, self.dtype, self.offset = array.shape, array.dtype, array.offset
+        if not array.ndim:
+            raise ValueError(f"{path} holds one value and no rows.")
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{path} is stored column by column; write it again with numpy.ascontiguousarray.")
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
@@ -18,10 +18,10 @@ from freezealign.data.digest import first_difference
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
-from freezealign.features.origin import Origin
-from freezealign.features.read import ReadBatch, collate, read_batch, without_failures
+from freezealign.features.columns import Runs
+from freezealign.features.frozen import Origin
+from freezealign.features.read import ReadBatch, augmented, collate, read_batch, without_failures
 from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
-from freezealign.features.views import augmented
 from freezealign.modules import Pooling
 from freezealign.prefetch import ordered_map, prefetch
 
@@ -83,20 +83,12 @@ class Run(NamedTuple):
     pairs: list[Pair]
 
 
-class Batch(NamedTuple):
-    """A run of pairs of one shard, read: how many there were, their digests, and what became of them."""
-
-    shard: int
-    size: int
-    source: str
-    read: ReadBatch
-
-
 def extract_shards(
     reader: PairReader,
     extraction: Extraction,
     device: torch.device,
     done: Mapping[int, str] = MappingProxyType({}),
+    only: int | None = None,
     show_progress_bar: bool = True,
     watch: Callable[[int], None] = lambda nbytes: None,
 ) -> Iterator[tuple[int, Shard]]:
@@ -110,6 +102,7 @@ def extract_shards(
         device: Where the encoders are.
         done: Numbers of the shards to leave out, and the digests of the pairs they were made of, which are compared
             with those of ``reader``; an empty one is not.
+        only: The one shard to extract, of data that can be read from anywhere.
         show_progress_bar: Show progress if it takes longer than a second.
         watch: Called after every batch with the bytes that the shard at work has so far.
 
@@ -117,44 +110,34 @@ def extract_shards(
         InputError: With ``strict``, at the first item that cannot be read or whose features are not finite.
         ValueError: If a pair lacks a modality, or a shard that is done was made of other pairs.
     """
-    runs = _runs(reader, extraction, done)
-    bar = {"total": reader.count, "initial": min(len(done) * extraction.shard_size, reader.count or 0)}
-    yield from _extract(reader, runs, extraction, device, watch, disable=not show_progress_bar, **bar)
-
-
-def extract_shard(reader: PairReader, extraction: Extraction, device: torch.device, number: int) -> Shard:
-    """Return one shard of data that has positions; raises what :func:`extract_shards` does."""
-    size = extraction.shard_size
-    pairs = islice(reader.read(number * size), size)
-    _, shard = next(
-        _extract(reader, _runs_of(number, pairs, extraction), extraction, device, lambda nbytes: None, disable=True)
-    )
-    return shard
-
-
-def _extract(
-    reader: PairReader,
-    runs: Iterator[Run],
-    extraction: Extraction,
-    device: torch.device,
-    watch: Callable[[int], None],
-    **bar_options: Any,
-) -> Iterator[tuple[int, Shard]]:
     from tqdm.auto import tqdm
 
-    builder, size = ShardBuilder(extraction.dtype), 0
-    batches = prefetch(ordered_map(partial(_read_run, reader, extraction), _errors_last(runs), READERS))
-    with tqdm(desc="Frozen features", unit="pair", delay=1, **bar_options) as bar:
-        for batch in batches:
-            _encode(batch.read, extraction, device, builder)
-            size, builder.source = size + batch.size, builder.source + batch.source
+    change = partial(augmented, encoders=extraction.encoders, views=extraction.views)
+
+    def read(run: Run | Exception) -> tuple[Run, str, ReadBatch]:
+        if isinstance(run, Exception):
+            raise run
+        pairs = enumerate(run.pairs, run.start)
+        return run, reader.digests(run.pairs), read_batch(pairs, extraction.encoders, extraction.strict, change)
+
+    size = extraction.shard_size
+    if only is None:
+        runs = _runs(reader, extraction, done)
+    else:
+        runs = _runs_of(only, islice(reader.read(only * size), size), extraction)
+    bar_options = {"total": reader.count, "initial": min(len(done) * size, reader.count or 0)}
+    builder, filled = ShardBuilder(extraction.dtype), 0
+    with tqdm(desc="Frozen features", unit="pair", delay=1, disable=not show_progress_bar, **bar_options) as bar:
+        for run, digests, batch in prefetch(ordered_map(read, _errors_last(runs), READERS)):
+            _encode(batch, extraction, device, builder)
+            filled, builder.source = filled + len(run.pairs), builder.source + digests
             watch(builder.nbytes)
-            bar.update(batch.size)
-            if size == extraction.shard_size:
-                yield batch.shard, builder.build()
-                builder, size = ShardBuilder(extraction.dtype), 0
-    if size:
-        yield batch.shard, builder.build()
+            bar.update(len(run.pairs))
+            if filled == size:
+                yield run.shard, builder.build()
+                builder, filled = ShardBuilder(extraction.dtype), 0
+    if filled:
+        yield run.shard, builder.build()
 
 
 def _runs(reader: PairReader, extraction: Extraction, done: Mapping[int, str]) -> Iterator[Run]:
@@ -205,16 +188,6 @@ def _runs_of(shard: int, pairs: Iterator[Pair], extraction: Extraction) -> Itera
         yield Run(shard, start, run)
 
 
-def _read_run(reader: PairReader, extraction: Extraction, run: Run | Exception) -> Batch:
-    """Read the pairs of a batch, leave out those that cannot be read, preprocess the rest."""
-    if isinstance(run, Exception):
-        raise run
-    change = partial(augmented, encoders=extraction.encoders, views=extraction.views)
-    pairs = enumerate(run.pairs, run.start)
-    read = read_batch(pairs, extraction.encoders, extraction.strict, change)
-    return Batch(run.shard, len(run.pairs), reader.digests(run.pairs), read)
-
-
 @torch.no_grad()
 def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, builder: ShardBuilder) -> None:
     """Run the encoders over a batch and add those of its pairs whose features are finite."""
@@ -225,43 +198,34 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
         return {key: extraction.encoders[key](to_device(own, device)) for key, own in inputs.items()}
 
     outputs = without_failures(batch, extraction.strict, encode)
-    for key, pooling in extraction.poolings.items() if outputs else ():
-        outputs[key] = {**outputs[key], "sentence_embedding": pooling(outputs[key])["sentence_embedding"]}
-    rows = {key: _rows_of(batch.pairs, key) for key in outputs}
     limit = float(np.finfo(np.float16).max) if extraction.dtype == "float16" else float("inf")
-    faults = {key: row_faults(output, key in extraction.poolings, limit) for key, output in outputs.items()}
-    kept = []
+    rows, faults = {}, {}
+    for key, output in outputs.items():
+        rows[key] = Runs(np.array([len(pair.items[key]) for pair in batch.pairs]))
+        pooling = extraction.poolings.get(key)
+        if pooling is not None:
+            output |= {"sentence_embedding": pooling(output)["sentence_embedding"]}
+        starts = rows[key].starts(np.arange(len(batch.pairs)))
+        faults[key] = np.maximum.reduceat(row_faults(output, pooling is not None, limit), starts)
+    kept: list[int] = []
     for number, position in enumerate(batch.positions):
-        found = [(key, fault) for key in outputs if (fault := faults[key][rows[key][number]].max())]
-        if found:
-            (key, fault), *_ = found
-            name = extraction.encoders[key].name
-            batch.skip(position, f"the {key} encoder '{name}' gave {FAULTS[fault]} for it.", extraction.strict)
+        if found := [key for key in outputs if faults[key][number]]:
+            name, fault = extraction.encoders[found[0]].name, FAULTS[faults[found[0]][number]]
+            batch.skip(position, f"the {found[0]} encoder '{name}' gave {fault} for it.", extraction.strict)
         else:
             kept.append(number)
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
-    if kept:
-        _add(batch, kept, rows, outputs, extraction, builder)
-
-
-def _add(
-    batch: ReadBatch,
-    kept: list[int],
-    rows: Mapping[str, list[np.ndarray]],
-    outputs: Mapping[str, Features],
-    extraction: Extraction,
-    builder: ShardBuilder,
-) -> None:
+    if not kept:
+        return
     texts = {}
     for key, output in outputs.items():
-        pooling = extraction.poolings.get(key)
-        stored = output if pooling is None else {"sentence_embedding": output["sentence_embedding"]}
-        builder.add_features(key, stored, np.concatenate([rows[key][number] for number in kept]))
+        stored = {"sentence_embedding": output["sentence_embedding"]} if key in extraction.poolings else output
+        builder.add_features(key, stored, rows[key].rows(np.array(kept)))
         if extraction.encoders[key].modality == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
-    names = [batch.pairs[number].id for number in kept]
-    ids = [str(batch.positions[number]) if name is None else name for number, name in zip(kept, names)]
-    builder.add_items(ids, {key: [len(rows[key][number]) for number in kept] for key in outputs}, texts)
+    names = {number: batch.pairs[number].id for number in kept}
+    ids = [str(batch.positions[number]) if name is None else name for number, name in names.items()]
+    builder.add_items(ids, {key: own.lengths(np.array(kept)).tolist() for key, own in rows.items()}, texts)
 
 
 FAULTS = ("nothing wrong", "values beyond float16 (dtype='float32' keeps them)", "NaN or Inf")
@@ -285,8 +249,3 @@ def row_faults(output: Features, pooled: bool, limit: float) -> np.ndarray:
     beyond = torch.stack(largest).amax(0) > limit
     faults = torch.where(torch.stack(finite).all(0), beyond.long(), torch.full_like(beyond, 2, dtype=torch.long))
     return faults.cpu().numpy()
-
-
-def _rows_of(pairs: Sequence[Pair], key: str) -> list[np.ndarray]:
-    ends = np.cumsum([len(pair.items[key]) for pair in pairs])
-    return [np.arange(end - len(pair.items[key]), end) for pair, end in zip(pairs, ends)]

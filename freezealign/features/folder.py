@@ -11,21 +11,25 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import numpy as np
+from typing_extensions import NotRequired
 
 from freezealign.features.columns import NpyFile
-from freezealign.features.shard import Shard
+from freezealign.features.frozen import Origin
+from freezealign.features.shard import Level, Shard
 from freezealign.files import (
     check_version,
     claim,
     exclusive,
     file_digest,
+    formed,
     inside,
     read_object,
     write_atomically,
@@ -34,6 +38,33 @@ from freezealign.files import (
 from freezealign.inputs import Skipped
 
 FORMAT_VERSION = 2
+
+
+class Manifest(TypedDict):
+    """What ``manifest.json`` holds; a store that was extracted here also holds the request."""
+
+    format_version: int
+    complete: bool
+    level: Level
+    modalities: dict[str, Origin]
+    shards: NotRequired[int]
+    data: NotRequired[str | None]
+
+
+class ArrayEntry(TypedDict):
+    """What the file of a shard says of one of its arrays."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class ShardEntry(TypedDict):
+    """What the file of a shard holds: its arrays by name, what was left out, and the digests of its pairs."""
+
+    files: dict[str, ArrayEntry]
+    skipped: list[Skipped]
+    source: NotRequired[str]
 
 
 class StoreFolder:
@@ -55,13 +86,7 @@ class StoreFolder:
         """Whether a store has been begun here."""
         return self._manifest.is_file()
 
-    @property
-    def complete(self) -> bool:
-        """Whether every shard of a finished extraction is here."""
-        manifest = self.manifest()
-        return bool(manifest["complete"]) and self.finished() == list(range(manifest.get("shards", -1)))
-
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self) -> Manifest:
         """Return the manifest.
 
         Raises:
@@ -69,17 +94,25 @@ class StoreFolder:
         """
         if not self.exists:
             raise ValueError(f"there is no feature store in {self.path}: it has no manifest.json.")
-        keys = ("format_version", "complete", "level", "modalities")
-        manifest = read_object(self._manifest, ("format_version",))
-        if not isinstance(manifest["format_version"], int):
-            raise ValueError(f"the store in {self.path} is damaged: its format_version is no number.")
+        path = inside(self.path, "manifest.json")
+        manifest = read_object(path, {"format_version": int})
         check_version(self.path, manifest, FORMAT_VERSION)
         if manifest["format_version"] < FORMAT_VERSION:
             raise ValueError(f"{self.path} was written by an earlier freezealign; extract the features again.")
-        manifest = read_object(self._manifest, keys)
-        if not manifest["modalities"]:
+        if not manifest.get("modalities"):
             raise ValueError(f"the store in {self.path} is damaged: its manifest names no modality.")
-        return manifest
+        made: Manifest = formed(path, manifest, Manifest)
+        return made
+
+    @property
+    def complete(self) -> bool:
+        """Whether a store is here, and every shard of a finished extraction."""
+        return self.exists and self.is_complete(self.manifest())
+
+    def is_complete(self, manifest: Manifest) -> bool:
+        """Whether every shard is here that a manifest counts."""
+        numbers = self.finished()
+        return manifest["complete"] and numbers == list(range(len(numbers))) and manifest.get("shards") == len(numbers)
 
     # Writing
 
@@ -108,82 +141,88 @@ class StoreFolder:
     def finish(self, shards: int) -> None:
         """Declare the store complete."""
         with explained(self.path):
-            write_json_atomically(self._manifest, {**self.manifest(), "complete": True, "shards": shards})
+            write_json_atomically(self._manifest, read_object(self._manifest) | {"complete": True, "shards": shards})
 
     def write(self, number: int, shard: Shard) -> None:
         """Write a shard: its arrays first, then the file that makes them count."""
+        files = {}
         with explained(self.path):
-            files = {name: self._write_array(number, name, rows) for name, rows in sorted(shard.columns.items())}
+            for name, rows in sorted(shard.columns.items()):
+                path = self._array_file(number, name)
+                write_atomically(path, array_writer(rows))
+                files[name] = {"rows": len(rows), "bytes": path.stat().st_size, "sha256": file_digest(path)}
             skipped = [asdict(entry) for entry in shard.skipped]
             content = {"files": files, "skipped": skipped, "source": shard.source}
             write_json_atomically(self._shard_file(number), content)
-
-    def _write_array(self, number: int, name: str, rows: np.ndarray) -> dict[str, Any]:
-        path = self._array_file(number, name)
-        write_atomically(path, array_writer(rows))
-        return {"rows": len(rows), "bytes": path.stat().st_size, "sha256": file_digest(path)}
 
     # Reading
 
     def finished(self) -> list[int]:
         """Return the numbers of the shards that are there, in order."""
-        return sorted(int(path.stem) for path in (self.path / "shards").glob("[0-9]*.json"))
+        names = (path.stem for path in (self.path / "shards").glob("*.json"))
+        return sorted(int(name) for name in names if re.fullmatch("[0-9]{5,9}", name))
 
-    def files(self, number: int) -> dict[str, NpyFile]:
+    def entry(self, number: int) -> ShardEntry:
+        """Return what the file of a shard says of it.
+
+        Raises:
+            ValueError: If it is missing or damaged.
+        """
+        path = self._shard_file(number)
+        with self._remedied(number):
+            entry: ShardEntry = read_object(inside(self.path, f"shards/{path.name}"), ShardEntry)
+        return entry
+
+    def files(self, number: int, entry: ShardEntry) -> dict[str, NpyFile]:
         """Return the arrays of a shard, opened but not read.
 
         Raises:
-            ValueError: If a file is missing, or has not the size it was written with.
+            ValueError: If a file is missing or not named, or has not the size it was written with.
         """
         arrays = {}
-        for name, entry in self._entry(number)["files"].items():
-            path = self._array_file(number, name)
-            if not path.is_file() or path.stat().st_size != entry["bytes"]:
-                found = f"has {path.stat().st_size} bytes" if path.is_file() else "is missing"
-                raise ValueError(f"{path} {found}, expected {entry['bytes']} bytes. {self._remedy(number)}")
-            arrays[name] = NpyFile(path)
+        with self._remedied(number):
+            for name, told in entry["files"].items():
+                path = self._array_file(number, name)
+                if not path.is_file():
+                    raise ValueError(f"{path} is missing, or is no regular file.")
+                if (found := path.stat().st_size) != told["bytes"]:
+                    raise ValueError(f"{path} has {found} bytes, expected {told['bytes']} bytes.")
+                arrays[name] = array = NpyFile(path)
+                if len(array) != told["rows"]:
+                    raise ValueError(f"{path} has {len(array)} rows, expected {told['rows']}.")
+            there = {str(file.parent.relative_to(self.path)) for file in self.path.glob(f"*/*/{number:05d}.npy")}
+            if unknown := sorted(there - set(arrays)):
+                raise ValueError(f"{self._shard_file(number)} does not name {unknown}, which are there.")
         return arrays
 
-    def skipped(self, number: int) -> list[Skipped]:
-        """Return what was left out of a shard."""
-        return [Skipped(**entry) for entry in self._entry(number)["skipped"]]
-
-    def source(self, number: int) -> str:
-        """Return the digests of the pairs that a shard was made of; empty where it does not say."""
-        return str(self._entry(number).get("source", ""))
-
-    def checksums(self, number: int) -> str:
-        """Return what tells a shard from any other."""
-        return "".join(entry["sha256"] for entry in self._entry(number)["files"].values())
-
-    def verify(self, number: int) -> None:
+    def verify(self, number: int, entry: ShardEntry) -> None:
         """Read every file of a shard and compare its checksum.
 
         Raises:
             ValueError: If one differs; the message names it.
         """
-        self.files(number)
-        for name, entry in self._entry(number)["files"].items():
-            digest = file_digest(self._array_file(number, name))
-            if digest != entry["sha256"]:
-                raise ValueError(
-                    f"{self._array_file(number, name)} is damaged: its SHA-256 is {digest}, expected "
-                    f"{entry['sha256']}. {self._remedy(number)}"
-                )
+        with self._remedied(number):
+            for name, told in entry["files"].items():
+                path, expected = self._array_file(number, name), told["sha256"]
+                if (digest := file_digest(path)) != expected:
+                    raise ValueError(f"{path} is damaged: its SHA-256 is {digest}, expected {expected}.")
 
-    def _remedy(self, number: int) -> str:
-        if "shard_size" not in self.manifest():
-            return "It is a copy: save it again."
-        return f"Delete {self._shard_file(number)} and run the extraction again: it redoes this shard only."
-
-    def _entry(self, number: int) -> dict[str, Any]:
-        return read_object(self._shard_file(number), ("files", "skipped"))
+    @contextmanager
+    def _remedied(self, number: int) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as error:
+            remedy = "It is a copy: save it again."
+            if "shard_size" in self.manifest():
+                remedy = f"Delete {self._shard_file(number)} and run the extraction again: it redoes this shard only."
+            raise ValueError(f"the store in {self.path} is damaged: {error} {remedy}") from error
 
     def _shard_file(self, number: int) -> Path:
         return self.path / "shards" / f"{number:05d}.json"
 
     def _array_file(self, number: int, name: str) -> Path:
-        return inside(self.path, f"{name}/{number:05d}.npy")
+        inside(self.path, f"{name}/{number:05d}.npy")
+        return self.path / name / f"{number:05d}.npy"
 
 
 def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:
@@ -199,22 +238,6 @@ def array_writer(rows: np.ndarray) -> Callable[[BinaryIO], Any]:
         file.write(rows.data)
 
     return write
-
-
-@contextmanager
-def well_formed(folder: Path) -> Iterator[None]:
-    """Say which store it is whose JSON is of another form than what is written here.
-
-    Raises:
-        ValueError: With the folder and the remedy.
-    """
-    try:
-        yield
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the store in {folder} is damaged: its JSON or its columns are not what freezealign writes ({error!r}); "
-            "extract the features again."
-        ) from error
 
 
 @contextmanager

@@ -1,21 +1,62 @@
-"""FrozenFeatures: what a frozen encoder gave for many items of one modality."""
+"""FrozenFeatures: what a frozen encoder gave for many items of one modality, and which encoder it was."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from freezealign.batch import Features
+from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.identity import identity_differences
 from freezealign.features.columns import Column, Runs, Strings
-from freezealign.features.origin import Origin
 
 PER_TOKEN = ("token_embeddings", "special_tokens_mask")
 EMBEDDINGS = ("token_embeddings", "cls_token_embeddings", "sentence_embedding")
 SCALE = ".scale"
 """Suffix of the column that holds what int8 rows are multiplied by."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The encoder of one modality's features.
+
+    Args:
+        name: What the user called the encoder.
+        fingerprint: SHA-256 of its tensors.
+        preprocessing: What it does to an input before the model sees it.
+        pooling: How its tokens were pooled before they were stored; ``None`` where the tokens themselves are stored.
+        configuration: Digest of all else it depends on; empty where that is not known.
+    """
+
+    name: str
+    fingerprint: str
+    preprocessing: dict[str, Any]
+    pooling: str | None = None
+    configuration: str = ""
+
+    @classmethod
+    def of(cls, encoder: FrozenEncoder, pooling: str | None = None) -> Origin:
+        """Return the origin of what ``encoder`` gives."""
+        return cls(encoder.name, **encoder.identity, pooling=pooling)
+
+    def check(self, modality: str, wanted: Origin) -> None:
+        """Make sure that features of this origin can be used where ``wanted`` ones are expected.
+
+        Raises:
+            ValueError: If the encoder, its preprocessing or the pooling is another; the message names both.
+        """
+        mine, other = ({key: value for key, value in asdict(own).items() if key != "name"} for own in (self, wanted))
+        for key, (before, now) in identity_differences(mine, other).items():
+            what = "encoder" if key == "fingerprint" else key
+            raise ValueError(
+                f"these {modality} features were made by another encoder or in another way: their {what} is "
+                f"'{self.name}', {before}; the model's is '{wanted.name}', {now}. Extract them again with this model."
+            )
 
 
 class FrozenFeatures:
@@ -39,7 +80,8 @@ class FrozenFeatures:
         self.modality, self.origin, self.columns, self.rows = modality, origin, dict(columns), rows
 
     def __len__(self) -> int:
-        return len(self._per_row) if self.rows is None else len(self.rows)
+        own = self.columns["lengths" if "lengths" in self.columns else "sentence_embedding"]
+        return len(own if self.rows is None else self.rows)
 
     def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> FrozenFeatures:
         """Return some of the rows, sharing the columns."""
@@ -50,10 +92,6 @@ class FrozenFeatures:
     def tokens(self) -> Runs | None:
         """Which tokens belong to each row; ``None`` at level ``pooled``."""
         return Runs(self.columns["lengths"].all()) if "lengths" in self.columns else None
-
-    @property
-    def _per_row(self) -> Column:
-        return self.columns["lengths" if "lengths" in self.columns else "sentence_embedding"]
 
     def load(self, index: Sequence[int] | np.ndarray) -> Features:
         """Return the features of some rows as one batch on the CPU, padded to the longest of them.

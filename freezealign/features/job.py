@@ -39,7 +39,7 @@ def extract_features(
         if engine == "ray":
             raise ValueError("engine='ray' needs a path to write to.")
         return extract_to_memory(reader, extraction, device, show_progress_bar)
-    if not (reuse and StoreFolder(path).exists and StoreFolder(path).complete):
+    if not (reuse and StoreFolder(path).complete):
         return extract_to_folder(reader, extraction, device, path, show_progress_bar, engine)
     store = FeatureStore.open(path)
     if store.level == "tokens":  # which hold what pooled vectors are made of
@@ -62,11 +62,9 @@ def extract_to_memory(
         shards.append(shard)
         watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
-    _check_any([shard for shard in shards if shard.columns], skipped)
     columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
-    store = FeatureStore.from_shards(extraction.origins, columns, skipped, source)
-    _log_skipped(store)
-    return store
+    _check_skipped(sum(len(shard.get("items/ids.lengths", ())) for shard in columns), skipped)
+    return FeatureStore.from_shards(extraction.origins, columns, skipped, source)
 
 
 def extract_to_folder(
@@ -87,7 +85,7 @@ def extract_to_folder(
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
     with folder.writing(extraction.request(), fingerprint):
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
-        done = {number: "" if known else folder.source(number) for number in folder.finished()}
+        done = {number: "" if known else folder.entry(number).get("source", "") for number in folder.finished()}
         if done:
             logger.info("going on in %s: %d shards are done", path, len(done))
         if engine == "ray":
@@ -95,29 +93,23 @@ def extract_to_folder(
 
             extract_with_ray(reader, extraction, folder, done)
         else:
-            for number, shard in extract_shards(reader, extraction, device, done, show_progress_bar):
-                folder.write(number, shard)
-        numbers = folder.finished()
-        files = [folder.files(number) for number in numbers]
-        _check_any([shard for shard in files if shard], [e for number in numbers for e in folder.skipped(number)])
-        folder.finish(len(numbers))
-    store = FeatureStore.open(path)
-    _log_skipped(store)
-    return store
+            for shard in extract_shards(reader, extraction, device, done, show_progress_bar=show_progress_bar):
+                folder.write(*shard)
+        entries = [folder.entry(number) for number in folder.finished()]
+        counts = [entry["files"].get("items/ids.lengths", {"rows": 0})["rows"] for entry in entries]
+        _check_skipped(sum(counts), [one for entry in entries for one in entry["skipped"]])
+        folder.finish(len(entries))
+    return FeatureStore.open(path)
 
 
-def _check_any(shards: Sequence[Any], skipped: Sequence[Skipped]) -> None:
-    if not shards:
+def _check_skipped(kept: int, skipped: Sequence[Skipped]) -> None:
+    """Log what was left out; raise a ``ValueError`` if nothing is left."""
+    if not kept:
         reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in skipped[:3])
         raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
-
-
-def _log_skipped(store: FeatureStore) -> None:
-    if store.skipped:
-        first, count = store.skipped[0], len(store.skipped)
-        logger.warning(
-            "skipped %d of %d pairs; the first is %d: %s", count, len(store) + count, first.index, first.reason
-        )
+    if skipped:
+        first, total = skipped[0], kept + len(skipped)
+        logger.warning("skipped %d of %d pairs; the first is %d: %s", len(skipped), total, first.index, first.reason)
 
 
 class _MemoryWatch:

@@ -8,13 +8,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
+from freezealign.modality import modality_of
 
+S = TypeVar("S")
 T = TypeVar("T")
 _TOKENIZING = threading.Lock()
 """Tokenizers change their own state while they work, so that only one thread may be at it."""
@@ -84,6 +87,17 @@ def collate(pairs: Sequence[Pair], encoders: Mapping[str, FrozenEncoder]) -> dic
     return inputs
 
 
+def failures(items: Sequence[S], work: Callable[[S], Any]) -> dict[int, Exception]:
+    """Return on which items ``work`` fails, by their place; on none where on each of several, as it is not theirs."""
+    failed: dict[int, Exception] = {}
+    for number, item in enumerate(items):
+        try:
+            work(item)
+        except Exception as error:
+            failed[number] = error
+    return {} if 1 < len(items) == len(failed) else failed
+
+
 def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T]) -> T | dict[str, Any]:
     """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
 
@@ -97,15 +111,9 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
         return work(batch.pairs)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:
-        failed: dict[int, Exception] = {}
-        for number, pair in enumerate(batch.pairs):
-            try:
-                work([pair])
-            except Exception as own:
-                failed[number] = own
-        if not failed or 1 < len(batch.pairs) == len(failed):
-            raise error
+    except Exception:
+        if not (failed := failures(batch.pairs, lambda pair: work([pair]))):
+            raise
     for number, fault in failed.items():
         batch.skip(batch.positions[number], f"{type(fault).__name__}: {fault}", strict)
     left = [number for number in range(len(batch.pairs)) if number not in failed]
@@ -123,3 +131,20 @@ def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
         if not pair.items[key]:
             raise InputError(f"there is no {key}.")
     return Pair({key: [encoder.read(item) for item in pair.items[key]] for key, encoder in encoders.items()}, pair.id)
+
+
+def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], views: int) -> Pair:
+    """Return the pair with ``views`` rows for each item that can be augmented: itself and random views of it.
+
+    What is drawn depends on the position in the data alone.
+    """
+    if views == 1:
+        return pair
+    rng = np.random.default_rng(position)
+    items = dict(pair.items)
+    for key, originals in items.items():
+        if augment := modality_of(encoders[key].modality).augment:
+            items[key] = [
+                view for item in originals for view in (item, *(augment(item, rng) for _ in range(views - 1)))
+            ]
+    return Pair(items, pair.id)

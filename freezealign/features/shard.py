@@ -57,28 +57,23 @@ class ShardBuilder:
     def add_features(self, modality: str, output: Features, keep: np.ndarray) -> None:
         """Append rows ``keep`` of one batch; padding is taken off."""
         if "token_embeddings" not in output:
-            self._append_embeddings(modality, "sentence_embedding", output["sentence_embedding"][keep])
+            self._append(modality, "sentence_embedding", output["sentence_embedding"][keep])
             return
         tokens, mask = output["token_embeddings"], output.get("attention_mask")
         valid = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask.bool().cpu()
-        self._append(f"{modality}/lengths", valid[keep].sum(1).numpy().astype(np.int32))
+        self._append(modality, "lengths", valid[keep].sum(1).int())
         for key in (*PER_TOKEN, "cls_token_embeddings"):
-            if output.get(key) is None:
-                continue
-            values = output[key][keep]
-            values = values[valid[keep].to(values.device)] if key in PER_TOKEN else values
-            if key in EMBEDDINGS:
-                self._append_embeddings(modality, key, values)
-            else:
-                self._append(f"{modality}/{key}", values.cpu().numpy())
+            if output.get(key) is not None:
+                values = output[key][keep]
+                self._append(modality, key, values[valid[keep].to(values.device)] if key in PER_TOKEN else values)
         if "grid" in output:
-            self._append(f"{modality}/grid", np.tile(np.array(output["grid"], np.int16), (len(keep), 1)))
+            self._append(modality, "grid", torch.tensor(output["grid"], dtype=torch.int16).repeat(len(keep), 1))
 
     def add_items(self, ids: Sequence[str], rows: Mapping[str, Sequence[int]], texts: Mapping[str, list[str]]) -> None:
         """Append items: their ids, how many rows each has in each modality, and their captions."""
         self._ids += ids
         for modality, counts in rows.items():
-            self._append(f"items/{modality}", np.asarray(counts, np.int32))
+            self._append("items", modality, torch.tensor(counts, dtype=torch.int32))
         for modality, captions in texts.items():
             self._texts.setdefault(modality, []).extend(captions)
 
@@ -96,14 +91,13 @@ class ShardBuilder:
             columns[f"{modality}/captions.utf8"], columns[f"{modality}/captions.lengths"] = as_bytes(texts)
         return Shard(columns, self.skipped, self.source)
 
-    def _append(self, key: str, rows: np.ndarray) -> None:
-        self._parts.setdefault(key, []).append(rows)
-
-    def _append_embeddings(self, modality: str, key: str, values: Tensor) -> None:
-        rows, scale = quantized(values.float().cpu().numpy(), self.dtype)
-        self._append(f"{modality}/{key}", rows)
-        if scale is not None:
-            self._append(f"{modality}/{key}{SCALE}", scale)
+    def _append(self, modality: str, key: str, values: Tensor) -> None:
+        columns = {key: values.cpu().numpy()} if key not in EMBEDDINGS else {}
+        if key in EMBEDDINGS:
+            columns[key], scale = quantized(values.float().cpu().numpy(), self.dtype)
+            columns |= {} if scale is None else {f"{key}{SCALE}": scale}
+        for name, rows in columns.items():
+            self._parts.setdefault(f"{modality}/{name}", []).append(rows)
 
 
 def quantized(rows: np.ndarray, dtype: StoreDtype) -> tuple[np.ndarray, np.ndarray | None]:

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from freezealign.batch import Features
 from freezealign.features.columns import Column, NpyFile, Runs, Strings
-from freezealign.features.folder import StoreFolder, well_formed
-from freezealign.features.frozen import FrozenFeatures
-from freezealign.features.origin import Origin
+from freezealign.features.folder import StoreFolder
+from freezealign.features.frozen import FrozenFeatures, Origin
 from freezealign.features.shard import Shard
 from freezealign.inputs import Skipped
 
@@ -49,9 +48,10 @@ class FeatureStore:
         self.columns, self.skipped, self.items, self._source = dict(columns), list(skipped), items, source
         self.features: dict[str, FrozenFeatures] = {}
         self.rows: dict[str, Runs] = {}
+        named = {f"items/{modality}" for modality in origins} | {"items/ids.utf8", "items/ids.lengths"}
+        if named != (held := {key for key in columns if key.startswith("items/")}):
+            raise ValueError(f"the store's manifest stands for {sorted(named)}, but its shards hold {sorted(held)}.")
         for modality, origin in origins.items():
-            if f"items/{modality}" not in columns:
-                raise ValueError(f"the store's manifest names '{modality}', but its shards hold {sorted(columns)}.")
             prefix = f"{modality}/"
             own = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
             self.features[modality] = FrozenFeatures(modality, origin, own)
@@ -70,6 +70,9 @@ class FeatureStore:
         shards = [shard for shard in shards if shard]
         if not shards:
             raise ValueError("a feature store needs at least one item.")
+        kinds = [{key: (part.dtype.str, part.shape[1:]) for key, part in shard.items()} for shard in shards]
+        if other := next((kind for kind in kinds if kind != kinds[0]), None):
+            raise ValueError(f"the shards of a store have equal columns, got {kinds[0]} and {other}; extract it again.")
         columns = {key: Column([shard[key] for shard in shards]) for key in shards[0]}
         return cls(origins, columns, skipped, source=source)
 
@@ -165,8 +168,7 @@ class FeatureStore:
     def resident(self, index: Sequence[int] | np.ndarray | slice | None = None) -> FeatureStore:
         """Return some of the items, or all, read into memory."""
         store = self if index is None else self.select(index)
-        shard = store._shard(np.arange(len(store)))
-        return FeatureStore.from_shards(self.origins, [shard.columns], self.skipped)
+        return FeatureStore.from_shards(self.origins, [store._columns(np.arange(len(store)))], self.skipped)
 
     @classmethod
     def join(cls, stores: Sequence[FeatureStore]) -> FeatureStore:
@@ -178,10 +180,11 @@ class FeatureStore:
         first = stores[0]
         if len(stores) == 1:
             return first
-        for other in stores[1:]:
+        kinds = [{key: str(column.dtype) for key, column in store.columns.items()} for store in stores]
+        for other, kind in zip(stores[1:], kinds[1:]):
             other.check(first.origins)
-            if other._dtypes() != first._dtypes():
-                raise ValueError(f"stores that are mixed need equal columns: {first._dtypes()}, {other._dtypes()}.")
+            if kind != kinds[0]:
+                raise ValueError(f"stores that are mixed need equal columns: {kinds[0]}, {kind}.")
         columns = {key: Column([part for s in stores for part in s.columns[key].parts]) for key in first.columns}
         starts = np.cumsum([0, *(len(store.columns["items/ids.lengths"]) for store in stores)])
         items = [start + store._at(np.arange(len(store))) for start, store in zip(starts, stores)]
@@ -210,22 +213,17 @@ class FeatureStore:
             raise FileExistsError(f"{path} exists; open it with FeatureStore.open, or choose another folder.")
         partial = path.with_name(f".{path.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
-        try:
-            self._write(StoreFolder(partial))
-            partial.rename(path)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-
-    def _write(self, folder: StoreFolder) -> None:
+        folder, starts = StoreFolder(partial), range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
         modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
-        starts = range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
-        with folder.writing({"level": self.level, "modalities": modalities}):
-            for number, start in enumerate(starts):
-                shard = self._shard(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
-                shard.skipped = [] if number else self.skipped
-                folder.write(number, shard)
-            folder.finish(len(starts))
+        try:
+            with folder.writing({"level": self.level, "modalities": modalities}):
+                for number, start in enumerate(starts):
+                    columns = self._columns(np.arange(start, min(start + SAVED_SHARD_ITEMS, len(self))))
+                    folder.write(number, Shard(columns, [] if number else self.skipped))
+                folder.finish(len(starts))
+            partial.rename(path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, partial: bool = False, verify: bool = False) -> FeatureStore:
@@ -241,26 +239,23 @@ class FeatureStore:
         """
         folder = StoreFolder(Path(path))
         manifest, numbers = folder.manifest(), folder.finished()
-        if not partial and not folder.complete:
+        if not partial and not folder.is_complete(manifest):
             raise ValueError(
                 f"the store in {path} is not complete: {len(numbers)} shards are there. Run its extraction again to "
                 "go on with it, or open what is there with partial=True."
             )
-        with well_formed(folder.path):
-            for number in numbers if verify else ():
-                folder.verify(number)
-            origins = {modality: Origin(**entry) for modality, entry in manifest["modalities"].items()}
-            skipped = [entry for number in numbers for entry in folder.skipped(number)]
-            source = "".join(map(folder.checksums, numbers))
-            return cls.from_shards(origins, [folder.files(number) for number in numbers], skipped, source)
+        entries = {number: folder.entry(number) for number in numbers}
+        shards = [folder.files(*own) for own in entries.items()]
+        for own in entries.items() if verify else ():
+            folder.verify(*own)
+        skipped = [one for entry in entries.values() for one in entry["skipped"]]
+        source = "".join(told["sha256"] for entry in entries.values() for told in entry["files"].values())
+        return cls.from_shards(manifest["modalities"], shards, skipped, source)
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]
 
-    def _dtypes(self) -> dict[str, str]:
-        return {key: str(column.dtype) for key, column in self.columns.items()}
-
-    def _shard(self, index: np.ndarray) -> Shard:
+    def _columns(self, index: np.ndarray) -> dict[str, np.ndarray]:
         """Read some of the items into memory."""
         items = self._at(index)
         columns = {
@@ -271,4 +266,4 @@ class FeatureStore:
             runs = self.rows[modality]
             columns[f"items/{modality}"] = runs.lengths(items).astype(np.int32)
             columns |= {f"{modality}/{key}": rows for key, rows in features.arrays(runs.rows(items)).items()}
-        return Shard(columns)
+        return columns

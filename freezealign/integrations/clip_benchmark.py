@@ -8,7 +8,6 @@ clip-benchmark's own command line. Give ``--output``, as the default name of its
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -50,7 +49,7 @@ class ClipModel(nn.Module):
     def encode_image(self, pixels: Tensor) -> Tensor:
         """Return the embeddings (B, d), unit length, of what the transform made of images: (B, 3, H, W)."""
         embeddings: dict[str, Tensor] = self.model({"image": {"pixel_values": pixels}})
-        return embeddings["image"]
+        return embeddings["image"].float()
 
     def encode_text(self, texts: Texts) -> Tensor:
         """Return the embeddings (B, d), unit length, of B texts."""
@@ -99,12 +98,12 @@ def image_transform(encoder: FrozenEncoder) -> Callable[[Image.Image], Tensor]:
             f"clip-benchmark makes one tensor of each image, but the encoder '{encoder.name}' takes {given}; use a "
             "model with a timm or transformers image encoder, or the evaluators of freezealign.evaluation."
         )
-    return partial(_pixels, encoder)
 
+    def transform(image: Image.Image) -> Tensor:
+        pixels: Tensor = encoder.preprocess([image])["pixel_values"]
+        return pixels[0]
 
-def _pixels(encoder: FrozenEncoder, image: Image.Image) -> Tensor:
-    pixels: Tensor = encoder.preprocess([image])["pixel_values"]
-    return pixels[0]
+    return transform
 
 
 def repair_accuracy() -> None:

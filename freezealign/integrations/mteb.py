@@ -118,7 +118,8 @@ def as_mteb(model: Space, name: str | None = None, revision: str | None = None) 
 
     Args:
         model: A model with a text tower, an image tower, or both.
-        name: ``organisation/name`` under which mteb files the scores; by default that of the encoders.
+        name: ``organisation/name`` under which mteb files the scores; by default ``freezealign/`` and the names of the
+            encoders, without their folders and organisations.
         revision: Which version of the model it is. By default a hash of its weights, so that mteb's cache
             never gives the scores of one model for another.
 
@@ -131,7 +132,7 @@ def as_mteb(model: Space, name: str | None = None, revision: str | None = None) 
         raise ValueError(f"mteb's tasks are of {list(MODALITIES)}, but the model has only {model.modalities}.")
     model_meta = import_benchmark("mteb.models", "mteb").ModelMeta
     facts = {
-        "name": name or default_name(model),
+        "name": name or "freezealign/" + "+".join(Path(encoder.name).name for encoder in model.encoders.values()),
         "revision": revision or model.weights_digest(),
         "modalities": modalities,
         "embed_dim": model.get_embedding_dimension(),
@@ -139,8 +140,3 @@ def as_mteb(model: Space, name: str | None = None, revision: str | None = None) 
         "framework": ["PyTorch"],
     }
     return MtebModel(model, model_meta.model_validate({**model_meta.create_empty().model_dump(), **facts}))
-
-
-def default_name(model: Space) -> str:
-    """Return ``freezealign/`` and the names of the encoders, without their folders and organisations."""
-    return "freezealign/" + "+".join(Path(encoder.name).name for encoder in model.encoders.values())

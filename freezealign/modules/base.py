@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import NotRequired
 
 from freezealign.batch import Features
-from freezealign.files import check_shapes, load_tensors, read_object, save_tensors, write_json
+from freezealign.files import formed, load_tensors, read_object, save_tensors, write_json_atomically
 from freezealign.hub import locate_folder
 
 POSITIVE = (Integral, lambda value: value >= 1, "a whole number of at least 1")
@@ -22,7 +23,7 @@ OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
     "out_dim": POSITIVE,
     "neighbours": POSITIVE,
     "landmarks": (Integral, lambda value: value >= 0, "a whole number of at least 0"),
-    "width": ABOVE_ZERO,
+    "width": (Real, lambda value: 0 < value < 1e6, "a number between 0 and a million"),
     "power": ABOVE_ZERO,
     "dropout": (Real, lambda value: 0 <= value <= 1, "a share in [0, 1]"),
     "cls": (bool, lambda value: True, "true or false"),
@@ -68,7 +69,7 @@ class Module(nn.Module):
         """
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / self.config_file_name, self.get_config_dict())
+        write_json_atomically(folder / self.config_file_name, self.get_config_dict())
         if tensors := self.trained_tensors():
             save_tensors(folder / self.weights_file_name, tensors)
 
@@ -105,19 +106,20 @@ class Module(nn.Module):
     @classmethod
     def from_folder(cls, folder: Path) -> Module:
         """Load the block from a local ``folder`` as :meth:`save` wrote it."""
-        config = read_object(folder / cls.config_file_name)
+        path = folder / cls.config_file_name
+        config = read_object(path)
         if config.get("kind") == "token":  # what format 1 of model folders called it
             config["kind"] = "linear+mlp"
         unknown = sorted(set(config) - set(cls.config_keys))
         if unknown:
             raise ValueError(f"{folder}: {cls.__name__} has no option {unknown}; it takes {cls.config_keys}.")
+        hints = get_type_hints(cls.__init__)
+        formed(path, config, {key: NotRequired[hints.get(key, Any)] for key in cls.config_keys})
         with torch.device("meta"):  # so that sizes are compared before anything is allocated
-            shape = cls._made(config, folder)
-        if shape.state_dict():
-            check_shapes(folder / cls.weights_file_name, shape)
+            expected = cls._made(config, folder).state_dict()
+        tensors = load_tensors(folder / cls.weights_file_name, expected) if expected else {}
         module = cls._made(config, folder)
-        if module.state_dict():
-            load_tensors(folder / cls.weights_file_name, module)
+        module.load_state_dict(tensors)
         return module
 
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from freezealign.batch import Features, to_device
 from freezealign.encoders import FrozenEncoder
 from freezealign.features import FrozenFeatures, Origin
+from freezealign.features.read import failures
 from freezealign.inputs import InputError
 from freezealign.modality import unwrap
 from freezealign.prefetch import prefetch
@@ -72,15 +73,36 @@ class Items:
         """Read the items and preprocess them.
 
         Raises:
-            InputError: If one cannot be read; the message gives its position.
+            InputError: If one cannot be; the message gives its position.
         """
-        read = []
-        for row in index:
-            try:
-                read.append(self.encoder.read(unwrap(self.items[row], self.tower)))
-            except InputError as error:
-                raise InputError(f"item {self.positions[row]}: {error}") from error
-        return self.encoder.collate(read, self.prompt)
+        read = [self._read(row) for row in index]
+        try:
+            return self.encoder.collate(read, self.prompt)
+        except Exception:
+            self._blame(index, read, lambda item: self.encoder.collate([item], self.prompt))
+            raise
+
+    def blame_encoder(self, index: np.ndarray, device: torch.device) -> None:
+        """Find the items of a failed batch on which the encoder fails alone.
+
+        Raises:
+            InputError: With the position of the first, if it is the fault of some of them.
+        """
+        read = [self._read(row) for row in index]
+        self._blame(
+            index, read, lambda item: self.encoder(to_device(self.encoder.collate([item], self.prompt), device))
+        )
+
+    def _blame(self, index: np.ndarray, read: list[Any], work: Callable[[Any], Any]) -> None:
+        if failed := {self.positions[index[place]]: error for place, error in failures(read, work).items()}:
+            position, error = min(failed.items(), key=lambda own: own[0])
+            raise InputError(f"item {position}: {type(error).__name__}: {error}") from error
+
+    def _read(self, row: int) -> Any:
+        try:
+            return self.encoder.read(unwrap(self.items[row], self.tower))
+        except InputError as error:
+            raise InputError(f"item {self.positions[row]}: {error}") from error
 
 
 def group_inputs(
@@ -90,9 +112,12 @@ def group_inputs(
 
     Raises:
         InputError: If an item fits no tower; the message gives its position.
-        ValueError: If there is no such tower, or frozen features are another encoder's.
+        ValueError: If there is no such tower, frozen features are another encoder's, or a prompt has no text to go
+            before.
     """
     if isinstance(inputs, FrozenFeatures):
+        if prompt:
+            raise ValueError("prompt= goes in front of texts, and these are frozen features: extract them with it.")
         _check_frozen(towers, inputs, modality)
         return {inputs.modality: Group(inputs, np.arange(len(inputs)))}
     items = as_items(inputs)
@@ -102,6 +127,8 @@ def group_inputs(
     else:
         kinds = {name: tower.encoder.modality for name, tower in towers.items()}
         names = [_infer(item, position, kinds) for position, item in enumerate(items)]
+    if prompt and items and not any(isinstance(unwrap(*own), str) for own in zip(items, names)):
+        raise ValueError("prompt= goes in front of texts, and there is none among these items; leave it out.")
     groups: dict[str, Group] = {}
     for name in dict.fromkeys(names):
         positions = [position for position, other in enumerate(names) if other == name]
@@ -126,16 +153,14 @@ def _infer(item: Any, position: int, kinds: Mapping[str, str]) -> str:
         raise InputError(f"item {position}: {error}") from error
 
 
-def run_group(
-    group: Group,
-    forward: Callable[[Features], T],
-    *,
+def run_groups(
+    groups: Mapping[str, Group],
+    forward: Callable[[str, Features], T],
     batch_size: int,
     device: torch.device,
-    show_progress_bar: bool,
-    description: str,
+    show_progress_bar: bool | None,
 ) -> Iterator[tuple[np.ndarray, T]]:
-    """Yield the positions of each batch and what ``forward`` gives for it.
+    """Yield the positions of each batch of each tower, and what ``forward`` gives for it.
 
     Rows are batched longest first, as sentence-transformers does, which wastes least padding and meets the largest
     batch at once. The next batch is read in a thread while the model works.
@@ -144,9 +169,19 @@ def run_group(
 
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-    order = np.argsort(-group.source.lengths())
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    with tqdm(total=len(order), desc=description, unit="item", disable=not show_progress_bar, delay=1) as bar:
-        for rows, batch in zip(batches, prefetch(group.source.load(rows) for rows in batches)):
-            yield group.positions[rows], forward(to_device(batch, device))
-            bar.update(len(rows))
+    for name, (source, positions) in groups.items():
+        order = np.argsort(-source.lengths())
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        bar_options = {"total": len(order), "unit": "item", "disable": show_progress_bar is False, "delay": 1}
+        with tqdm(desc=f"Encoding {name}", **bar_options) as bar:
+            for rows, batch in zip(batches, prefetch(map(source.load, batches))):
+                try:
+                    result = forward(name, to_device(batch, device))
+                except torch.OutOfMemoryError:
+                    raise
+                except Exception:
+                    if isinstance(source, Items):
+                        source.blame_encoder(rows, device)
+                    raise
+                yield positions[rows], result
+                bar.update(len(rows))

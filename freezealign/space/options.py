@@ -29,6 +29,7 @@ class EncodeOptions(TypedDict, total=False):
     show_progress_bar: bool | None
     device: str | torch.device | None
     precision: str | None
+    ranges: np.ndarray | None
     prompt: str | None
     prompt_name: None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -16,13 +16,13 @@ from freezealign.encoders import FrozenEncoder
 from freezealign.features import SHARD_SIZES, Level, Origin
 from freezealign.features.extract import Extraction
 from freezealign.files import tensor_digest, to_json
-from freezealign.modules import LogitScale, Module, Normalize, Pooling
-from freezealign.space.encode import Group, group_inputs, run_group
+from freezealign.modules import LogitScale, Normalize, Pooling
+from freezealign.space.encode import group_inputs, run_groups
 from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
 from freezealign.space.recognise import is_single
-from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower, least_level
-from freezealign.vectors import check_finite, quantize, unit
+from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower
+from freezealign.vectors import check_finite, check_quantization, quantize, unit
 
 T = TypeVar("T")
 
@@ -108,7 +108,9 @@ class Space(nn.Module):
         digest = hashlib.sha256()
         for name, tower in self.named_towers.items():
             for block in tower:
-                digest.update(to_json([name, type(block).__name__, _settings(block)]))
+                # of an encoder only its identity, as where it lies makes no difference
+                settings = block.identity if isinstance(block, FrozenEncoder) else block.get_config_dict()
+                digest.update(to_json([name, type(block).__name__, settings]))
                 digest.update(tensor_digest(block.trained_tensors()).encode())
         return digest.hexdigest()
 
@@ -151,7 +153,7 @@ class Space(nn.Module):
             **settings: The rest.
         """
         names = list(modalities or self.towers)
-        level = level or least_level(map(self.tower, names))
+        level = level or ("pooled" if all(self.tower(name).first_pooling for name in names) else "tokens")
         if level not in SHARD_SIZES:
             raise ValueError(f"unknown level {level!r}; choose one of {list(SHARD_SIZES)}.")
         encoders = {name: self.tower(name).encoder for name in names}
@@ -203,6 +205,7 @@ class Space(nn.Module):
         show_progress_bar: bool | None = None,
         device: str | torch.device | None = None,
         precision: str | None = "float32",
+        ranges: np.ndarray | None = None,
         prompt: str | None = None,
         prompt_name: None = None,
     ) -> np.ndarray | Tensor | list[Tensor]:
@@ -222,6 +225,9 @@ class Space(nn.Module):
             device: Move the model there first.
             precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` as sentence-transformers
                 quantises.
+            ranges: (2, d) the least and the largest value of each dimension over a corpus, for ``int8`` and ``uint8``.
+                By default those of these very items, so that an item's numbers depend on the others: of fewer than
+                1,000 there is a warning, of one an error.
             prompt: Put in front of every text.
             prompt_name: Accepted because sentence-transformers' evaluators pass it; this model has no named prompts.
 
@@ -230,10 +236,12 @@ class Space(nn.Module):
 
         Raises:
             InputError: If an item cannot be read; the message gives its position. A ``ValueError``.
-            ValueError: If the model has no tower for an item, or an embedding is not finite.
+            ValueError: If the model has no tower for an item, an option has no effect, or an embedding is not finite.
         """
         if prompt_name is not None:
             raise ValueError(f"this model has no prompt named {prompt_name!r}; pass prompt='…'.")
+        if truncate_dim is not None and truncate_dim < 1:
+            raise ValueError(f"truncate_dim must be at least 1, got {truncate_dim}.")
 
         def forward(name: str, batch: Features) -> Tensor:
             features = self.project(name, batch, truncate_dim=truncate_dim, normalize=normalize_embeddings)
@@ -241,13 +249,15 @@ class Space(nn.Module):
             return vectors
 
         groups = group_inputs(self.named_towers, inputs, modality, prompt)
+        count = sum(len(group.positions) for group in groups.values())
+        width = len(range(self.get_embedding_dimension())[:truncate_dim])
+        check_quantization(precision, ranges, count, width)
         with self._reading(device):
-            width = len(range(self.get_embedding_dimension())[:truncate_dim])
-            vectors = torch.empty(sum(len(group.positions) for group in groups.values()), width, device=self.device)
-            for positions, batch in self._batches(groups, forward, batch_size, show_progress_bar):
+            vectors = torch.empty(count, width, dtype=torch.float32, device=self.device)
+            for positions, batch in run_groups(groups, forward, batch_size, self.device, show_progress_bar):
                 vectors[positions] = batch.to(vectors.dtype)
         check_finite(vectors)
-        vectors = quantize(vectors, precision)
+        vectors = quantize(vectors, precision, ranges)
         if convert_to_numpy and not convert_to_tensor:
             vectors = vectors.cpu().numpy()  # type: ignore[assignment]
         if is_single(inputs):
@@ -296,36 +306,18 @@ class Space(nn.Module):
 
         def forward(name: str, batch: Features) -> list[TokenEmbeddings]:
             features = self.project(name, batch, pool=False, normalize=normalize_embeddings)
-            return list(self.tower(name).token_rows(features))
+            return self.tower(name).token_rows(features)
 
         groups = group_inputs(self.named_towers, inputs, modality, None)
         found: dict[int, TokenEmbeddings] = {}
         with self._reading(device):
-            for positions, items in self._batches(groups, forward, batch_size, show_progress_bar):
+            for positions, items in run_groups(groups, forward, batch_size, self.device, show_progress_bar):
                 found |= zip(positions.tolist(), items)
         items = [found[position] for position in range(len(found))]
         check_finite(torch.as_tensor(item.embeddings) for item in items)
         if not convert_to_tensor:
             items = [TokenEmbeddings(torch.as_tensor(item.embeddings).cpu().numpy(), item.grid) for item in items]
         return items[0] if is_single(inputs) else items
-
-    def _batches(
-        self,
-        groups: Mapping[str, Group],
-        forward: Callable[[str, Features], T],
-        batch_size: int,
-        show_progress_bar: bool | None,
-    ) -> Iterator[tuple[np.ndarray, T]]:
-        """Yield the positions of every batch of every tower, and what ``forward`` makes of it."""
-        for name, group in groups.items():
-            yield from run_group(
-                group,
-                lambda batch, name=name: forward(name, batch),  # type: ignore[misc]
-                batch_size=batch_size,
-                device=self.device,
-                show_progress_bar=show_progress_bar is not False,
-                description=f"Encoding {name}",
-            )
 
     @contextmanager
     def _reading(self, device: str | torch.device | None) -> Iterator[None]:
@@ -354,8 +346,3 @@ class Space(nn.Module):
     def similarity_pairwise(first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> Tensor:
         """Return the cosine similarity of row i of ``first`` (n, d) with row i of ``second`` (n, d): (n,)."""
         return (unit(first) * unit(second)).sum(-1)
-
-
-def _settings(block: Module) -> dict[str, Any]:
-    """Return a block's settings; of an encoder only its identity, as where it lies makes no difference."""
-    return block.identity if isinstance(block, FrozenEncoder) else block.get_config_dict()

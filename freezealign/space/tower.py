@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders import FrozenEncoder
-from freezealign.features import Level
 from freezealign.modules import Module, Pooling, TokenProjector
 
 
@@ -66,11 +65,16 @@ class Tower(nn.Sequential):
         if "token_embeddings" in features:
             blocks = self.blocks
         elif "sentence_embedding" in features:
-            blocks = self._after_pooling(pool)
+            if self.first_pooling is None or not pool:
+                raise ValueError("these are pooled vectors, and tokens are needed here: extract with level='tokens'.")
+            blocks = self.blocks[1:]
         else:
             features, blocks = self.encoder(features), self.blocks
-        if self.training and pool:
-            features, blocks = self._pool_early(features, blocks)
+        match blocks:  # in one step where it counts; elsewhere results stay bit for bit those of the blocks in turn
+            case [TokenProjector() as projector, Pooling() as pooling, *rest] if (
+                self.training and pool and projector.can_pool(pooling)
+            ):
+                features, blocks = projector.pooled(features, pooling), rest
         for block in blocks:
             if isinstance(block, Pooling) and not pool:
                 features = {**features, "sentence_embedding": features["token_embeddings"]}
@@ -79,17 +83,6 @@ class Tower(nn.Sequential):
         if "sentence_embedding" not in features:
             raise ValueError("the tower gives tokens but no vector; add a Pooling.")
         return features
-
-    @staticmethod
-    def _pool_early(features: Features, blocks: list[Module]) -> tuple[Features, list[Module]]:
-        """Do the work of a token projector and its pooling at once where that is possible, and return what is left.
-
-        Only in training, where it counts; elsewhere results stay bit for bit those of the blocks one after another.
-        """
-        match blocks:
-            case [TokenProjector() as projector, Pooling() as pooling, *rest] if projector.can_pool(pooling):
-                return projector.pooled(features, pooling), rest
-        return features, blocks
 
     @property
     def first_pooling(self) -> Pooling | None:
@@ -104,16 +97,12 @@ class Tower(nn.Sequential):
         vectors: Tensor = features["sentence_embedding"]
         return vectors
 
-    def _after_pooling(self, pool: bool) -> list[Module]:
-        if self.first_pooling is None or not pool:
-            raise ValueError("these are pooled vectors, and tokens are needed here: extract with level='tokens'.")
-        return self.blocks[1:]
-
-    def token_rows(self, features: Features) -> Iterator[TokenEmbeddings]:
-        """Yield the tokens of each item of a batch embedded with ``pool=False``, without padding."""
-        embeddings, mask = features["sentence_embedding"], features.get("attention_mask")
-        for row, tokens in enumerate(embeddings):
-            yield TokenEmbeddings(tokens if mask is None else tokens[mask[row].bool()], features.get("grid"))
+    @staticmethod
+    def token_rows(features: Features) -> list[TokenEmbeddings]:
+        """Return the tokens of each item of a batch embedded with ``pool=False``, without padding, in float32."""
+        embeddings, mask = features["sentence_embedding"].float(), features.get("attention_mask")
+        rows = embeddings if mask is None else [tokens[own.bool()] for tokens, own in zip(embeddings, mask)]
+        return [TokenEmbeddings(tokens, features.get("grid")) for tokens in rows]
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the tower's vectors."""
@@ -134,11 +123,6 @@ def find_tower(towers: Mapping[str, Tower], name: str) -> Tower:
     if name not in towers:
         raise ValueError(f"this model has no '{name}' tower; it has {list(towers)}.")
     return towers[name]
-
-
-def least_level(towers: Iterable[Tower]) -> Level:
-    """Return ``pooled`` if all towers pool before anything is trained, else ``tokens``."""
-    return "pooled" if all(tower.first_pooling for tower in towers) else "tokens"
 
 
 def check_widths(towers: Mapping[str, Tower]) -> int:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
@@ -20,17 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from freezealign.files import check_object, check_version, read_object, save_tensors, write_json_atomically
+from freezealign.files import check_version, read_object, save_tensors, write_json_atomically
 
 FORMAT_VERSION = 1
 STATE = "state.json"
-NUMBER = (int, float)
-STATE_KINDS = {"progress": dict, "scaler": dict, "steps": list, "evaluations": list}
-PROGRESS_KINDS = {"step": int, "epoch": int, "batch": int, "best": (*NUMBER, type(None)), "since_best": int}
-SCALER_KINDS = {"scale": NUMBER, "growth_factor": NUMBER, "backoff_factor": NUMBER}
-SCALER_KINDS |= {"growth_interval": NUMBER, "_growth_tracker": NUMBER}
-STEP_KINDS = {"step": int, "epoch": int, "loss": NUMBER, "temperature": NUMBER, "learning_rate": NUMBER}
-"""What is in ``state.json``, and of which type."""
 REMEDY = "remove that folder to go on from an earlier checkpoint"
 
 
@@ -43,6 +36,34 @@ class Progress:
     batch: int = 0
     best: float | None = None
     since_best: int = 0
+
+
+class Step(TypedDict):
+    """An entry of the history's ``steps``."""
+
+    step: int
+    epoch: int
+    loss: float
+    temperature: float
+    learning_rate: float
+
+
+class Evaluation(TypedDict):
+    """An entry of its ``evaluations``, results aside."""
+
+    step: int
+    epoch: int
+
+
+SCALER = dict.fromkeys(("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"), float)
+FORM = {
+    "format_version": int,
+    "progress": {"step": int, "epoch": int, "batch": int, "best": float | None, "since_best": int},
+    "scaler": dict,
+    "steps": list[Step],
+    "evaluations": list[Evaluation],
+}
+"""What ``state.json`` holds."""
 
 
 def recover(folder: Path) -> None:
@@ -91,16 +112,12 @@ def read_state(path: Path, scales: bool) -> dict[str, Any]:
         ValueError: If it is damaged, or a later version wrote it.
     """
     file = path / STATE
-    state = read_object(file, {"format_version": int})
-    check_version(path, state, FORMAT_VERSION)
-    check_object(file, state, STATE_KINDS)
-    check_object(file, state["progress"], PROGRESS_KINDS)
-    check_object(file, state["scaler"], SCALER_KINDS if scales else {})
-    for step in state["steps"]:
-        check_object(file, step, STEP_KINDS)
-    for evaluation in state["evaluations"]:
-        check_object(file, evaluation, {"step": int, "epoch": int})
-    return {**state, "progress": Progress(*(state["progress"][key] for key in PROGRESS_KINDS))}
+    check_version(path, read_object(file, {"format_version": int}), FORMAT_VERSION)
+    state = read_object(file, {**FORM, "scaler": SCALER if scales else dict})
+    try:
+        return {**state, "progress": Progress(**state["progress"])}
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}; {REMEDY}.") from None
 
 
 def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None, partial: bool = False) -> dict[str, Tensor]:

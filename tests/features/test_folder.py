@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import ended, extract, files_of, start
+from damage import damages, faults, not_files
+from jobs import ended, extract, files_of, make_model, make_pairs, start
 
 from freezealign import FeatureStore
 
@@ -230,3 +231,92 @@ def test_file_in_place_of_the_folder_is_an_error(tmp_path):
     with pytest.raises(OSError, match=r"cannot write to .*choose a folder that can be written"):
         extract(tmp_path / "store" / "below")
     assert (tmp_path / "store").read_text() == "mine"
+
+
+# Every value odd in turn
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "shards/00000.json"])
+@pytest.mark.parametrize("kind", ["extracted", "saved"])
+def test_a_store_with_an_odd_value_is_refused_or_the_same(tmp_path, file, kind):
+    path, model = tmp_path / "store", make_model()
+    extract(path, make_pairs(11), shard_size=20)
+    if kind == "saved":
+        FeatureStore.open(path).save(tmp_path / "copy")
+        path = tmp_path / "copy"
+    good = FeatureStore.open(path)
+
+    def load() -> None:
+        store = FeatureStore.open(path, verify=True)
+        store.check(model.origins("tokens"))
+        assert (store.ids, store.level, list(store.features)) == (good.ids, good.level, list(good.features))
+        for modality, features in store.features.items():
+            assert list(features.columns) == list(good[modality].columns)
+            batch, expected = features.load([3, 0]), good[modality].load([3, 0])
+            assert all(np.array_equal(batch[key], expected[key]) for key in expected)
+
+    # a fingerprint, a preprocessing and a pooling of their right type are compared with the model's
+    assert not (wrong := faults(damages(path / file), load, "")), "\n".join(wrong)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "shards/00000.json", "image/lengths/00000.npy"])
+def test_what_is_no_file_is_refused_by_its_name(path, file):
+    def load() -> None:
+        FeatureStore.open(path)
+        raise AssertionError("opened")
+
+    assert not (wrong := faults(not_files(path / file), load, Path(file).name)), "\n".join(wrong)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "shards/00000.json", "image/lengths/00000.npy"])
+def test_a_link_out_of_the_folder_is_refused(path, tmp_path, file):
+    (path / file).rename(tmp_path / "elsewhere")
+    (path / file).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="points outside"):
+        FeatureStore.open(path)
+
+
+def test_each_json_file_is_parsed_once(path, monkeypatch):
+    from freezealign import files
+
+    read = []
+    parse = files.read_json
+    monkeypatch.setattr(files, "read_json", lambda path: read.append(path) or parse(path))
+    FeatureStore.open(path, verify=True)
+    assert len(read) == len(set(read)) == 1 + 9
+
+
+def test_a_later_store_may_say_more(path):
+    edit(path / "manifest.json", lambda content: content.update(note="mine"))
+    edit(path / "shards" / "00000.json", lambda content: content.update(note="mine"))
+    assert len(FeatureStore.open(path)) == 55
+
+
+@pytest.mark.parametrize("order", ["F", "scalar"])
+def test_array_whose_rows_do_not_follow_each_other_is_refused(path, order):
+    file = path / "image" / "token_embeddings" / "00000.npy"
+    rows = np.load(file)
+    np.save(file, np.asfortranarray(rows) if order == "F" else np.float32(1))
+    edit(
+        path / "shards" / "00000.json",
+        lambda c: c["files"]["image/token_embeddings"].update(bytes=file.stat().st_size),
+    )
+    with pytest.raises(ValueError, match=r"00000\.npy (is stored column by column|holds one value)"):
+        FeatureStore.open(path)
+
+
+def test_a_column_that_one_shard_lacks_altogether_is_refused(path):
+    edit(path / "shards" / "00004.json", lambda content: content["files"].pop("image/lengths") and None)
+    (path / "image" / "lengths" / "00004.npy").unlink()
+    with pytest.raises(ValueError, match="equal columns"):
+        FeatureStore.open(path)
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows.astype(np.float64), lambda rows: rows[:, :-1]])
+def test_a_column_that_changes_its_form_is_refused(path, change):
+    file = path / "image" / "token_embeddings" / "00004.npy"
+    np.save(file, np.ascontiguousarray(change(np.load(file))))
+    size = file.stat().st_size
+    edit(path / "shards" / "00004.json", lambda c: c["files"]["image/token_embeddings"].update(bytes=size))
+    with pytest.raises(ValueError, match="equal columns"):
+        FeatureStore.open(path)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.batch import to_device
 from freezealign.inputs import InputError
 from freezealign.prefetch import prefetch
-from freezealign.space.encode import Group, run_group
+from freezealign.space.encode import Group, run_groups
 
 CPU = torch.device("cpu")
 
@@ -38,9 +39,8 @@ class Numbers:
 
 def run(source, forward=lambda batch: batch["row"].tolist(), batch_size: int = 2) -> list:
     """Return one result a row, in the order of the source."""
-    group, found = Group(source, np.arange(len(source))), {}
-    options = {"batch_size": batch_size, "device": CPU, "show_progress_bar": False, "description": "Encoding"}
-    for positions, results in run_group(group, forward, **options):
+    groups, found = {"text": Group(source, np.arange(len(source)))}, {}
+    for positions, results in run_groups(groups, lambda name, batch: forward(batch), batch_size, CPU, False):
         found |= zip(positions.tolist(), results)
     return [found[row] for row in range(len(source))]
 
@@ -183,7 +183,7 @@ def test_several_prefetches_can_be_nested():
     assert list(prefetch(number * 2 for number in inner)) == [number * 2 for number in range(50)]
 
 
-# run_group
+# run_groups
 
 
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 9))
@@ -291,3 +291,163 @@ def test_mixed_items_come_back_in_the_order_they_were_given(callable_model, imag
     apart = {"image": callable_model.encode(images[:2]), "text": callable_model.encode(["a cat", "two dogs"])}
     expected = [apart["image"][0], apart["text"][0], apart["image"][1], apart["text"][1]]
     np.testing.assert_allclose(mixed, np.stack(expected), atol=1e-6)
+
+
+# An item that the encoder fails on, and options that would have no effect
+
+
+def shapes(items: list) -> np.ndarray:
+    """Fails as a whole batch does whose items differ in shape, and on an item that is negative."""
+    if any((np.asarray(item) < 0).any() for item in items):
+        raise RuntimeError("it is negative")
+    return np.stack([np.asarray(item, np.float32) for item in items])
+
+
+@pytest.fixture
+def sounds() -> FreezeAlign:
+    from freezealign.encoders.callable import CallableEncoder
+
+    return FreezeAlign({"sound": FrozenEncoder(CallableEncoder(shapes, "sound", dim=3))}, dim=8, seed=0, device="cpu")
+
+
+@pytest.fixture
+def good() -> list[dict]:
+    return [{"sound": np.full(3, number)} for number in range(5)]
+
+
+def collated(items: list) -> dict:
+    return {"inputs": items, "checked": shapes(items)}
+
+
+@pytest.mark.parametrize("where", ["forward", "collate"])
+@pytest.mark.parametrize("position", [0, 3, 4])
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_an_item_that_the_encoder_fails_on_is_named_by_its_position(sounds, good, where, position, batch_size):
+    if where == "collate":
+        sounds.encoders["sound"].encoder.preprocess = collated
+    good[position] = {"sound": np.full(3, -1)}
+    with pytest.raises(InputError, match=f"item {position}: RuntimeError: it is negative"):
+        sounds.encode(good, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("where", ["forward", "collate"])
+def test_a_fault_of_all_items_or_of_none_is_raised_as_it_is(sounds, good, where):
+    if where == "collate":
+        sounds.encoders["sound"].encoder.preprocess = collated
+    with pytest.raises(ValueError, match="same shape") as error:
+        sounds.encode([*good, {"sound": np.zeros(4)}], batch_size=6)
+    assert not isinstance(error.value, InputError)
+    with pytest.raises(RuntimeError, match=r"^it is negative"):
+        sounds.encode([{"sound": np.full(3, -1)}] * 4)
+
+
+def test_a_fault_of_the_blocks_is_no_items_fault(bert_folder):
+    model = FreezeAlign([bert_folder], recipe="kernel", dim=4, device="cpu")
+    with pytest.raises(ValueError, match="has no landmarks yet") as error:
+        model.encode(["a red apple"])
+    assert not isinstance(error.value, InputError)
+
+
+REFUSED = {
+    "a prompt for pictures": (lambda model, images: model.encode_image(images, prompt="a "), "there is none among"),
+    "a named prompt": (lambda model, images: model.encode(["a"], prompt_name="query"), "no prompt named 'query'"),
+    "ranges without whole numbers": (lambda model, images: model.encode(["a"], ranges=np.ones((2, 8))), "leave them"),
+    "ranges for bits": (
+        lambda model, images: model.encode(["a"], ranges=np.ones((2, 8)), precision="binary"),
+        "not for 'binary'",
+    ),
+    "ranges of another width": (
+        lambda model, images: model.encode(["a"], ranges=np.ones((2, 9)), precision="int8"),
+        r"\(2, 8\)",
+    ),
+    "ranges the wrong way round": (
+        lambda model, images: model.encode(["a"], ranges=np.stack([np.ones(8), -np.ones(8)]), precision="int8"),
+        "the least and the largest",
+    ),
+    "ranges of NaN": (
+        lambda model, images: model.encode(["a"], ranges=np.full((2, 8), np.nan), precision="uint8"),
+        "the least and the largest",
+    ),
+    "no dimensions": (lambda model, images: model.encode(["a"], truncate_dim=0), "at least 1, got 0"),
+    "fewer than none": (lambda model, images: model.encode(["a"], truncate_dim=-1), "at least 1, got -1"),
+    "whole numbers of one item": (lambda model, images: model.encode(["a"], precision="int8"), "one item has no range"),
+    "an unknown precision": (lambda model, images: model.encode(["a"], precision="int4"), "unknown precision 'int4'"),
+}
+
+
+@pytest.mark.parametrize("option", REFUSED)
+def test_an_option_that_would_have_no_effect_is_refused_before_any_work(callable_model, images, option, monkeypatch):
+    call, message = REFUSED[option]
+    monkeypatch.setattr(FrozenEncoder, "forward", lambda *_: pytest.fail("it encoded"))
+    with pytest.raises(ValueError, match=message):
+        call(callable_model, images)
+
+
+def test_a_prompt_for_frozen_features_is_refused(callable_model, pairs):
+    features = callable_model.extract_features(pairs, show_progress_bar=False)["text"]
+    with pytest.raises(ValueError, match="frozen features: extract them with it"):
+        callable_model.encode(features, prompt="a ")
+
+
+def test_a_prompt_goes_before_the_texts_of_a_mixed_list(callable_model, images):
+    mixed = callable_model.encode([images[0], "cat"], prompt="a ")
+    np.testing.assert_allclose(mixed[1], callable_model.encode("a cat"), atol=1e-6)
+    assert callable_model.encode([], prompt="a ").shape == (0, 8)
+
+
+# Whole numbers
+
+
+@pytest.mark.parametrize("precision", ["int8", "uint8"])
+def test_with_ranges_an_item_has_the_same_numbers_beside_any_others(callable_model, texts, precision):
+    vectors = callable_model.encode(texts, batch_size=1)
+    options = {"precision": precision, "ranges": np.stack([vectors.min(0), vectors.max(0)]), "batch_size": 1}
+    together = callable_model.encode(texts, **options)
+    np.testing.assert_array_equal(np.stack([callable_model.encode(text, **options) for text in texts]), together)
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    np.testing.assert_array_equal(together, quantize_embeddings(vectors, precision=precision))
+
+
+def test_what_lies_beyond_the_ranges_is_cut(callable_model, texts):
+    ranges = np.stack([np.full(8, -1e-6), np.full(8, 1e-6)])
+    signs = callable_model.encode(texts, precision="int8", ranges=ranges)
+    np.testing.assert_array_equal(signs, np.where(callable_model.encode(texts) > 0, 127, -128))
+
+
+@pytest.mark.parametrize(("count", "warned"), [(2, True), (999, True), (1000, False)])
+def test_whole_numbers_of_few_items_without_ranges_are_warned_of(callable_model, count, warned):
+    texts = [f"{'a' * (number % 7 + 1)} {number}" for number in range(count)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        callable_model.encode(texts, precision="int8", batch_size=100)
+    assert any(f"these {count} items alone" in str(one.message) for one in caught) == warned
+
+
+# Models cast to another precision, and autocast
+
+CASTS = [torch.float32, torch.bfloat16, torch.half, torch.double, "autocast"]
+
+
+@pytest.mark.parametrize("cast", CASTS, ids=str)
+@pytest.mark.parametrize("recipe", ["token", "pooled", "linear", "glu", "kernel", "relative"])
+def test_vectors_of_a_cast_model_are_those_of_sentence_transformers(dinov2_folder, bert_folder, pairs, recipe, cast):
+    pairs = [(image, " ".join(text.split()[:12])) for image, text in pairs]
+    model = FreezeAlign({"image": dinov2_folder, "text": bert_folder}, recipe=recipe, dim=8, seed=0, device="cpu")
+    if recipe in ("kernel", "relative"):
+        model.fit(pairs, init="closed-form", epochs=0, show_progress_bar=False)
+    context = contextlib.nullcontext()
+    if cast == "autocast":
+        context = torch.autocast("cpu", dtype=torch.bfloat16)
+    else:
+        model.to(cast)
+    stock = model.to_sentence_transformer()
+    with context:
+        for items in zip(*pairs):
+            vectors = model.encode(list(items), batch_size=4)
+            assert vectors.dtype == np.float32
+            theirs = stock.encode(list(items), batch_size=4)
+            np.testing.assert_array_equal(vectors, theirs.astype(np.float32))
+            assert model.encode(list(items), convert_to_tensor=True).dtype == torch.float32
+            if recipe not in ("kernel", "relative"):
+                assert model.encode_tokens(items[0]).embeddings.dtype == np.float32
