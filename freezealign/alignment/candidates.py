@@ -214,7 +214,7 @@ class CandidateLoader:
     def _readable(self, encoder: FrozenEncoder) -> Iterator[Any]:
         for pair in iterate_pairs(self._side(encoder.modality), [encoder.modality]):
             try:
-                yield read_pair(pair, {encoder.modality: encoder}).items[encoder.modality][0]
+                yield read_pair(pair, {encoder.modality: encoder})[0].items[encoder.modality][0]
             except InputError:
                 continue
 

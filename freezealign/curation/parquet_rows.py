@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from freezealign.data.sources.parquet import open_parquet
+from freezealign.data.sources.tables import open_parquet
 
 
 class ParquetRows:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,10 @@ import numpy as np
 from torch.utils.data import DataLoader, default_collate
 
 from freezealign.inputs import Unreadable
+
+COLLATE = "DataLoader(…, collate_fn=list)"
+MALFORMED = 3
+"""Of the first so many pairs at least one has to be one."""
 
 
 class Pair(NamedTuple):
@@ -25,6 +30,11 @@ class Pair(NamedTuple):
     id: str | None = None
 
 
+@dataclass(frozen=True)
+class Malformed(Unreadable):
+    """Stands for the items of what is no pair of these modalities."""
+
+
 def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
     """Whether single pairs can be read by position, in any order."""
     if isinstance(data, (str, Path, Mapping, DataLoader)) or not (
@@ -37,44 +47,51 @@ def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
         return True
 
 
-def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
+def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
     Args:
         data: An iterable of pairs, or of batches of pairs (a ``DataLoader``). A pair is ``(image, text)`` or
             ``{"image": …, "text": …}``, several captions as a list of strings. A batch is ``(images, texts)`` or the
-            same dict with lists, arrays or tensors of equal length.
+            same dict with lists, arrays or tensors of equal length. What is none of these is a pair whose items say so
+            when they are read.
         modalities: Names of the model's towers, in the order that tuples follow.
+        position: Number of the first pair, for errors.
 
     Raises:
-        ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
+        RuntimeError: If ``data`` raises; the message names the pair at which it ended.
+        ValueError: If a batch lacks a modality, or holds more of one than of another.
     """
-    is_loader = isinstance(data, DataLoader) and data.batch_size is not None
-    for element in data:
-        if is_loader:
-            yield from pairs_of_batch(element, modalities, data)
-        elif is_batch(element, modalities):
-            yield from split_batch(element, modalities)
-        else:
-            yield as_pair(element, modalities)
+    return chain.from_iterable(iterate_batches(data, modalities, position))
 
 
-def pairs_of_batch(batch: Any, modalities: Sequence[str], loader: Any) -> Iterator[Pair]:
-    """Yield the pairs of one batch of a ``DataLoader``, of which every element is a batch."""
-    if _is_list_of_pairs(batch, modalities):
-        return (as_pair(pair, modalities) for pair in batch)
-    return split_batch(batch, modalities, collated=loader.collate_fn is default_collate)
+def iterate_batches(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[list[Pair]]:
+    """Yield the pairs of each element of ``data``; see :func:`iterate_pairs`."""
+    loader = getattr(data, "renamed", data)  # of which columns have other names
+    loader = loader if isinstance(loader, DataLoader) and loader.batch_size is not None else None
+    elements = iter(data)
+    while True:
+        try:
+            element = next(elements)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise RuntimeError(f"the data ended at pair {position}: {type(error).__name__}: {error}") from error
+        try:
+            pairs = _pairs_in(element, modalities, loader)
+        except ValueError as error:
+            raise ValueError(f"the batch that begins with pair {position}: {error}") from None
+        yield pairs
+        position += len(pairs)
 
 
-def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
-    """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible."""
-    if is_map_style(data, modalities):
-        return (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
-    if hasattr(data, "iter_from"):
-        return iterate_pairs(data.iter_from(start), modalities)
-    if hasattr(data, "skip"):
-        return iterate_pairs(data.skip(start), modalities)
-    return islice(iterate_pairs(data, modalities), start, None)
+def _pairs_in(element: Any, modalities: Sequence[str], loader: DataLoader[Any] | None) -> list[Pair]:
+    """Return the pairs of one element, which is always a batch if it comes out of ``loader``."""
+    if loader is None and not is_batch(element, modalities):
+        return [as_pair(element, modalities)]
+    if loader is not None and _holds_pairs(element, modalities, loader.collate_fn):
+        return [as_pair(pair, modalities) for pair in element]
+    return list(split_batch(element, modalities, loader is not None and loader.collate_fn is default_collate))
 
 
 def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
@@ -85,6 +102,34 @@ def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
         reason = f"the data raised {type(error).__name__}: {error}"
         return Pair({modality: [Unreadable(reason)] for modality in modalities})
     return as_pair(element, modalities)
+
+
+def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
+    """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible.
+
+    Raises:
+        RuntimeError: If ``data`` raises and cannot go on; the message names the pair at which it ended.
+        ValueError: If none of the first three is a pair, so that it is not one that is wrong, or a batch is none.
+    """
+    if is_map_style(data, modalities):
+        pairs: Iterator[Pair] = (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
+    elif hasattr(data, "iter_from"):
+        pairs = iterate_pairs(data.iter_from(start), modalities, start)
+    elif hasattr(data, "skip"):
+        pairs = iterate_pairs(data.skip(start), modalities, start)
+    else:
+        pairs = islice(iterate_pairs(data, modalities), start, None)
+    return pairs if start else _refuse_malformed(pairs)
+
+
+def _refuse_malformed(pairs: Iterable[Pair]) -> Iterator[Pair]:
+    wrong: list[Malformed] = []
+    for number, pair in enumerate(pairs, 1):
+        item = next(iter(pair.items.values()), [None])[:1] if number <= MALFORMED else []
+        wrong += [one for one in item if isinstance(one, Malformed)]
+        if len(wrong) == MALFORMED == number:
+            raise ValueError(wrong[0].reason)
+        yield pair
 
 
 def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
@@ -101,14 +146,17 @@ def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
 
     Raises:
         TypeError: If it is a dict of data sets; the message names them.
+        ValueError: If a table has two columns of one name, or a dict columns of different lengths.
     """
     if hasattr(data, "columns") and hasattr(data, "to_dict"):
+        if twice := [name for name in modalities if list(data.columns).count(name) > 1]:
+            raise ValueError(f"the table has several columns {twice}; rename all but one of each.")
         return data.to_dict("records")
     if not isinstance(data, Mapping):
         return data
     if not set(modalities) <= set(data):
         raise TypeError(f"a {type(data).__name__} of {list(data)} holds no pairs; pass one of its values.")
-    return [{**pair.items, "id": pair.id} for pair in split_batch(data, modalities)]
+    return list(split_batch(data, modalities))
 
 
 def undecoded(data: Any) -> Any:
@@ -133,9 +181,9 @@ def is_batch(element: Any, modalities: Sequence[str]) -> bool:
 
     What has one id is one pair: a picture's several captions.
     """
+    if isinstance(element, Pair) or (isinstance(element, Mapping) and isinstance(element.get("id"), (str, int))):
+        return False
     if isinstance(element, Mapping):
-        if isinstance(element.get("id"), (str, int)):
-            return False
         members = [element[modality] for modality in modalities if modality in element]
     else:
         members = list(element) if isinstance(element, (list, tuple)) else []
@@ -144,8 +192,12 @@ def is_batch(element: Any, modalities: Sequence[str]) -> bool:
 
 def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
     """Return one pair with its items as lists; see :func:`iterate_pairs`."""
-    items = {modality: _as_list(item) for modality, item in _by_modality(element, modalities).items()}
-    return Pair(items, _id(element))
+    if isinstance(element, Pair):
+        return element
+    try:
+        return Pair({key: _as_list(item) for key, item in _by_modality(element, modalities).items()}, _id(element))
+    except ValueError as error:
+        return Pair({modality: [Malformed(str(error))] for modality in modalities}, _id(element))
 
 
 def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> Iterator[Pair]:
@@ -158,13 +210,19 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
             list for each place, of B captions: that is undone.
     """
     columns = _by_modality(batch, modalities)
+    for modality, column in columns.items():
+        if isinstance(column, (str, bytes, Mapping)) or not hasattr(column, "__getitem__") or _axes(column) == 0:
+            raise ValueError(
+                f"'{modality}' of a batch is a list, an array or a tensor of items, not {type(column).__name__}. "
+                f"{COLLATE} keeps pairs as they are."
+            )
     if collated:
         columns = {key: _by_pair(column) for key, column in columns.items()}
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"a batch must hold as many items of each modality, got {sizes}. Where pairs have several captions, give "
-            "the DataLoader collate_fn=list."
+            f"a batch must hold as many items of each modality, got {sizes}. Where pairs have several captions, "
+            f"{COLLATE} keeps them together."
         )
     ids = batch.get("id") if isinstance(batch, Mapping) else None
     for row, items in enumerate(zip(*columns.values())):
@@ -172,17 +230,34 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
         yield Pair(named, None if ids is None else _id({"id": ids[row]}))
 
 
-def _is_list_of_pairs(element: Any, modalities: Sequence[str]) -> bool:
+def _axes(column: Any) -> int:
+    return getattr(column, "ndim", 1)
+
+
+def _holds_pairs(batch: Any, modalities: Sequence[str], collate: Any) -> bool:
     """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns.
 
-    What is in a column is of one type, what is in a pair is not.
+    Raises:
+        ValueError: If it may be either.
     """
-    if not isinstance(element, list):
+    if collate is default_collate or not isinstance(batch, (list, tuple)):
         return False
-    if all(isinstance(pair, Mapping) for pair in element):
+    if collate is list or all(isinstance(pair, Mapping) for pair in batch):
         return True
-    are_tuples = all(isinstance(pair, tuple) and len(pair) == len(modalities) for pair in element)
-    return are_tuples and any(len(set(map(type, pair))) > 1 for pair in element)
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == len(modalities) for pair in batch):
+        return False
+    as_columns, as_pairs = _all_alike(batch), _all_alike(zip(*batch))
+    if len(batch) == len(modalities) and as_columns == as_pairs:
+        raise ValueError(
+            f"it is {len(batch)} lists of {len(batch)}: pairs, or columns? {COLLATE} says that they are pairs; columns "
+            f"are told by their names: {{'{modalities[0]}': […], …}}."
+        )
+    return as_pairs or len(batch) != len(modalities)
+
+
+def _all_alike(groups: Iterable[Iterable[Any]]) -> bool:
+    """Whether each group is texts, or lists of them, throughout, or nothing of the kind."""
+    return all(len({isinstance(i, (str, list, tuple)) for i in group if i is not None}) <= 1 for group in groups)
 
 
 def _by_pair(column: Any) -> Any:

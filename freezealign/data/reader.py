@@ -15,9 +15,9 @@ from freezealign.data.pairs import (
     as_pairs,
     count_pairs,
     is_map_style,
+    iterate_batches,
     pair_at,
     pairs_from,
-    pairs_of_batch,
     undecoded,
 )
 from freezealign.data.sources import open_pairs
@@ -49,9 +49,12 @@ class PairReader:
         self.loader: DataLoader[Any] | None = self.data if isinstance(self.data, DataLoader) else None
 
     def read(self, start: int = 0) -> Iterator[Pair]:
-        """Yield the pairs from number ``start`` on."""
-        if self.has_positions:
-            return map(self.at, range(start, self.count or 0))
+        """Yield the pairs from number ``start`` on.
+
+        Raises:
+            RuntimeError: If the data raises where it cannot go on; the message names the pair.
+            ValueError: If none of the first three is a pair, or a batch is none.
+        """
         return pairs_from(self.data, self.modalities, start)
 
     def fingerprint(self) -> str | None:
@@ -84,5 +87,4 @@ class PairReader:
 
     def batches(self) -> Iterator[list[Pair]]:
         """Yield the pairs of each batch of a ``DataLoader``."""
-        for batch in self.loader if self.loader is not None else ():
-            yield list(pairs_of_batch(batch, self.modalities, self.loader))
+        return iterate_batches(self.data, self.modalities)

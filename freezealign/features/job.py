@@ -15,7 +15,7 @@ from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
 from freezealign.features.store import FeatureStore
-from freezealign.inputs import Skipped
+from freezealign.inputs import Skipped, skipped_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +114,10 @@ def _check_any(shards: Sequence[Any], skipped: Sequence[Skipped]) -> None:
 
 def _log_skipped(store: FeatureStore) -> None:
     if store.skipped:
-        first, count = store.skipped[0], len(store.skipped)
-        logger.warning(
-            "skipped %d of %d pairs; the first is %d: %s", count, len(store) + count, first.index, first.reason
-        )
+        first, count = store.skipped[0], len(skipped_pairs(store.skipped))
+        items, found = len(store.skipped) - count, len(store) + count
+        told = (count, found, items, first.index, first.item and f" ({first.item})", first.reason)
+        logger.warning("skipped %d of %d pairs, and %d items of others; the first is %d%s: %s", *told)
 
 
 class _MemoryWatch:

@@ -14,6 +14,7 @@ from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
+from freezealign.modality import read_items
 
 T = TypeVar("T")
 _TOKENIZING = threading.Lock()
@@ -36,11 +37,11 @@ class ReadBatch:
     inputs: dict[str, Features] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
-    def skip(self, position: int, reason: str, strict: bool) -> None:
-        """List a pair as bad; with ``strict``, raise an :class:`InputError` instead."""
+    def skip(self, position: int, reason: str, strict: bool, item: str = "") -> None:
+        """List a pair, or an item of it, as bad; with ``strict``, raise an :class:`InputError` instead."""
         if strict:
-            raise InputError(f"pair {position}: {reason}")
-        self.skipped.append(Skipped(position, reason))
+            raise InputError(f"pair {position}: {item}{': ' if item else ''}{reason}")
+        self.skipped.append(Skipped(position, reason, item))
 
 
 def read_batch(
@@ -63,10 +64,12 @@ def read_batch(
     batch = ReadBatch()
     for position, pair in pairs:
         try:
-            read = read_pair(pair, encoders)
+            read, bad = read_pair(pair, encoders)
         except InputError as error:
             batch.skip(position, str(error), strict)
             continue
+        for item, reason in bad.items():
+            batch.skip(position, reason, strict, item)
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
     if batch.pairs:
@@ -113,13 +116,17 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
     return work(batch.pairs) if batch.pairs else {}
 
 
-def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
-    """Return ``pair`` with every item read as its encoder takes it.
+def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> tuple[Pair, dict[str, str]]:
+    """Return ``pair`` with every item read as its encoder takes it, and what is wrong with those that are left out.
 
     Raises:
-        InputError: If an item cannot be read, or there is none of a modality.
+        InputError: If no item of a modality can be read, or there is none.
     """
+    read: dict[str, list[Any]] = {}
+    wrong: dict[str, str] = {}
     for key, items in pair.items.items():
-        if not items:
-            raise InputError(f"there is no {key}.")
-    return Pair({key: [encoders[key].read(item) for item in items] for key, items in pair.items.items()}, pair.id)
+        read[key], bad = read_items(items, encoders[key].read)
+        if not read[key]:
+            raise InputError(next(iter(bad.values()), f"there is no {key}."))
+        wrong |= {f"{key} {place}": reason for place, reason in bad.items()}
+    return Pair(read, pair.id), wrong

@@ -25,6 +25,7 @@ from written import (
 )
 
 from freezealign.data.sources import open_pairs
+from freezealign.inputs import Unreadable
 
 
 @pytest.mark.parametrize("form", ["", "*.tar", "0000[0-2].tar", "{00000..00002}.tar"])
@@ -66,9 +67,9 @@ def test_the_text_of_a_sample_comes_from_txt_else_from_json(tmp_path):
         ("0", b"0", "ä"),
         ("1", b"1", "text"),
         ("2", b"2", "caption"),
-        ("3", b"3", []),
-        ("4", b"4", []),
-        ("5", None, "no picture"),
+        ("3", b"3", None),
+        ("4", b"4", Unreadable(f"{path}: '4' has only ['jpg'], and no .txt or .json.")),
+        ("5", Unreadable(f"{path}: '5' has only ['txt', 'cls'], and no picture."), "no picture"),
         ("sub/6", b"6", "six"),
         ("7", b"7", ["a", "b"]),
     ]
@@ -148,7 +149,7 @@ def test_a_shard_that_cannot_be_opened_does_not_end_the_run(tmp_path):
     source = open_pairs(write_img2dataset(tmp_path))
     (tmp_path / "00001.tar").unlink()
     pairs = list(source)
-    assert ids(pairs)[2] == "00001.tar" and "No such file" in reason(pairs[2]) and len(pairs) == 5
+    assert ids(pairs)[2] == "00001.tar" and "there is no file" in reason(pairs[2]) and len(pairs) == 5
 
 
 @same_folder

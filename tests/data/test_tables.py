@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from written import ids, make_source, picture, reason, red, shown, texts, write, write_table
 
-from freezealign.data.pairs import iterate_pairs
+from freezealign.data.pairs import as_pair, iterate_pairs
 from freezealign.data.sources import open_pairs
+from freezealign.modality import read_items, read_text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".parquet"])
@@ -58,8 +59,8 @@ def test_rows_without_an_image_text_or_id_keep_their_place(suffix, tmp_path):
     assert list(open_pairs(write_table(tmp_path, suffix, rows))) == [
         {"id": "one", "image": tmp_path / "a.png", "text": "x"},
         {"id": "1", "image": None, "text": "x"},
-        {"id": "2", "image": None, "text": []},
-        {"id": "0", "image": tmp_path / "a.png", "text": []},
+        {"id": "2", "image": None, "text": "" if suffix == ".csv" else None},
+        {"id": "0", "image": tmp_path / "a.png", "text": ""},
     ]
 
 
@@ -118,13 +119,21 @@ def test_a_bad_row_keeps_its_place_and_says_why(wrong, tmp_path):
     header = b"image,text\n" if suffix == ".csv" else b""
     pairs = list(open_pairs(write(tmp_path / f"t{suffix}", header + row + good.encode())))
     assert ids(pairs) == ["0", "1"] and pairs[1]["text"] == "fine"
-    assert re.match(why, reason(pairs[0]))
+    if "UTF-8" in why:
+        _, bad = read_items(as_pair(pairs[0], ["text"]).items["text"], read_text)
+        assert len(bad) == 1 and all(re.match(why, told) for told in bad.values())
+    else:
+        assert re.match(why, reason(pairs[0]))
     assert len(list(iterate_pairs(pairs, ["image", "text"]))) == 2
 
 
 def test_a_quotation_mark_that_is_never_closed_swallows_no_row_in_silence(tmp_path):
-    first, second = open_pairs(write(tmp_path / "t.csv", 'image,text\na.png,fine\nb.png,"open\nc.png,swallowed\n'))
-    assert first["text"] == "fine" and "is a quotation mark missing" in reason(second)
+    table = 'image,text\na.png,fine\nb.png,"open\nc.png,swallowed\n\nd.png,"x ""y"""\ne.png,"open\nf.png,last\n'
+    pairs = list(open_pairs(write(tmp_path / "t.csv", table)))
+    assert [pair["text"] for pair in pairs if not callable(pair["image"])] == ["fine", "swallowed", 'x "y"', "last"]
+    assert [number for number, pair in enumerate(pairs) if callable(pair["image"])] == [1, 4]
+    assert reason(pairs[1]).startswith("line 3: ") and reason(pairs[4]).startswith("line 7: ")
+    assert "is a quotation mark missing" in reason(pairs[1])
 
 
 def test_a_picture_is_found_by_a_name_that_is_not_utf8(tmp_path):

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from freezealign.data.sources.rows import make_pair, unreadable
-from freezealign.data.sources.source import Columns, PairSource
+from freezealign.data.sources.source import Columns, PairSource, make_pair, unreadable
+from freezealign.inputs import Unreadable
 
 END_MARK_BYTES = 1024
 PADDING_BYTES = 2**20
@@ -21,9 +21,9 @@ PADDING_BYTES = 2**20
 class Shards(PairSource):
     """The samples of tar files; nothing in them is decoded but UTF-8 and JSON, and pictures stay bytes.
 
-    webdataset groups the files of a shard into samples. Python's ``tarfile`` finds them, because webdataset's own
-    reader ends without a word at a damaged header; and it finds them by their headers, so that leaving samples out
-    reads none of their content.
+    webdataset groups the files of a shard into samples, wherever in it they stand. Python's ``tarfile`` finds them,
+    because webdataset's own reader ends without a word at a damaged header; and it finds them by their headers, so that
+    leaving samples out reads none of their content.
 
     Args:
         paths: The tar files, in the order in which they are read.
@@ -45,10 +45,12 @@ class Shards(PairSource):
 
     def _readers(self) -> Iterator[Callable[[], dict[str, Any]]]:
         """Yield for each pair a function that reads it; it is called before the next is asked for."""
+        from freezealign.files import open_file
+
         for path in self.paths:
             damage: list[str] = []
             try:
-                with path.open("rb") as file:
+                with open_file(path) as file:
                     for sample in iterate_samples(path, file, damage):
                         yield partial(self._pair, sample, path, file)
             except OSError as error:
@@ -57,18 +59,20 @@ class Shards(PairSource):
                 yield partial(unreadable, path.name, f"cannot read all of {path}: {' '.join(damage)}")
 
     def _pair(self, sample: Mapping[str, Any], path: Path, file: IO[bytes]) -> dict[str, Any]:
-        key, image = sample["__key__"], find_image(sample)
+        key, member = sample["__key__"], find_image(sample)
+        found = f"{path}: '{key}' has only {[suffix for suffix in sample if not suffix.startswith('__')]}, and"
         try:
-            return make_pair(key, image and _content(file, image), self._caption(sample, file))
+            image = Unreadable(f"{found} no picture.") if member is None else _content(file, member)
+            return make_pair(key, image, self._caption(sample, file, found))
         except (OSError, ValueError, RecursionError) as error:
             return unreadable(key, f"{path}: cannot read '{key}': {error}")
 
-    def _caption(self, sample: Mapping[str, Any], file: IO[bytes]) -> Any:
+    def _caption(self, sample: Mapping[str, Any], file: IO[bytes], found: str) -> Any:
         if "txt" in sample and self.text == "text":
-            return _content(file, sample["txt"]).decode("utf-8-sig").strip()
+            return _text(file, sample["txt"]).strip()
         if "json" not in sample:
-            return None
-        row = json.loads(_content(file, sample["json"]))
+            return Unreadable(f"{found} no .txt or .json.")
+        row = json.loads(_text(file, sample["json"]))
         if not isinstance(row, dict):
             raise ValueError("its .json is not an object.")
         if self.text not in row and self.text != "text":
@@ -127,8 +131,26 @@ def iterate_samples(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[
     Raises:
         ModuleNotFoundError: If webdataset is not installed.
     """
-    group_by_keys = import_webdataset().tariterators.group_by_keys
-    yield from group_by_keys(_members(path, file, damage), handler=partial(_note, damage))
+    grouping = import_webdataset().tariterators
+    members = list(_members(path, file, damage))
+    keys = _keys({member.name: grouping.base_plus_ext(member.name) for member in members})
+    order: dict[str | None, int] = {}
+    for member in members:
+        order.setdefault(keys[member.name][0], len(order))
+    members.sort(key=lambda member: order[keys[member.name][0]])  # webdataset groups what follows one another
+    files = ({"fname": member.name, "data": member, "__url__": ""} for member in members)
+    yield from grouping.group_by_keys(files, keys=keys.__getitem__, handler=partial(_note, damage))
+    if members and not any(order):
+        damage.append(f"none of its {len(members):,} files has a suffix, the first is '{members[0].name}'.")
+
+
+def _keys(keys: dict[str, tuple[str | None, str]]) -> dict[str, tuple[str | None, str]]:
+    """Return keys and suffixes, cut at the last dot where webdataset's cut at the first leaves only ``b.jpg``."""
+    from freezealign.images import IMAGE_SUFFIXES
+
+    whole = {key for key, suffix in keys.values() if key and f".{suffix.lower()}" in IMAGE_SUFFIXES}
+    dotted = {key for key, suffix in keys.values() if key and Path(suffix.lower()).suffix in IMAGE_SUFFIXES} - whole
+    return {name: name.rpartition(".")[::2] if own[0] in dotted else own for name, own in keys.items()}
 
 
 def find_image(sample: Mapping[str, Any]) -> Member | None:
@@ -138,15 +160,14 @@ def find_image(sample: Mapping[str, Any]) -> Member | None:
     return next((member for suffix, member in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
 
 
-def _members(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the files of a shard as webdataset groups them; add to ``damage`` why there are no more of them."""
+def _members(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[Member]:
+    """Yield the files of a shard; add to ``damage`` why there are no more of them."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for header in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # else they add up over the shard
                 if header.isreg():
-                    member = Member(path, header.name, header.offset_data, header.size)
-                    yield {"fname": header.name, "data": member, "__url__": ""}
+                    yield Member(path, header.name, header.offset_data, header.size)
             _check_end(file, archive.offset)
     except Exception as error:  # a damaged header makes tarfile raise whatever it happens to trip over
         damage.append(f"{error}; what follows is lost.")
@@ -158,6 +179,10 @@ def _content(file: IO[bytes], member: Member) -> bytes:
         raise ValueError(f"'{member.name}' is cut off.")
     file.seek(member.offset)
     return file.read(member.size)
+
+
+def _text(file: IO[bytes], member: Member) -> str:
+    return _content(file, member).decode("utf-8-sig", "surrogateescape")
 
 
 def _check_end(file: IO[bytes], offset: int) -> None:

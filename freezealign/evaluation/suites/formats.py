@@ -69,7 +69,8 @@ def _class_folders(root: Path, path: str) -> ClassifiedImages:
 
 def _captions(root: Path, path: str, text: str = "text") -> CaptionedImages:
     pairs = list(open_pairs(root / path, text=text))
-    texts = [[pair["text"]] if isinstance(pair["text"], str) else pair["text"] or [] for pair in pairs]
+    texts = [pair["text"] if isinstance(pair["text"], list) else [pair["text"]] for pair in pairs]
+    texts = [[text for text in some if text and not callable(text)] for some in texts]
     return CaptionedImages([pair["image"] for pair in pairs], {"": texts})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from freezealign.data.class_folders import class_folders
+from freezealign.data.sources.folder import class_folders
 from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages
 from freezealign.evaluation.testsets.lines import find_lines, read_lines
 
