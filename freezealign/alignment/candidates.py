@@ -18,7 +18,8 @@ from torch.utils.data import RandomSampler
 
 from freezealign.alignment.vectors import StoreVectors
 from freezealign.batch import default_device, to_device
-from freezealign.data.pairs import count_pairs, iterate_pairs, pairs_from, undecoded
+from freezealign.data.pairs import Pair
+from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.layers import AllLayers
 from freezealign.features import SHARD_SIZES, FeatureStore
@@ -141,20 +142,12 @@ class CandidateLoader:
             raise ValueError("the data is read once for every encoder, and an iterator only once: pass a list.")
         if isinstance(getattr(data, "sampler", None), RandomSampler):
             raise ValueError("a DataLoader that shuffles gives every encoder another order: pass shuffle=False.")
-        self.data, self.modalities, self.path, self.layers = undecoded(data), list(modalities), path, layers
+        self.reader = None if data is None else PairReader(data, modalities)
+        self.path, self.layers = path, layers
         self.batch_size, self.show_progress_bar = batch_size, show_progress_bar
-        if path is not None and data is not None:
+        if path is not None and self.reader is not None:
             with exclusive(path):
-                claim(path / "data.json", self._identity(), "cache of features of these pairs in this order")
-
-    def _identity(self) -> dict[str, Any]:
-        """Return what tells the data from others, and from the same pairs in another order."""
-        digest, count = hashlib.sha256(), 0
-        for pair in iterate_pairs(self.data, self.modalities):
-            texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
-            digest.update(json.dumps([pair.id, texts]).encode())
-            count += 1
-        return {"pairs": count, "sha256": digest.hexdigest()}
+                claim(path / "data.json", _identity(self.reader), "cache of features of these pairs in this order")
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
@@ -169,7 +162,7 @@ class CandidateLoader:
             width = StoreVectors(encoder, modality, np.arange(1)).all().shape[1]
             return Candidate(name, modality, encoder, Cost(None, None, width))
         frozen = as_encoder(encoder, modality)
-        if self.data is None:
+        if self.reader is None:
             raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
         if frozen.modality != modality:
             raise ValueError(f"'{name}' is an encoder of {frozen.modality}, among encoders of {modality}.")
@@ -195,8 +188,8 @@ class CandidateLoader:
         return extract_features(side, extraction, device, path, True, "local", self.show_progress_bar)
 
     def _side(self, modality: str) -> Iterable[Any]:
-        counted = count_pairs(self.data, self.modalities) is not None
-        return (_CountedSide if counted else _Side)(self.data, self.modalities, modality)
+        assert self.reader is not None
+        return (_Side if self.reader.count is None else _CountedSide)(self.reader, modality)
 
     @torch.no_grad()
     def _cost(self, encoder: FrozenEncoder) -> Cost:
@@ -212,7 +205,7 @@ class CandidateLoader:
         return Cost(encoder.num_parameters(), 1000 * settled_seconds(run) / count, encoder.get_embedding_dimension())
 
     def _readable(self, encoder: FrozenEncoder) -> Iterator[Any]:
-        for pair in iterate_pairs(self._side(encoder.modality), [encoder.modality]):
+        for pair in PairReader(self._side(encoder.modality), [encoder.modality]).read():
             try:
                 yield read_pair(pair, {encoder.modality: encoder})[0].items[encoder.modality][0]
             except InputError:
@@ -234,20 +227,28 @@ def settled_seconds(run: Callable[[], object]) -> float:
     return fastest
 
 
+def _identity(reader: PairReader) -> dict[str, Any]:
+    """Return what tells the data from others, and from the same pairs in another order."""
+    digest, count = hashlib.sha256(), 0
+    for pair in reader.read():
+        texts = [item for items in pair.items.values() for item in items if isinstance(item, str)]
+        digest.update(json.dumps([pair.id, texts]).encode())
+        count += 1
+    return {"pairs": count, "sha256": digest.hexdigest()}
+
+
 class _Side:
     """One modality of pairs."""
 
-    def __init__(self, data: Any, modalities: Sequence[str], modality: str) -> None:
-        self.data, self.modalities, self.modality = data, modalities, modality
+    def __init__(self, reader: PairReader, modality: str) -> None:
+        self.reader, self.modality = reader, modality
 
-    def iter_from(self, start: int) -> Iterator[dict[str, Any]]:
+    def iter_from(self, start: int) -> Iterator[Pair]:
         """Yield what belongs to the modality in the pairs from number ``start`` on."""
-        for pair in pairs_from(self.data, self.modalities, start):
-            items = np.empty(len(pair.items[self.modality]), dtype=object)  # a list would be taken for a batch
-            items[:] = pair.items[self.modality]
-            yield {"id": pair.id, self.modality: items}
+        for pair in self.reader.read(start):
+            yield Pair({self.modality: pair.items[self.modality]}, pair.id)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Pair]:
         return self.iter_from(0)
 
 
@@ -255,7 +256,7 @@ class _CountedSide(_Side):
     """One modality of pairs whose number is known."""
 
     def __len__(self) -> int:
-        return count_pairs(self.data, self.modalities) or 0
+        return self.reader.count or 0
 
 
 def common_items(candidates: Sequence[Candidate]) -> list[np.ndarray]:

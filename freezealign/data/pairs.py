@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, default_collate
 from freezealign.inputs import Unreadable
 
 COLLATE = "DataLoader(…, collate_fn=list)"
-MALFORMED = 3
-"""Of the first so many pairs at least one has to be one."""
 
 
 class Pair(NamedTuple):
@@ -104,43 +102,6 @@ def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
     return as_pair(element, modalities)
 
 
-def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
-    """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible.
-
-    Raises:
-        RuntimeError: If ``data`` raises and cannot go on; the message names the pair at which it ended.
-        ValueError: If none of the first three is a pair, so that it is not one that is wrong, or a batch is none.
-    """
-    if is_map_style(data, modalities):
-        pairs: Iterator[Pair] = (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
-    elif hasattr(data, "iter_from"):
-        pairs = iterate_pairs(data.iter_from(start), modalities, start)
-    elif hasattr(data, "skip"):
-        pairs = iterate_pairs(data.skip(start), modalities, start)
-    else:
-        pairs = islice(iterate_pairs(data, modalities), start, None)
-    return pairs if start else _refuse_malformed(pairs)
-
-
-def _refuse_malformed(pairs: Iterable[Pair]) -> Iterator[Pair]:
-    wrong: list[Malformed] = []
-    for number, pair in enumerate(pairs, 1):
-        item = next(iter(pair.items.values()), [None])[:1] if number <= MALFORMED else []
-        wrong += [one for one in item if isinstance(one, Malformed)]
-        if len(wrong) == MALFORMED == number:
-            raise ValueError(wrong[0].reason)
-        yield pair
-
-
-def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
-    """Return the number of pairs in ``data`` where it can tell."""
-    if isinstance(data, DataLoader):
-        data = data.dataset
-        return len(data) if hasattr(data, "__len__") else None
-    countable = is_map_style(data, modalities) or (hasattr(data, "iter_from") and hasattr(data, "__len__"))
-    return len(data) if countable else None
-
-
 def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
     """Return a table, a pandas one or a dict of columns, as a list of pairs; anything else as it is.
 
@@ -211,7 +172,8 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
     """
     columns = _by_modality(batch, modalities)
     for modality, column in columns.items():
-        if isinstance(column, (str, bytes, Mapping)) or not hasattr(column, "__getitem__") or _axes(column) == 0:
+        is_column = hasattr(column, "__getitem__") and getattr(column, "ndim", 1) > 0
+        if isinstance(column, (str, bytes, Mapping)) or not is_column:
             raise ValueError(
                 f"'{modality}' of a batch is a list, an array or a tensor of items, not {type(column).__name__}. "
                 f"{COLLATE} keeps pairs as they are."
@@ -228,10 +190,6 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
     for row, items in enumerate(zip(*columns.values())):
         named = {modality: _as_list(item) for modality, item in zip(columns, items)}
         yield Pair(named, None if ids is None else _id({"id": ids[row]}))
-
-
-def _axes(column: Any) -> int:
-    return getattr(column, "ndim", 1)
 
 
 def _holds_pairs(batch: Any, modalities: Sequence[str], collate: Any) -> bool:

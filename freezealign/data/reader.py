@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
 from os import PathLike
 from typing import Any
 
@@ -11,18 +12,20 @@ from torch.utils.data import DataLoader
 
 from freezealign.data.digest import pairs_digest
 from freezealign.data.pairs import (
+    Malformed,
     Pair,
     as_pairs,
-    count_pairs,
     is_map_style,
     iterate_batches,
+    iterate_pairs,
     pair_at,
-    pairs_from,
     undecoded,
 )
 from freezealign.data.sources import open_pairs
 
 DIGEST_PAIRS = 1000
+MALFORMED = 3
+"""Of the first so many pairs at least one has to be one."""
 
 
 class PairReader:
@@ -43,19 +46,34 @@ class PairReader:
     def __init__(self, data: Any, modalities: Sequence[str]) -> None:
         self.modalities = list(modalities)
         self.data = open_pairs(data) if isinstance(data, (str, PathLike)) else undecoded(as_pairs(data, modalities))
-        self.count = count_pairs(self.data, self.modalities)
         self.has_positions = is_map_style(self.data, self.modalities)
         self.is_seekable = self.has_positions or hasattr(self.data, "iter_from")
         self.loader: DataLoader[Any] | None = self.data if isinstance(self.data, DataLoader) else None
+        counted = self.data if self.loader is None else self.loader.dataset
+        countable = self.is_seekable or self.loader is not None
+        self.count = len(counted) if countable and hasattr(counted, "__len__") else None
 
     def read(self, start: int = 0) -> Iterator[Pair]:
         """Yield the pairs from number ``start`` on.
 
         Raises:
-            RuntimeError: If the data raises where it cannot go on; the message names the pair.
-            ValueError: If none of the first three is a pair, or a batch is none.
+            RuntimeError: If the data raises and cannot go on; the message names the pair at which it ended.
+            ValueError: If none of the first three is a pair, so that it is not one that is wrong, or a batch is none.
         """
-        return pairs_from(self.data, self.modalities, start)
+        if self.has_positions:
+            pairs: Iterator[Pair] = map(self.at, range(start, self.count or 0))
+        elif hasattr(self.data, "iter_from"):
+            pairs = iterate_pairs(self.data.iter_from(start), self.modalities, start)
+        elif hasattr(self.data, "skip"):
+            pairs = iterate_pairs(self.data.skip(start), self.modalities, start)
+        else:
+            pairs = islice(iterate_pairs(self.data, self.modalities), start, None)
+        first = [] if start else list(islice(pairs, MALFORMED))
+        items = [next(iter(pair.items.values()), [None])[:1] for pair in first]
+        reasons = [item.reason for own in items for item in own if isinstance(item, Malformed)]
+        if reasons and len(reasons) == len(first):
+            raise ValueError(reasons[0])
+        return chain(first, pairs)
 
     def fingerprint(self) -> str | None:
         """Return what tells the data from other data without reading it; ``None`` where only reading can tell.

@@ -124,8 +124,8 @@ def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> tuple[Pair, 
     """
     read: dict[str, list[Any]] = {}
     wrong: dict[str, str] = {}
-    for key, items in pair.items.items():
-        read[key], bad = read_items(items, encoders[key].read)
+    for key, encoder in encoders.items():
+        read[key], bad = read_items(pair.items[key], encoder.read)
         if not read[key]:
             raise InputError(next(iter(bad.values()), f"there is no {key}."))
         wrong |= {f"{key} {place}": reason for place, reason in bad.items()}

@@ -22,6 +22,7 @@ from written import picture, reason, write, write_shard
 
 from freezealign import FreezeAlign, FrozenEncoder, modality
 from freezealign.data.pairs import as_pair
+from freezealign.data.reader import PairReader
 from freezealign.data.sources import open_pairs
 from freezealign.encoders.callable import CallableEncoder
 from freezealign.features.read import read_pair
@@ -290,14 +291,12 @@ def test_a_stream_that_raises_names_the_pair_where_it_ended(batched):
 
 
 def test_a_stream_that_is_read_from_the_middle_names_the_pair_by_its_place_in_the_whole():
-    from freezealign.data.pairs import pairs_from
-
     class Ending(Seekable):
         def iter_from(self, position):
             return ending(self.rows[position:])
 
     with pytest.raises(RuntimeError, match="ended at pair 5"):
-        list(pairs_from(Ending(pil_rows([["a"]] * 5)), ["image", "text"], 3))
+        list(PairReader(Ending(pil_rows([["a"]] * 5)), ["image", "text"]).read(3))
 
 
 # Collation

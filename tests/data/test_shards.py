@@ -179,12 +179,13 @@ def test_leaving_samples_out_does_not_read_their_pictures(tmp_path, monkeypatch)
     assert read == ["000020001.jpg", "000020001.txt"]
 
 
-@pytest.mark.parametrize("form", ["", "{0..1}.tar"])
-def test_without_webdataset_the_command_that_installs_it_is_given(form, tmp_path, monkeypatch):
+def test_without_webdataset_shards_are_read_and_for_braces_the_command_that_installs_it_is_given(tmp_path, monkeypatch):
     write_img2dataset(tmp_path)
-    monkeypatch.setitem(sys.modules, "webdataset", None)
+    for module in ("webdataset", "braceexpand"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert len(list(open_pairs(tmp_path))) == 6
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'freezealign\[web\]'"):
-        open_pairs(tmp_path / form)
+        open_pairs(tmp_path / "{0..1}.tar")
 
 
 def test_without_pyarrow_the_command_that_installs_it_is_given(tmp_path, monkeypatch):

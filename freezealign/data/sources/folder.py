@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from freezealign.data.sources.source import Columns, PairSource, locate, make_pair, unreadable, with_slashes
@@ -20,14 +20,8 @@ CAPTIONS_LIMIT_BYTES = 16 * 2**20
 class PictureFolder(PairSource):
     """The pictures of a folder and its sub-folders, by path; a picture without a caption has an empty list of them.
 
-    Args:
-        folder: The folder. A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder
-            holds a table (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by a path
-            relative to where the table is.
-        columns: The names of the table's columns; that of the paths may also be ``file_name``.
-
-    Raises:
-        ValueError: If there are several tables, or a column is missing.
+    A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder holds a table
+    (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by its path from the table.
     """
 
     def __init__(self, folder: Path, columns: Columns) -> None:
@@ -81,14 +75,9 @@ class PictureFolder(PairSource):
                 continue
             text = row.get(columns.text)
             texts = text if isinstance(text, list) else [text]
-            self._captions.setdefault(self._path_of(name, path.parent), []).extend(texts)
-
-    def _path_of(self, name: str, place: Path) -> str:
-        """Return a path in a table at ``place`` as :func:`find_pictures` spells it; Windows writes backslashes."""
-        if is_url(name):
-            return name
-        name = with_slashes(name, place)
-        return (place.relative_to(self.folder) / PurePosixPath(name)).as_posix()
+            if not is_url(name):  # as find_pictures spells it
+                name = (path.parent.relative_to(self.folder) / with_slashes(name, path.parent)).as_posix()
+            self._captions.setdefault(name, []).extend(texts)
 
 
 def find_metadata(folder: Path) -> list[Path]:
@@ -124,11 +113,11 @@ def class_folders(root: str | PathLike[str]) -> dict[str, list[Path]]:
     Raises:
         FileNotFoundError: If there are no sub-folders, or there is no image in one.
     """
-    folders = sorted(path for path in Path(root).glob("*") if path.is_dir())
-    if not folders:
-        raise FileNotFoundError(f"there is no sub-folder in '{root}'; make one for each class.")
-    found = {folder.name: [folder / name for name in sorted(find_pictures(folder))] for folder in folders}
-    for folder in folders:
+    found = {}
+    for folder in sorted(path for path in Path(root).glob("*") if path.is_dir()):
+        found[folder.name] = [folder / name for name in sorted(find_pictures(folder))]
         if not found[folder.name]:
             raise FileNotFoundError(f"there is no image in '{folder}'; remove the folder if it is no class.")
+    if not found:
+        raise FileNotFoundError(f"there is no sub-folder in '{root}'; make one for each class.")
     return found

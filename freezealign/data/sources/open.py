@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.data.sources.folder import PictureFolder, find_metadata, find_pictures
-from freezealign.data.sources.shards import Shards, import_webdataset
+from freezealign.data.sources.shards import Shards
 from freezealign.data.sources.source import Columns, PairSource
 from freezealign.data.sources.tables import READERS, ParquetTable, TextTable, table_suffix
 
@@ -57,21 +57,17 @@ def open_pairs(
     if not isinstance(source, (str, PathLike)):
         return rename_columns(source, columns)
     path = Path(source)
-    if is_folder(path):
-        return _open_folder(path, columns)
-    return _open_files(find_files(source), columns)
+    return _open_folder(path, columns) if is_folder(path) else _open_files(find_files(source), columns)
 
 
 def find_files(source: str | PathLike[str]) -> list[Path]:
     """Return the files that a path or a pattern names, after a check that they are there."""
     paths = expand(str(source)) if _is_missing(Path(source)) else [Path(source)]
-    missing = [path for path in paths if _is_missing(path)]
-    if missing and len(paths) == 1:
-        raise FileNotFoundError(f"there is no file or folder '{source}'. Pairs are read from {FORMS}.")
-    if missing:
-        raise FileNotFoundError(
-            f"'{source}': {len(missing)} of {len(paths)} files are missing, the first is '{missing[0]}'."
-        )
+    if missing := [path for path in paths if _is_missing(path)]:
+        if len(paths) == 1:
+            raise FileNotFoundError(f"there is no file or folder '{source}'. Pairs are read from {FORMS}.")
+        count = f"{len(missing)} of {len(paths)}"
+        raise FileNotFoundError(f"'{source}': {count} files are missing, the first is '{missing[0]}'.")
     return paths
 
 
@@ -90,28 +86,24 @@ def expand(pattern: str) -> list[Path]:
     """Return the paths that a pattern names: braces such as ``{000..012}`` in their order, ``*`` and ``?`` sorted.
 
     A name without any of these, or that matches nothing, stays as it is.
-
-    Raises:
-        ModuleNotFoundError: If the pattern has braces and webdataset is not installed.
-        ValueError: If the braces are not balanced.
     """
     names = [pattern]
     if "{" in pattern:
-        import_webdataset()
-        from braceexpand import braceexpand  # webdataset brings it
-
+        try:
+            from braceexpand import braceexpand  # webdataset brings it
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(f"'{pattern}' needs webdataset: pip install 'freezealign[web]'") from None
         ranges = re.findall(r"\{(-?\d+)\.\.(-?\d+)", pattern)
         count = math.prod(abs(int(last) - int(first)) + 1 for first, last in ranges)
         names = list(islice(braceexpand(pattern), FILE_LIMIT + 1)) if count <= FILE_LIMIT else []
         if not 0 < len(names) <= FILE_LIMIT:
             raise ValueError(f"'{pattern}' stands for more than {FILE_LIMIT:,} names.")
-    return [path for name in names for path in _match(Path(name))]
-
-
-def _match(path: Path) -> list[Path]:
-    if not set("*?[") & set(str(path)):
-        return [path]
-    return sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))) or [path]
+    paths = []
+    for path in map(Path, names):
+        is_pattern = set("*?[") & set(str(path))
+        matches = Path(path.anchor).glob(str(path.relative_to(path.anchor))) if is_pattern else ()
+        paths += sorted(matches) or [path]
+    return paths
 
 
 def _open_folder(folder: Path, columns: Columns) -> PairSource:
@@ -136,16 +128,7 @@ def _open_files(paths: Sequence[Path], columns: Columns) -> PairSource:
 
 
 def rename_columns(data: Any, columns: Columns) -> Any:
-    """Return ``data`` itself, or where a column was chosen a view of it with that column renamed.
-
-    Args:
-        data: A ``datasets`` data set, a ``DataLoader``, a list or another iterable.
-        columns: The names of the columns.
-
-    Raises:
-        TypeError: If ``data`` holds no pairs.
-        ValueError: If a ``datasets`` data set lacks a column.
-    """
+    """Return ``data`` itself, or where a column was chosen a view of it with that column renamed."""
     if isinstance(data, Mapping):
         raise TypeError(f"a {type(data).__name__} is no sequence of pairs; pass one of its values: {list(data)}.")
     if not (hasattr(data, "__iter__") or hasattr(data, "__getitem__")):
@@ -154,17 +137,12 @@ def rename_columns(data: Any, columns: Columns) -> Any:
     if not names:
         return data
     if type(data).__module__.startswith("datasets."):
-        return _rename_dataset(data, columns, names)
+        if (found := data.column_names) is not None:  # a stream may not know
+            columns.check(found, "the data set")
+            data = data.remove_columns([name for name in names.values() if name in found and name not in names])
+        return data.rename_columns(names)
     has_positions = hasattr(data, "__getitem__") and hasattr(data, "__len__")
     return _RenamedSequence(data, names) if has_positions else _Renamed(data, names)
-
-
-def _rename_dataset(data: Any, columns: Columns, names: Mapping[str, str]) -> Any:
-    found = data.column_names
-    if found is not None:  # a stream may not know
-        columns.check(found, "the data set")
-        data = data.remove_columns([name for name in names.values() if name in found and name not in names])
-    return data.rename_columns(names)
 
 
 class _Renamed:

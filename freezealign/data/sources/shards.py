@@ -1,8 +1,9 @@
-"""Pairs from webdataset shards, as img2dataset writes them: tar files in which a sample's files follow one another."""
+"""Pairs from webdataset shards, as img2dataset writes them: tar files in which the files of a sample share a name."""
 
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,23 +22,13 @@ PADDING_BYTES = 2**20
 class Shards(PairSource):
     """The samples of tar files; nothing in them is decoded but UTF-8 and JSON, and pictures stay bytes.
 
-    webdataset groups the files of a shard into samples, wherever in it they stand. Python's ``tarfile`` finds them,
-    because webdataset's own reader ends without a word at a damaged header; and it finds them by their headers, so that
-    leaving samples out reads none of their content.
-
-    Args:
-        paths: The tar files, in the order in which they are read.
-        columns: Only that of the text can be chosen: it is a key of the samples' ``.json``.
-
-    Raises:
-        ModuleNotFoundError: If webdataset is not installed.
-        ValueError: If a column of images or ids was chosen.
+    A sample is what has one key, wherever in the tar it stands. Only headers are read of samples that are left out. Of
+    the columns only the text can be chosen: it is a key of the samples' ``.json``.
     """
 
     def __init__(self, paths: Sequence[Path], columns: Columns) -> None:
         columns.refuse(["image", "id"], str(paths[0]))
         self.paths, self.text = paths, columns.text
-        import_webdataset()
 
     def _read(self, position: int) -> Iterator[dict[str, Any]]:
         for read in islice(self._readers(), position, None):
@@ -80,29 +71,9 @@ class Shards(PairSource):
         return row.get(self.text, row.get("caption"))
 
 
-def import_webdataset() -> Any:
-    """Return the module ``webdataset``.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed.
-    """
-    try:
-        import webdataset
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("this needs webdataset: pip install 'freezealign[web]'") from None
-    return webdataset
-
-
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard, by where its content lies; calling it opens the shard and reads it.
-
-    Args:
-        path: The shard.
-        name: The file's name in it.
-        offset: First byte of the content.
-        size: Bytes of the content.
-    """
+    """A file in a shard, by the bytes where its content lies; calling it opens the shard and reads it."""
 
     path: Path
     name: str
@@ -110,12 +81,7 @@ class Member:
     size: int
 
     def __call__(self) -> bytes:
-        """Return the content.
-
-        Raises:
-            OSError: If the shard cannot be opened.
-            ValueError: If it ends before the content does.
-        """
+        """Return the content; raise an ``OSError`` or a ``ValueError`` if the shard is gone, or ends before it does."""
         with self.path.open("rb") as file:
             return _content(file, self)
 
@@ -127,30 +93,31 @@ def iterate_samples(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[
         path: The shard.
         file: The same, open.
         damage: Gets the reasons for which files are left out.
-
-    Raises:
-        ModuleNotFoundError: If webdataset is not installed.
     """
-    grouping = import_webdataset().tariterators
-    members = list(_members(path, file, damage))
-    keys = _keys({member.name: grouping.base_plus_ext(member.name) for member in members})
-    order: dict[str | None, int] = {}
-    for member in members:
-        order.setdefault(keys[member.name][0], len(order))
-    members.sort(key=lambda member: order[keys[member.name][0]])  # webdataset groups what follows one another
-    files = ({"fname": member.name, "data": member, "__url__": ""} for member in members)
-    yield from grouping.group_by_keys(files, keys=keys.__getitem__, handler=partial(_note, damage))
-    if members and not any(order):
-        damage.append(f"none of its {len(members):,} files has a suffix, the first is '{members[0].name}'.")
-
-
-def _keys(keys: dict[str, tuple[str | None, str]]) -> dict[str, tuple[str | None, str]]:
-    """Return keys and suffixes, cut at the last dot where webdataset's cut at the first leaves only ``b.jpg``."""
     from freezealign.images import IMAGE_SUFFIXES
 
-    whole = {key for key, suffix in keys.values() if key and f".{suffix.lower()}" in IMAGE_SUFFIXES}
-    dotted = {key for key, suffix in keys.values() if key and Path(suffix.lower()).suffix in IMAGE_SUFFIXES} - whole
-    return {name: name.rpartition(".")[::2] if own[0] in dotted else own for name, own in keys.items()}
+    found = list(_members(path, file, damage))
+    members = [member for member in found if re.fullmatch(r"[^.]+\..*", member.name.rpartition("/")[2], re.DOTALL)]
+    parted = [_split(member.name) for member in members]
+    whole = {key for key, suffix in parted if f".{suffix}" in IMAGE_SUFFIXES}
+    dotted = {key for key, suffix in parted if Path(suffix).suffix in IMAGE_SUFFIXES} - whole
+    samples: dict[str, dict[str, Any]] = {}
+    for member, (first, _) in zip(members, parted):
+        key, suffix = _split(member.name, last=first in dotted)  # "a.b.jpg" is no picture of "a"
+        sample = samples.setdefault(key, {"__key__": key})
+        if suffix in sample:
+            damage.append(f"{member.name}: duplicate file name.")
+        sample.setdefault(suffix, member)
+    if found and not members:
+        damage.append(f"none of its {len(found):,} files has a suffix, the first is '{found[0].name}'.")
+    yield from samples.values()
+
+
+def _split(name: str, last: bool = False) -> tuple[str, str]:
+    """Return the key and the suffix of a file, parted at the first dot as webdataset does it, or at the last."""
+    folder, slash, base = name.rpartition("/")
+    key, _, suffix = base.rpartition(".") if last else base.partition(".")
+    return folder + slash + key, suffix.lower()
 
 
 def find_image(sample: Mapping[str, Any]) -> Member | None:
@@ -193,9 +160,3 @@ def _check_end(file: IO[bytes], offset: int) -> None:
         raise ValueError(f"there is no valid header at byte {offset}")
     if len(rest) < END_MARK_BYTES:
         raise ValueError(f"it ends at byte {offset + len(rest)} without the mark of its end")
-
-
-def _note(damage: list[str], error: Exception) -> bool:
-    """Keep the reason for which webdataset left a file out, and let it go on."""
-    damage.append(f"{error.args[0]}.")
-    return True

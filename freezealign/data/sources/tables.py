@@ -22,15 +22,7 @@ BATCH_ROWS = 256
 
 
 class TextTable(PairSource):
-    """The rows of a file; one that cannot be read keeps its place and says why.
-
-    Args:
-        path: A ``.csv``, ``.tsv`` or ``.jsonl`` file in UTF-8, or one of these with ``.gz``.
-        columns: The names of the columns.
-
-    Raises:
-        ValueError: If a column is missing or there are two of it, or no row can be read.
-    """
+    """The rows of a CSV, TSV or JSON-lines file, plain or ``.gz``; one that cannot be read keeps its place."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path, self.columns = path, columns
@@ -42,16 +34,7 @@ class TextTable(PairSource):
 
 
 class ParquetTable(PairSource):
-    """The rows of one or several files; only the columns that are needed are read.
-
-    Args:
-        paths: The files, in the order in which they are read.
-        columns: The names of the columns.
-
-    Raises:
-        ModuleNotFoundError: If pyarrow is not installed.
-        ValueError: If a file is not Parquet, or lacks a column.
-    """
+    """The rows of one or several files, in order; only the columns that are needed are read."""
 
     def __init__(self, paths: Sequence[Path], columns: Columns) -> None:
         self.paths, self.columns, self._row_groups = paths, columns, []
@@ -201,7 +184,7 @@ def open_parquet(path: Path) -> Any:
         raise ModuleNotFoundError(f"reading {path} needs pyarrow: pip install 'freezealign[web]'") from None
     try:
         check_file(path)
-        return ParquetFile(path)
+        return ParquetFile(path, page_checksum_verification=True)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable Parquet file ({error}).") from None
 
