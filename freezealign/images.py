@@ -96,7 +96,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     _check_size(image, name)  # what a file holds may have another size than it says
     if image.mode.startswith("I"):
-        image = _from_16_bits(np.asarray(image), name)
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name} has values from {values.min()} to {values.max()}; at most 16 bits are read.")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
     if image.mode == "F":
         image = _from_array(np.asarray(image), name)
     if image.mode in ("La", "RGBa"):  # premultiplied alpha
@@ -116,12 +119,6 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise InputError(f"{name} has {width} x {height} pixels; at most {PIXEL_LIMIT:,} are read.")
     if max(width, height) > ASPECT_LIMIT * min(width, height):
         raise InputError(f"{name} is {width} x {height}; at most {ASPECT_LIMIT} times as long as wide is read.")
-
-
-def _from_16_bits(values: np.ndarray, name: str) -> Image.Image:
-    if values.min() < 0 or values.max() > 65535:
-        raise InputError(f"{name} has values from {values.min()} to {values.max()}; at most 16 bits are read.")
-    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def _from_array(array: Any, name: str) -> Image.Image:

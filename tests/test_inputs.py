@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from freezealign import FrozenEncoder, inputs
+from freezealign import FrozenEncoder, images, inputs
 from freezealign.images import read_image
 from freezealign.inputs import InputError
 from freezealign.modality import read_item, read_text
@@ -387,8 +387,9 @@ def icon(size: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize("action", ["ignore", "error"])
-@pytest.mark.parametrize("size", [(20, 20 * 60), (11_000, 11_000)])
-def test_a_picture_that_is_larger_than_its_file_says_is_refused(size, action):
+@pytest.mark.parametrize("size", [(20, 20 * 60), (200, 200)])
+def test_a_picture_that_is_larger_than_its_file_says_is_refused(size, action, monkeypatch):
+    monkeypatch.setattr(images, "PIXEL_LIMIT", 30_000)
     with warnings.catch_warnings():
         warnings.simplefilter(action)
         with pytest.raises(InputError):
@@ -396,7 +397,7 @@ def test_a_picture_that_is_larger_than_its_file_says_is_refused(size, action):
 
 
 def test_a_text_in_a_picture_that_swells_when_it_is_unpacked_is_bounded():
-    bomb = zlib.compress(b"x" * 200_000_000)
+    bomb = zlib.compress(b"x" * 20_000_000)
     chunk = b"zTXtComment\0\0" + bomb
     chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     content = encoded(noise())

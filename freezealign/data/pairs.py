@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
+from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +33,6 @@ class Malformed(Unreadable):
     """Stands for the items of what is no pair of these modalities."""
 
 
-def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
-    """Whether single pairs can be read by position, in any order."""
-    if isinstance(data, (str, Path, Mapping, DataLoader)) or not (
-        hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    ):
-        return False
-    try:
-        return len(data) == 0 or not is_batch(data[0], modalities)
-    except Exception:  # a pair that cannot be had
-        return True
-
-
 def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
@@ -65,8 +53,8 @@ def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], position: int 
 
 def iterate_batches(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[list[Pair]]:
     """Yield the pairs of each element of ``data``; see :func:`iterate_pairs`."""
-    loader = getattr(data, "renamed", data)  # of which columns have other names
-    loader = loader if isinstance(loader, DataLoader) and loader.batch_size is not None else None
+    loader: Any = getattr(data, "renamed", data)  # of which columns have other names
+    is_loader = isinstance(loader, DataLoader) and loader.batch_size is not None
     elements = iter(data)
     while True:
         try:
@@ -76,30 +64,16 @@ def iterate_batches(data: Iterable[Any], modalities: Sequence[str], position: in
         except Exception as error:
             raise RuntimeError(f"the data ended at pair {position}: {type(error).__name__}: {error}") from error
         try:
-            pairs = _pairs_in(element, modalities, loader)
+            if is_loader:
+                pairs = _pairs_of_batch(element, modalities, loader.collate_fn)
+            elif is_batch(element, modalities):
+                pairs = split_batch(element, modalities)
+            else:
+                pairs = [as_pair(element, modalities)]
         except ValueError as error:
             raise ValueError(f"the batch that begins with pair {position}: {error}") from None
         yield pairs
         position += len(pairs)
-
-
-def _pairs_in(element: Any, modalities: Sequence[str], loader: DataLoader[Any] | None) -> list[Pair]:
-    """Return the pairs of one element, which is always a batch if it comes out of ``loader``."""
-    if loader is None and not is_batch(element, modalities):
-        return [as_pair(element, modalities)]
-    if loader is not None and _holds_pairs(element, modalities, loader.collate_fn):
-        return [as_pair(pair, modalities) for pair in element]
-    return list(split_batch(element, modalities, loader is not None and loader.collate_fn is default_collate))
-
-
-def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
-    """Return one pair of data that has positions; if it cannot be had, one whose items say so when they are read."""
-    try:
-        element = data[index]
-    except Exception as error:
-        reason = f"the data raised {type(error).__name__}: {error}"
-        return Pair({modality: [Unreadable(reason)] for modality in modalities})
-    return as_pair(element, modalities)
 
 
 def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
@@ -117,7 +91,7 @@ def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
         return data
     if not set(modalities) <= set(data):
         raise TypeError(f"a {type(data).__name__} of {list(data)} holds no pairs; pass one of its values.")
-    return list(split_batch(data, modalities))
+    return split_batch(data, modalities)
 
 
 def undecoded(data: Any) -> Any:
@@ -155,14 +129,16 @@ def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
     """Return one pair with its items as lists; see :func:`iterate_pairs`."""
     if isinstance(element, Pair):
         return element
+    name = element.get("id") if isinstance(element, Mapping) else None
+    name = None if name is None or (isinstance(name, float) and isnan(name)) else str(name)  # as tables have it
     try:
-        return Pair({key: _as_list(item) for key, item in _by_modality(element, modalities).items()}, _id(element))
+        return Pair({key: _as_list(item) for key, item in _by_modality(element, modalities).items()}, name)
     except ValueError as error:
-        return Pair({modality: [Malformed(str(error))] for modality in modalities}, _id(element))
+        return Pair({modality: [Malformed(str(error))] for modality in modalities}, name)
 
 
-def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> Iterator[Pair]:
-    """Yield the pairs of one batch; see :func:`iterate_pairs`.
+def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> list[Pair]:
+    """Return the pairs of one batch; see :func:`iterate_pairs`.
 
     Args:
         batch: A column for each modality.
@@ -179,7 +155,9 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
                 f"{COLLATE} keeps pairs as they are."
             )
     if collated:
-        columns = {key: _by_pair(column) for key, column in columns.items()}
+        for key, places in columns.items():
+            if isinstance(places, list) and places and all(isinstance(place, (list, tuple)) for place in places):
+                columns[key] = [list(captions) for captions in zip(*places)]
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
@@ -187,46 +165,30 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
             f"{COLLATE} keeps them together."
         )
     ids = batch.get("id") if isinstance(batch, Mapping) else None
-    for row, items in enumerate(zip(*columns.values())):
-        named = {modality: _as_list(item) for modality, item in zip(columns, items)}
-        yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+    rows = [dict(zip(columns, map(_as_list, items))) for items in zip(*columns.values())]
+    return [Pair(items, None if ids is None else str(ids[row])) for row, items in enumerate(rows)]
 
 
-def _holds_pairs(batch: Any, modalities: Sequence[str], collate: Any) -> bool:
-    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns.
-
-    Raises:
-        ValueError: If it may be either.
-    """
-    if collate is default_collate or not isinstance(batch, (list, tuple)):
-        return False
-    if collate is list or all(isinstance(pair, Mapping) for pair in batch):
-        return True
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == len(modalities) for pair in batch):
-        return False
-    as_columns, as_pairs = _all_alike(batch), _all_alike(zip(*batch))
-    if len(batch) == len(modalities) and as_columns == as_pairs:
-        raise ValueError(
-            f"it is {len(batch)} lists of {len(batch)}: pairs, or columns? {COLLATE} says that they are pairs; columns "
-            f"are told by their names: {{'{modalities[0]}': […], …}}."
-        )
-    return as_pairs or len(batch) != len(modalities)
+def _pairs_of_batch(batch: Any, modalities: Sequence[str], collate: Any) -> list[Pair]:
+    """Return the pairs of a batch of a ``DataLoader``: the list of them that ``collate_fn=list`` leaves, or columns."""
+    count, holds_pairs = len(modalities), False
+    if isinstance(batch, (list, tuple)) and collate is not default_collate:
+        holds_pairs = collate is list or all(isinstance(pair, Mapping) for pair in batch)
+        if not holds_pairs and all(isinstance(pair, (list, tuple)) and len(pair) == count for pair in batch):
+            holds_pairs = len(batch) != count or _all_alike(zip(*batch))
+            if len(batch) == count and holds_pairs == _all_alike(batch):
+                raise ValueError(
+                    f"it is {count} lists of {count}: pairs, or columns? {COLLATE} says that they are pairs; columns "
+                    f"are told by their names: {{'{modalities[0]}': […], …}}."
+                )
+    if holds_pairs:
+        return [as_pair(pair, modalities) for pair in batch]
+    return split_batch(batch, modalities, collate is default_collate)
 
 
 def _all_alike(groups: Iterable[Iterable[Any]]) -> bool:
     """Whether each group is texts, or lists of them, throughout, or nothing of the kind."""
     return all(len({isinstance(i, (str, list, tuple)) for i in group if i is not None}) <= 1 for group in groups)
-
-
-def _by_pair(column: Any) -> Any:
-    """Return a column of torch's default collation with one entry a pair."""
-    nested = isinstance(column, list) and column and all(isinstance(place, (list, tuple)) for place in column)
-    return [list(captions) for captions in zip(*column)] if nested else column
-
-
-def _id(element: Any) -> str | None:
-    name = element.get("id") if isinstance(element, Mapping) else None
-    return None if name is None else str(name)
 
 
 def _by_modality(element: Any, modalities: Sequence[str]) -> dict[str, Any]:

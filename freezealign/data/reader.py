@@ -14,14 +14,15 @@ from freezealign.data.digest import pairs_digest
 from freezealign.data.pairs import (
     Malformed,
     Pair,
+    as_pair,
     as_pairs,
-    is_map_style,
+    is_batch,
     iterate_batches,
     iterate_pairs,
-    pair_at,
     undecoded,
 )
 from freezealign.data.sources import open_pairs
+from freezealign.inputs import Unreadable
 
 DIGEST_PAIRS = 1000
 MALFORMED = 3
@@ -46,7 +47,7 @@ class PairReader:
     def __init__(self, data: Any, modalities: Sequence[str]) -> None:
         self.modalities = list(modalities)
         self.data = open_pairs(data) if isinstance(data, (str, PathLike)) else undecoded(as_pairs(data, modalities))
-        self.has_positions = is_map_style(self.data, self.modalities)
+        self.has_positions = _has_positions(self.data, self.modalities)
         self.is_seekable = self.has_positions or hasattr(self.data, "iter_from")
         self.loader: DataLoader[Any] | None = self.data if isinstance(self.data, DataLoader) else None
         counted = self.data if self.loader is None else self.loader.dataset
@@ -100,9 +101,23 @@ class PairReader:
         return pairs_digest(pairs, pixels=isinstance(self.data, (list, tuple)))
 
     def at(self, position: int) -> Pair:
-        """Return one pair of data that has positions."""
-        return pair_at(self.data, position, self.modalities)
+        """Return one pair of data that has positions; one that cannot be had says so when its items are read."""
+        try:
+            element = self.data[position]
+        except Exception as error:
+            reason = f"the data raised {type(error).__name__}: {error}"
+            return Pair({modality: [Unreadable(reason)] for modality in self.modalities})
+        return as_pair(element, self.modalities)
 
     def batches(self) -> Iterator[list[Pair]]:
         """Yield the pairs of each batch of a ``DataLoader``."""
         return iterate_batches(self.data, self.modalities)
+
+
+def _has_positions(data: Any, modalities: Sequence[str]) -> bool:
+    if isinstance(data, DataLoader) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return False
+    try:
+        return len(data) == 0 or not is_batch(data[0], modalities)
+    except Exception:  # a pair that cannot be had
+        return True

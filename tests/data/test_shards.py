@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tarfile
@@ -134,12 +133,8 @@ def test_damage_that_tarfile_passes_over_is_reported(damage, tmp_path):
 
 
 def test_files_twice_in_a_sample_are_reported_once_and_the_rest_is_read(tmp_path):
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as archive:
-        for name in ("0.jpg", "0.jpg", "0.txt", "0.TXT", "1.jpg", "1.txt"):
-            header = tarfile.TarInfo(name)
-            header.size = 1
-            archive.addfile(header, io.BytesIO(str(archive.offset // 1024).encode()))
+    names = ("0.jpg", "0.jpg", "0.txt", "0.TXT", "1.jpg", "1.txt")
+    path = write_shard(tmp_path / "a.tar", [(name, str(number).encode()) for number, name in enumerate(names)])
     first, second, note = open_pairs(path)
     assert [tuple(pair.values()) for pair in (first, second)] == [("0", b"0", "2"), ("1", b"4", "5")]
     assert "0.jpg: duplicate file name" in reason(note) and "0.TXT: duplicate file name" in reason(note)
