@@ -213,3 +213,25 @@ def test_every_file_of_a_folder_of_parquet_is_checked_before_any_is_read(tmp_pat
     with pytest.raises(ValueError, match=r"c\.parquet: there is no column 'text'"):
         open_pairs(tmp_path)
     assert ids(open_pairs(tmp_path / "[ab].parquet")) == [f"i{n}" for n in range(7)]
+
+
+def test_a_page_of_parquet_whose_checksum_does_not_hold_is_told(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pa.table({"image": ["a.png"] * 3, "text": ["a green car"] * 3})
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)
+    assert texts(open_pairs(path)) == ["a green car"] * 3
+    path.write_bytes(path.read_bytes().replace(b"a green car", b"a gremn car", 1))
+    assert ["row group 0 cannot be read" in reason(pair) for pair in open_pairs(path)] == [True] * 3
+
+
+def test_a_damaged_table_in_a_folder_costs_its_rows_and_not_the_pictures(tmp_path):
+    rows = [{"file_name": f"{n}.png", "text": f"{n} " + "x" * 500} for n in range(6)]
+    for row in rows:
+        write(tmp_path / row["file_name"], picture(9))
+    path = tmp_path / "metadata.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3, compression="none", write_page_checksum=True)
+    path.write_bytes(path.read_bytes().replace(b"1 xxx", b"1 xyx", 1))
+    pairs = list(open_pairs(tmp_path))
+    assert [len(pair["text"]) for pair in pairs[:6]] == [0, 0, 0, 1, 1, 1] and len(pairs) == 9
+    assert "row group 0 cannot be read" in reason(pairs[8])
