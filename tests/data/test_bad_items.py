@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import os
 import socket
@@ -202,6 +204,33 @@ def test_a_bad_caption_among_good_ones_costs_itself_alone(source, bad, tmp_path)
     if source != "iterable":
         with pytest.raises(InputError, match=r"^pair 1: text 1: "):
             extracted(SOURCES[source](tmp_path, captions), strict=True)
+
+
+def as_csv(folder, texts, suffix):
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, delimiter="\t" if suffix.startswith(".tsv") else ",")
+    writer.writerow(["image", "text"])
+    writer.writerows(zip(named_pictures(folder, texts), texts))
+    content = stream.getvalue().encode("utf-8", "surrogateescape")
+    return write(folder / f"t{suffix}", gzip.compress(content) if suffix.endswith(".gz") else content)
+
+
+def as_shard_of_texts(folder, texts, suffix):
+    members = {}
+    for number, text in enumerate(texts):
+        members |= {f"{number}.jpg": picture(9), f"{number}.txt": text.encode("utf-8", "surrogateescape")}
+    return write_shard(folder / f"t{suffix}", members)
+
+
+@pytest.mark.parametrize("bad", ["empty", "blank", "not UTF-8", "too long"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".csv.gz", ".tar"])
+def test_where_a_pair_has_one_caption_a_bad_one_costs_the_pair(suffix, bad, tmp_path):
+    caption, why = BAD[bad]
+    make = as_shard_of_texts if suffix == ".tar" else as_csv
+    store = extracted(make(tmp_path, ["a", caption, "b", caption, "c"], suffix))
+    assert store.ids == ["0", "2", "4"] and store["text"].captions(range(3)) == ["a", "b", "c"]
+    assert [(entry.index, entry.item) for entry in store.skipped] == [(1, ""), (3, "")]
+    assert all(entry.reason.startswith(why) for entry in store.skipped)
 
 
 @pytest.mark.parametrize("source", SOURCES)
