@@ -61,9 +61,11 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: If the file is missing, larger than 64 MiB, or not JSON.
+        ValueError: If the file is missing, not a regular file, larger than 64 MiB, or not JSON.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path} is not a regular file.")
         if path.stat().st_size > JSON_LIMIT_BYTES:
             raise ValueError(
                 f"{path} is larger than {JSON_LIMIT_BYTES // 2**20} MiB; this is not what freezealign writes."
@@ -82,13 +84,18 @@ def read_object(path: Path, required: Mapping[str, type | tuple[type, ...]] | It
         ValueError: If it is missing, not JSON, not an object, lacks a key, or a value is of another type.
     """
     content = read_json(path)
+    check_object(path, content, required)
+    return dict(content)
+
+
+def check_object(path: Path, content: Any, required: Mapping[str, type | tuple[type, ...]] | Iterable[str]) -> None:
+    """Raise a ``ValueError`` unless a part of a JSON file is an object as :func:`read_object` says."""
     missing = [key for key in required if key not in content] if isinstance(content, dict) else ["an object"]
     if missing:
         raise ValueError(f"{path}: {missing} missing; this is not what freezealign writes.")
     for key, kind in required.items() if isinstance(required, Mapping) else ():
         if not isinstance(content[key], kind) or (isinstance(content[key], bool) and kind is int):
             raise ValueError(f"{path}: '{key}' is {str(content[key])[:80]!r}; this is not what freezealign writes.")
-    return dict(content)
 
 
 def check_version(path: Path, content: dict[str, Any], known: int) -> None:

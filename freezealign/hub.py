@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,7 +49,9 @@ def explain_hub_errors(name: str, revision: str | None = None, remedy: str = "")
             raise ValueError(f"'{name}' has no revision '{revision}' on the hub.") from error
         if has(RepositoryNotFoundError, HFValidationError):
             raise ValueError(f"'{name}' is neither a local folder nor a model on the hub.") from error
-        if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or any(map(_is_transport_error, chain)):
+        names = {kind.__name__ for link in chain for kind in type(link).__mro__}  # of whichever HTTP library
+        refused = any(isinstance(link, OSError) and "couldn't connect" in str(link) for link in chain)
+        if has(LocalEntryNotFoundError, OfflineModeIsEnabled) or names & TRANSPORT_ERRORS or refused:
             raise ConnectionError(
                 f"cannot reach the model hub for '{name}', and it is not in the local cache. {remedy}".rstrip()
             ) from error
@@ -63,23 +65,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_transport_error(error: BaseException) -> bool:
-    """Whether this is a failure to connect, of whichever HTTP library."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return bool(names & TRANSPORT_ERRORS) or (isinstance(error, OSError) and "couldn't connect" in str(error))
-
-
-def cached_commit(source: str, revision: str | None = None) -> str | None:
-    """Return the commit of a hub model just loaded, as the local cache knows it; ``None`` for a folder."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository = source.removeprefix("hf-hub:")
-    if repository.count("/") != 1 or is_folder(repository):
-        return None
-    path = try_to_load_from_cache(repository, "config.json", revision=revision)
-    return Path(path).parent.name if isinstance(path, str) else None
-
-
 def locate_folder(
     name_or_path: str,
     subfolder: str = "",
@@ -88,8 +73,10 @@ def locate_folder(
     cache_folder: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    patterns: Sequence[str] = ("*.json", "*.safetensors", "*.md"),
+    remedy: str = "",
 ) -> Path:
-    """Return a local folder for a path or a hub id, downloading only JSON, safetensors and Markdown files.
+    """Return a local folder for a path or a hub id, downloading only files of ``patterns``, below ``subfolder``.
 
     Raises:
         ValueError: If ``subfolder`` climbs out of the model folder.
@@ -100,7 +87,7 @@ def locate_folder(
         from huggingface_hub import snapshot_download
 
         prefix = f"{subfolder}/" if subfolder else ""
-        with explain_hub_errors(name_or_path):
+        with explain_hub_errors(name_or_path, revision, remedy):
             folder = Path(
                 snapshot_download(
                     name_or_path,
@@ -108,7 +95,8 @@ def locate_folder(
                     token=token,
                     cache_dir=cache_folder,
                     local_files_only=local_files_only,
-                    allow_patterns=[f"{prefix}*{suffix}" for suffix in (".json", ".safetensors", ".md")],
+                    allow_patterns=[f"{prefix}{pattern}" for pattern in patterns],
+                    ignore_patterns=["onnx/*", "openvino/*", "original/*", "consolidated.*"],
                 )
             )
     return inside(folder, subfolder)

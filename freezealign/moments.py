@@ -28,11 +28,9 @@ class Moments:
 
     Attributes:
         n: Items so far, each counted with its weight.
-        totals: Of each space (d,) Σ x.
-        products: Of each block (di, dj) Σ x yᵀ.
-        norms: Of each space Σ ‖x‖², with ``hsic``, and so are the following.
-        weighted: Of each block and its reverse (di,) Σ ‖y‖² x.
-        norm_products: Of each block Σ ‖x‖² ‖y‖².
+        totals: Of each space (d,) Σ x; ``norms``, of each space Σ ‖x‖², are kept with ``hsic``.
+        products: Of each block (di, dj) Σ x yᵀ; with ``hsic`` also ``norm_products``, of each block Σ ‖x‖² ‖y‖².
+        weighted: Of each block and its reverse (di,) Σ ‖y‖² x, with ``hsic``.
     """
 
     def __init__(self, blocks: Sequence[Block] = PAIR, double: bool = False, hsic: bool = False) -> None:
@@ -53,10 +51,8 @@ class Moments:
         for i, j in self.blocks:
             x, y = _alike(spaces[i], spaces[j])
             self.products[i, j].add_(x.T @ y, alpha=weight)
-        if self.keeps_hsic:
-            self._update_norms(spaces, weight)
-
-    def _update_norms(self, spaces: Sequence[Tensor], weight: float) -> None:
+        if not self.keeps_hsic:
+            return
         squares = [(space * space).sum(1) for space in spaces]
         for norm, square in zip(self.norms, squares):
             norm.add_(square.sum(), alpha=weight)
@@ -105,7 +101,9 @@ class Moments:
         return self.shifts[i].double() + self.totals[i] / self.n
 
     def covariance(self, i: int, j: int) -> Tensor:
-        """Return Σ (x - mean)(y - mean)ᵀ / n of a block, (di, dj)."""
+        """Return Σ (x - mean)(y - mean)ᵀ / n of a block or its reverse, (di, dj)."""
+        if (i, j) not in self.products:
+            return self.covariance(j, i).T
         return self.products[i, j].addr(self.totals[i], self.totals[j], alpha=-1 / self.n) / self.n
 
     def hsic(self, i: int, j: int, unbiased: bool = True) -> float:
@@ -119,19 +117,19 @@ class Moments:
             unbiased: HSIC₁ of Song et al. 2012 ("Feature Selection via Dependence Maximization", JMLR 13), which is 0
                 on average for independent x and y; else the biased ‖cov‖², which grows with dx · dy / n.
         """
-        found = self._hsic1(i, j) if unbiased else float(self.covariance(i, j).square().sum())
+        if unbiased:
+            x, y, product, norms = self.totals[i], self.totals[j], self.products[i, j], self.norm_products[i, j]
+            found = hsic1(
+                self.n,
+                trace=float(product.square().sum() - norms),
+                total_x=float(x @ x - self.norms[i]),
+                total_y=float(y @ y - self.norms[j]),
+                crossed=float(x @ (product @ y) - self.weighted[i, j] @ x - self.weighted[j, i] @ y + norms),
+            )
+        else:
+            found = float(self.covariance(i, j).square().sum())
         rounding = ROUNDING * float(self.covariance(i, i).trace()) ** 2 if i == j else 0
         return 0.0 if i == j and found <= rounding else found
-
-    def _hsic1(self, i: int, j: int) -> float:
-        x, y, product, norms = self.totals[i], self.totals[j], self.products[i, j], self.norm_products[i, j]
-        return hsic1(
-            self.n,
-            trace=float(product.square().sum() - norms),
-            total_x=float(x @ x - self.norms[i]),
-            total_y=float(y @ y - self.norms[j]),
-            crossed=float(x @ (product @ y) - self.weighted[i, j] @ x - self.weighted[j, i] @ y + norms),
-        )
 
     def _begin(self, shifts: Sequence[Tensor]) -> None:
         self.shifts = list(shifts)
@@ -145,14 +143,9 @@ class Moments:
 
 
 def hsic1(n: float, trace: float, total_x: float, total_y: float, crossed: float) -> float:
-    """Return HSIC₁ from sums over kernel matrices K and L whose diagonals are set to zero (Song et al. 2012, eq. 5).
+    """Return HSIC₁ from tr(K L), 1ᵀ K 1, 1ᵀ L 1 and 1ᵀ K L 1 over ``n`` ≥ 4 items (Song et al. 2012, eq. 5).
 
-    Args:
-        n: Items, at least 4.
-        trace: tr(K L).
-        total_x: 1ᵀ K 1, and ``total_y`` 1ᵀ L 1.
-        total_y: See ``total_x``.
-        crossed: 1ᵀ K L 1.
+    The diagonals of the kernel matrices K and L are set to zero.
     """
     inner = trace + total_x * total_y / ((n - 1) * (n - 2)) - 2 / (n - 2) * crossed
     return inner / (n * (n - 3))

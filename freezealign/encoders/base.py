@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from freezealign.batch import Features
+from freezealign.encoders.identity import config_digest
 from freezealign.files import tensor_digest
+
+LIMITS = {"image_size": 10_000, "max_length": 2**24}
+"""Pixels a side and tokens a text that an encoder may be asked to read."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class EncoderReference:
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
         layer: The layer whose features are given, counted from 1; ``None`` is the last.
+
+    Raises:
+        ValueError: If a value is of another type, or a size that nothing has.
     """
 
     name: str
@@ -38,6 +46,18 @@ class EncoderReference:
     max_length: int | None = None
     layer: int | None = None
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, kind = getattr(self, field.name), Integral if "int" in str(field.type) else str
+            if (not isinstance(value, kind) or isinstance(value, bool)) and not (
+                value is None and "None" in str(field.type)
+            ):
+                raise ValueError(f"{field.name}={value!r:.80}: the reference of an encoder has {field.type} there.")
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= limit:
+                raise ValueError(f"{name}={value}: choose 1 to {limit:,}.")
+
 
 class Encoder(nn.Module):
     """Base of the backends. It is wrapped, frozen and saved by reference by a ``FrozenEncoder``.
@@ -48,6 +68,8 @@ class Encoder(nn.Module):
         has_cls: Whether it gives ``cls_token_embeddings``.
         commit: Commit of the hub repository it came from, where there is one.
         tokenizer: A Hugging Face tokenizer, where texts are cut into tokens by one.
+        max_length: Tokens a text before it is cut; ``None`` where there is no limit, or no tokens.
+        layer: The layer it gives, counted from 1, where it is one of another encoder's.
     """
 
     modality: str
@@ -55,6 +77,8 @@ class Encoder(nn.Module):
     has_cls: bool = True
     commit: str | None = None
     tokenizer: Any = None
+    max_length: int | None = None
+    layer: int | None = None
 
     def preprocess(self, items: list[Any]) -> Features:
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""
@@ -93,7 +117,7 @@ class Encoder(nn.Module):
     @property
     def configuration(self) -> str:
         """A digest of all else that what it gives depends on, such as activations and heads; empty where unknown."""
-        return ""
+        return config_digest(getattr(self, "model", None))
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over every tensor of the encoder."""
@@ -109,3 +133,37 @@ def with_tokens(features: Features) -> Features:
     if "token_embeddings" in features:
         return features
     return {**features, "token_embeddings": features["sentence_embedding"].unsqueeze(1)}
+
+
+def split_tokens(
+    tokens: Tensor, grid: tuple[int, int], pooled: Tensor | None = None, has_cls: bool | None = None
+) -> Features:
+    """Separate patches from the tokens in front of them.
+
+    Args:
+        tokens: (B, P + rows · columns, D): P prefix tokens, CLS first, then registers or a distillation token.
+        grid: (rows, columns) of the patches.
+        pooled: (B, D), the model's own pooled output, the summary where there is no CLS; by default the patch mean.
+        has_cls: Whether the first prefix token is CLS; by default, if there is any.
+
+    Returns:
+        ``token_embeddings`` (B, rows · columns, D), patches only; ``cls_token_embeddings`` (B, D); ``grid``.
+
+    Raises:
+        ValueError: If there are fewer tokens than the grid has cells.
+    """
+    prefix = tokens.shape[1] - grid[0] * grid[1]
+    if prefix < 0:
+        raise ValueError(f"{tokens.shape[1]} tokens do not fill a grid of {grid[0]} x {grid[1]} patches.")
+    patches = tokens[:, prefix:]
+    if prefix > 0 if has_cls is None else has_cls:
+        summary = tokens[:, 0]
+    else:
+        summary = patches.mean(1) if pooled is None else pooled.flatten(1)
+    return {"token_embeddings": patches, "cls_token_embeddings": summary, "grid": grid}
+
+
+def flatten_map(feature_map: Tensor, pooled: Tensor | None = None) -> Features:
+    """Read a feature map (B, D, rows, columns) as a grid of tokens; the summary defaults to the global average."""
+    rows, columns = feature_map.shape[-2:]
+    return split_tokens(feature_map.flatten(2).transpose(1, 2), (rows, columns), pooled)

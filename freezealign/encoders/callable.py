@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder
+from freezealign.inputs import shorten
 from freezealign.modality import modality_of
 
 
@@ -47,14 +49,10 @@ class CallableEncoder(Encoder):
         if dim is None and probe is None:
             raise ValueError(f"state the width of the {modality!r} encoder: CallableEncoder(…, dim=…).")
         self.eval()
-        self.dim = dim if dim is not None else self._probe(probe)
-
-    @torch.no_grad()
-    def _probe(self, item: Any) -> int:
-        """Return the width of what the function gives for one item."""
-        features = self.forward({"inputs": [item]})
-        kind = "sentence_embedding" if "sentence_embedding" in features else "token_embeddings"
-        return int(features[kind].shape[-1])
+        self.dim = 0 if dim is None else dim
+        if dim is None:
+            with torch.no_grad():
+                self.dim = int(next(iter(self.forward({"inputs": [probe]}).values())).shape[-1])
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return the items as they are: the function does its own preprocessing."""
@@ -64,14 +62,18 @@ class CallableEncoder(Encoder):
         """Call the function; see :class:`Encoder` for what comes back.
 
         Raises:
-            ValueError: If it gives neither vectors nor tokens, none for some item, or not one result an item.
+            ValueError: If it raises, gives neither vectors nor tokens, none for some item, not one result an item, or
+                vectors of another width than before.
         """
         results = [self._tensor(result) for result in self._results(batch["inputs"])]
-        if all(result.ndim == 1 for result in results):
-            return {"sentence_embedding": torch.stack(results)}
-        if any(result.ndim != 2 or not len(result) for result in results):
-            shapes = sorted({tuple(result.shape) for result in results})
+        shapes = sorted({tuple(result.shape) for result in results})
+        if len({len(shape) for shape in shapes}) > 1 or any(len(shape) not in (1, 2) or 0 in shape for shape in shapes):
             raise ValueError(f"a function gives vectors (D,) or at least one token (T, D) an item, got {shapes}.")
+        widths = {result.shape[-1] for result in results} | ({self.dim} if self.dim else set())
+        if len(widths) > 1:
+            raise ValueError(f"a function gives vectors or tokens of one width, got {sorted(widths)}.")
+        if results[0].ndim == 1:
+            return {"sentence_embedding": torch.stack(results)}
         lengths = torch.tensor([len(result) for result in results], device=self.device_anchor.device)
         padded = nn.utils.rnn.pad_sequence(results, batch_first=True)
         mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
@@ -79,15 +81,23 @@ class CallableEncoder(Encoder):
 
     def _results(self, items: list[Any]) -> list[Any]:
         """Return what the function gives, one result an item."""
-        results = self.function(items)
-        if isinstance(results, str) or not hasattr(results, "__iter__"):
+        try:
+            results = self.function(items)
+            iterable = not isinstance(results, (str, bytes, dict)) and hasattr(results, "__iter__")
+            listed = list(islice(results, len(items) + 1)) if iterable else []  # it may have no end
+        except (ValueError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            told = f"{type(error).__name__}: {error}"[:300]
+            raise ValueError(f"the function that encodes {self.modality} raised {told}") from error
+        if not iterable:
             raise ValueError(
                 f"a function from n inputs gives n vectors or n arrays of tokens, not a {type(results).__name__}."
             )
-        results = list(results)
-        if len(results) != len(items):
-            raise ValueError(f"the function gave {len(results)} vectors or token arrays for {len(items)} inputs.")
-        return results
+        if len(listed) != len(items):
+            count = len(results) if hasattr(results, "__len__") else len(listed)
+            raise ValueError(f"the function gave {count} vectors or token arrays for {len(items)} inputs.")
+        return listed
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -108,5 +118,15 @@ class CallableEncoder(Encoder):
         return super().num_parameters() or self._parameter_count
 
     def _tensor(self, values: Any) -> Tensor:
-        tensor = torch.as_tensor(np.asarray(values) if isinstance(values, list) else values)
-        return tensor.to(self.device_anchor.device, tensor.dtype if tensor.is_floating_point() else torch.float32)
+        try:
+            if not isinstance(values, Tensor):
+                array = np.asarray(values)
+                values = torch.as_tensor(np.ascontiguousarray(array) if array.ndim else array)
+            if values.is_complex():
+                raise TypeError("complex numbers")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"a function gives vectors or arrays of tokens, not {shorten(values)} for an item: {error}."
+            ) from None
+        kind = values.dtype if values.is_floating_point() else torch.float32
+        return values.to_dense().to(self.device_anchor.device, kind)

@@ -35,9 +35,12 @@ class FrozenEncoder(Module):
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
         layer: The layer whose features are given: 1 is the first block, -1 the last; by default the last.
+        allow_pickle: Open pickled weights where there are no safetensors, by torch's loader of tensors only. It is not
+            saved: a model on such an encoder is loaded with ``encoders={modality: FrozenEncoder(…)}``.
 
     Raises:
-        ValueError: If the name is unknown, the modality cannot be told, or there is no such layer.
+        ValueError: If the name is unknown, the modality cannot be told, there is no such layer, or its files are
+            damaged, lack weights that are used, or are pickled.
         ConnectionError: If the encoder has to come from a hub that cannot be reached.
         ModuleNotFoundError: If the encoder comes from a package that is not installed.
     """
@@ -50,19 +53,23 @@ class FrozenEncoder(Module):
         image_size: int | None = None,
         max_length: int | None = None,
         layer: int | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(encoder, str):
             reference = resolve(encoder, modality, revision)
             encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
-            reference, encoder = encoder, load_encoder(encoder)
+            reference, encoder, layer = encoder, load_encoder(encoder, allow_pickle), encoder.layer
         else:
-            encoder = _as_encoder(encoder, modality, layer)
+            encoder = _as_encoder(encoder, modality)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
+        if layer is not None:
+            from freezealign.encoders.layers import OneLayer
+
+            encoder = OneLayer(encoder, layer)
         self.encoder = encoder.requires_grad_(False).eval()
-        number = getattr(encoder, "layer", None)
-        self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=number)
+        self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=encoder.layer)
 
     @property
     def modality(self) -> str:
@@ -94,7 +101,7 @@ class FrozenEncoder(Module):
     @property
     def max_seq_length(self) -> int | None:
         """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
-        return getattr(self.encoder, "max_length", None)
+        return self.encoder.max_length
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the encoder's tokens and vectors."""
@@ -187,12 +194,7 @@ class FrozenEncoder(Module):
             )
 
 
-def _as_encoder(encoder: Any, modality: str | None, layer: int | None) -> Encoder:
-    """Return an encoder or a function as an encoder, or one layer of it."""
-    if layer is not None:
-        from freezealign.encoders.layers import OneLayer
-
-        return OneLayer(_as_encoder(encoder, modality, None), layer)
+def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
     if isinstance(encoder, Encoder):
         return encoder
     if not callable(encoder):

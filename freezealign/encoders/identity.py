@@ -8,11 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from freezealign.files import differences
+from freezealign.files import differences, file_digest, is_file
 
 VOLATILE = frozenset(
     {
@@ -43,7 +44,9 @@ VOLATILE = frozenset(
 """Entries of configurations and processors that change nothing of what an encoder gives."""
 OF_THE_RUN = frozenset({"training", "fused_attn", "grad_checkpointing"})
 """Settings of modules that the machine or the run decides, the result being the same."""
-NOTED_LATER = ("configuration", "tokenizer", "processor")
+OF_THE_LOADER = frozenset({"is_local", "local_files_only", "backend", "model_max_length", "padding_side"})
+"""Options of tokenizers that tell how they were loaded, or are set here."""
+NOTED_LATER = ("configuration", "tokenizer", "processor", "tokenizer_files")
 """Parts of an identity that are compared where both sides state them: the first saved models and stores do not."""
 
 
@@ -71,8 +74,8 @@ def settings_digest(settings: dict[str, Any]) -> str:
 
 def config_digest(model: Any) -> str:
     """Return a digest of the configuration of a transformers model; empty of one that has none."""
-    config = getattr(model, "config", None)
-    return "" if config is None or not hasattr(config, "to_diff_dict") else settings_digest(config.to_diff_dict())
+    config: Any = getattr(model, "config", None)
+    return settings_digest(config.to_diff_dict()) if hasattr(config, "to_diff_dict") else ""
 
 
 def _lasting(value: Any) -> Any:
@@ -82,25 +85,35 @@ def _lasting(value: Any) -> Any:
     return [_lasting(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Return a digest of a whole Hugging Face tokenizer: normaliser, splitting, model, and what it puts around a text.
+def tokenizer_identity(tokenizer: Any) -> dict[str, str]:
+    """Return digests of the words of a Hugging Face tokenizer with their ids, and of all of it.
 
-    A tokenizer without a fast backend counts by its class, its words and its special tokens.
+    All of it is normaliser, splitting, model, and what it puts around a text. A tokenizer in Python, without a fast
+    backend, counts by its class, words and special tokens, and by what it was made of: options, vocabulary files.
     """
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return digest([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), tokenizer.special_tokens_map])
-    content = json.loads(backend.to_str())
-    for key in ("truncation", "padding"):  # which encoding itself changes
-        content.pop(key, None)
-    return digest(content)
+    words, backend = sorted(tokenizer.get_vocab().items()), getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        content = json.loads(backend.to_str())
+        for key in ("truncation", "padding"):  # which encoding itself changes
+            content.pop(key, None)
+        return {"vocabulary": digest(words), "tokenizer": digest(content)}
+    folder, options = Path(tokenizer.name_or_path), tokenizer.init_kwargs
+    kept = {key: value for key, value in options.items() if not key.endswith("_file") and key not in OF_THE_LOADER}
+    paths = {key: folder / name for key, name in tokenizer.vocab_files_names.items()}
+    files = {key: file_digest(path) for key, path in paths.items() if is_file(path)}
+    added = {str(index): repr(token) for index, token in tokenizer.added_tokens_decoder.items()}
+    return {
+        "vocabulary": digest(words),
+        "tokenizer": digest([type(tokenizer).__name__, words, tokenizer.special_tokens_map]),
+        "tokenizer_files": digest([_lasting(kept), files, added]),
+    }
 
 
 def modules_digest(model: nn.Module) -> str:
     """Return a digest of a model that keeps no configuration: the plain settings of each of its modules."""
-    return digest({name: [type(module).__name__, _plain(module)] for name, module in model.named_modules()})
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    values = {key: value for key, value in vars(module).items() if not key.startswith("_") and key not in OF_THE_RUN}
-    return {key: value for key, value in values.items() if isinstance(value, (bool, int, float, str, tuple))}
+    settings = {}
+    for name, module in model.named_modules():
+        plain = {key: value for key, value in vars(module).items() if isinstance(value, (bool, int, float, str, tuple))}
+        kept = {key: value for key, value in plain.items() if not key.startswith("_") and key not in OF_THE_RUN}
+        settings[name] = [type(module).__name__, kept]
+    return digest(settings)

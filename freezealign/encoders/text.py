@@ -1,9 +1,7 @@
-"""What the text backends share: special tokens, and telling when a text is cut."""
+"""What the text backends share: special tokens, what a tokenizer is known by, and telling when a text is cut."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from typing import Any
 
@@ -11,57 +9,56 @@ import torch
 from torch import Tensor
 
 from freezealign.batch import Features
-from freezealign.encoders.identity import tokenizer_digest
+from freezealign.encoders.base import Encoder
+from freezealign.encoders.identity import tokenizer_identity
 
 
-def special_token_ids(tokenizer: Any) -> Tensor:
-    """Return the ids of tokens that stand for no word: all special ones but unknown and mask."""
-    words = {tokenizer.unk_token_id, tokenizer.mask_token_id}
-    return torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
+class TextEncoder(Encoder):
+    """Base of the encoders of texts that are cut into tokens.
 
+    Args:
+        model: The model.
+        tokenizer: Its Hugging Face tokenizer; it is made to pad on the right.
+        dim: Width of the tokens.
+        max_length: Tokens a text, specials included.
+    """
 
-def vocabulary_digest(tokenizer: Any) -> str:
-    """Return a SHA-256 over words and ids: two swapped ids turn every text into another one."""
-    words = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+    special_ids: Tensor
 
+    def __init__(self, model: Any, tokenizer: Any, dim: int, max_length: int | None) -> None:
+        super().__init__()
+        self.modality, self.model, self.tokenizer, self.dim = "text", model, tokenizer, dim
+        self.max_length, self._cut_before = max_length, False
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # which stand for something of the text
+        special = torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
+        self.register_buffer("special_ids", special, persistent=False)
 
-def tokenizing(tokenizer: Any, max_length: int | None) -> dict[str, Any]:
-    """Return what is done to a text, as JSON: the length limit, the vocabulary, and the whole tokenizer."""
-    return {
-        "max_length": max_length,
-        "vocabulary": vocabulary_digest(tokenizer),
-        "tokenizer": tokenizer_digest(tokenizer),
-    }
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The length limit, the vocabulary and the tokenizer."""
+        return {"max_length": self.max_length, **tokenizer_identity(self.tokenizer)}
 
+    def features(self, tokens: Tensor, batch: Features) -> Features:
+        """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""
+        return {
+            "token_embeddings": tokens,
+            "cls_token_embeddings": tokens[:, 0],
+            "attention_mask": batch["attention_mask"],
+            "special_tokens_mask": torch.isin(batch["input_ids"], self.special_ids),
+        }
 
-def text_features(tokens: Tensor, batch: Features, special_ids: Tensor) -> Features:
-    """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""
-    return {
-        "token_embeddings": tokens,
-        "cls_token_embeddings": tokens[:, 0],
-        "attention_mask": batch["attention_mask"],
-        "special_tokens_mask": torch.isin(batch["input_ids"], special_ids),
-    }
-
-
-class CutWarning:
-    """Warn once when texts are longer than the encoder reads."""
-
-    def __init__(self, tokenizer: Any, max_length: int | None) -> None:
-        self.tokenizer, self.max_length, self.given = tokenizer, max_length, False
-
-    def check(self, texts: list[str], attention_mask: Tensor) -> None:
+    def warn_if_cut(self, texts: list[str], attention_mask: Tensor) -> None:
         """Warn, the first time only, if any of ``texts`` lost tokens to reach ``attention_mask`` (B, T)."""
-        if self.given or self.max_length is None:
+        if self._cut_before or self.max_length is None:
             return
         full = [text for text, length in zip(texts, attention_mask.sum(1)) if length >= self.max_length]
-        if not full:
-            return
-        lengths = [len(ids) for ids in self.tokenizer(full, truncation=False, verbose=False)["input_ids"]]
-        cut = [length for length in lengths if length > self.max_length]
+        tokenized = self.tokenizer(full, truncation=False, verbose=False)["input_ids"] if full else []
+        cut = [len(ids) for ids in tokenized if len(ids) > self.max_length]
         if cut:
-            self.given = True
+            self._cut_before = True
             warnings.warn(
                 f"{len(cut)} of {len(texts)} texts in this batch are cut to the encoder's {self.max_length} tokens "
                 f"(the longest has {max(cut)}); further cuts are not reported. Where the encoder can read more, "

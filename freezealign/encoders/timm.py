@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
+from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
+from freezealign.encoders.folder import PICKLED, check_capacity, no_safetensors
 from freezealign.encoders.identity import modules_digest
-from freezealign.encoders.packaged import find_package, offline_remedy
-from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.hub import explain_hub_errors
+from freezealign.encoders.packaged import PACKAGES
+from freezealign.files import read_json
 
 
 class TimmEncoder(Encoder):
@@ -57,25 +57,20 @@ class TimmEncoder(Encoder):
         if not hasattr(self.model, "forward_intermediates"):
             return super().forward_layers(batch)
         pixels = self._pixels(batch)
-        states, inner = self.model.forward_intermediates(pixels, **self._prefix_options())
-        return [*map(self._inner_features, inner[:-1]), self._features(states, pixels)]
+        accepted = inspect.signature(self.model.forward_intermediates).parameters
+        prefixed = "return_prefix_tokens" in accepted and getattr(self.model, "num_prefix_tokens", 0) > 0
+        options = {"return_prefix_tokens": True} if prefixed else {}  # CLS and registers beside every map
+        states, inner = self.model.forward_intermediates(pixels, **options)
+        features = []
+        for entry in inner[:-1]:  # a map (B, D, rows, columns), or one and its prefix tokens (B, P, D)
+            feature_map, prefix = entry if prefixed else (entry, None)
+            summary = prefix[:, 0] if prefix is not None and self._has_cls else None
+            features.append(flatten_map(feature_map, summary))
+        return [*features, self._features(states, pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:
         pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
         return pixels.contiguous(memory_format=torch.channels_last)
-
-    def _prefix_options(self) -> dict[str, bool]:
-        """Return what makes ``forward_intermediates`` give CLS and registers beside every map, where there are any."""
-        accepted = inspect.signature(self.model.forward_intermediates).parameters
-        can = "return_prefix_tokens" in accepted and getattr(self.model, "num_prefix_tokens", 0) > 0
-        return {"return_prefix_tokens": True} if can else {}
-
-    def _inner_features(self, states: Tensor | tuple[Tensor, Tensor]) -> Features:
-        """Return the features of a map (B, D, rows, columns), or of a map and its prefix tokens (B, P, D)."""
-        if isinstance(states, Tensor):
-            return flatten_map(states)
-        feature_map, prefix = states
-        return flatten_map(feature_map, prefix[:, 0] if self._has_cls else None)
 
     @property
     def _has_cls(self) -> bool:
@@ -107,38 +102,30 @@ class TimmEncoder(Encoder):
         return modules_digest(self.model)
 
 
-def load(reference: EncoderReference) -> TimmEncoder:
-    """Load a timm model: weights from a package where ``reference`` names one, from a folder or the hub otherwise.
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmEncoder:
+    """Load a timm model: of a package, architecture and tensors in order; else configuration and weights of ``folder``.
 
     Raises:
-        ValueError: If a folder has no ``model.safetensors``, or that lacks weights of the model.
+        ValueError: If the folder has no weights that may be opened, or they lack some of the model's.
     """
     import timm
 
     if reference.package:
         model = timm.create_model(reference.source, pretrained=False)
-        load_in_order(model, find_package(reference.package).file())
-    else:
-        source = f"{reference.source}@{reference.revision}" if reference.revision else reference.source
-        with explain_hub_errors(reference.source, reference.revision, offline_remedy(reference.modality)):
-            model = _with_weights(source)
-    return TimmEncoder(model, reference.image_size)
-
-
-def _with_weights(source: str) -> Any:
-    import timm
-
-    folder = source.removeprefix("local-dir:")
-    if folder != source and not (Path(folder) / "model.safetensors").is_file():
-        raise ValueError(
-            f"'{folder}' has no model.safetensors, and pickled weights are not opened: write them as safetensors once."
-        )
-    try:
-        return timm.create_model(source, pretrained=True)
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
-            raise
-        raise ValueError(f"'{source}' does not hold the weights of its model: {str(error)[:400]}") from error
+        load_in_order(model, folder / next(iter(PACKAGES[reference.package].files)))
+        return TimmEncoder(model, reference.image_size)
+    source = f"local-dir:{folder}"
+    arguments = read_json(folder / "config.json").get("model_args") or {}
+    if odd := sorted(key for key in arguments if key.startswith("pretrained")):
+        raise ValueError(f"{folder / 'config.json'}: {odd} are no arguments of a model; it is damaged.")
+    patterns = ("model.safetensors", "*.safetensors", *(PICKLED if allow_pickle else ()))
+    weights = next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
+    if weights is None:
+        raise no_safetensors(reference.name)
+    check_capacity(folder, lambda: timm.create_model(source, pretrained=False))
+    # the file to load, whatever else the configuration names
+    own = {"source": "", "file": str(weights), "state_dict": None, "custom_load": False}
+    return TimmEncoder(timm.create_model(source, pretrained=True, pretrained_cfg_overlay=own), reference.image_size)
 
 
 def load_in_order(model: nn.Module, path: Any) -> None:

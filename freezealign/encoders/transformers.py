@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.identity import config_digest, settings_digest
-from freezealign.encoders.packaged import offline_remedy
-from freezealign.encoders.text import CutWarning, special_token_ids, text_features, tokenizing
-from freezealign.encoders.vision import flatten_map, split_tokens
-from freezealign.hub import explain_hub_errors
+from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
+from freezealign.encoders.folder import check_capacity
+from freezealign.encoders.identity import settings_digest
+from freezealign.encoders.text import TextEncoder
 
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
+"""For everything that reads a folder: without it a user at a terminal is asked whether to run the folder's code."""
 ROBERTA_LIKE = (
     "camembert",
     "data2vec-text",
@@ -48,34 +47,70 @@ class TransformersVisionEncoder(Encoder):
 
     def __init__(self, model: nn.Module, processor: Any, image_size: int | None = None) -> None:
         super().__init__()
-        self.modality, self.model, self.processor, self.image_size = "image", model, processor, image_size
+        self.modality, self.model, self.processor = "image", model, processor
         config: Any = model.config
-        self.dim = vision_width(config)
+        widths = getattr(config, "hidden_sizes", None) or [getattr(config, "hidden_size", None)]
+        width = getattr(config, "output_channels", None) or widths[-1]
+        if width is None:
+            raise ValueError(
+                f"a model of type '{config.model_type}' does not state its width; load it with timm instead."
+            )
+        self.dim = int(width)
+        self._sizes: dict[str, Any] = {}
         self._options: dict[str, Any] = {}
-        self._check_size()
-        if image_size and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
-            self._options["interpolate_pos_encoding"] = True
+        if image_size is None:
+            return
+        own = {key: value for key, value in dict(processor.to_dict().get("size") or {}).items() if value is not None}
+        if not {"shortest_edge", "height"} & set(own):
+            raise ValueError(f"image_size={image_size}: this encoder reads one size only, {own}; leave it out.")
+        square = {"height": image_size, "width": image_size}
+        self._sizes = {"size": square}
+        if "shortest_edge" in own:
+            self._sizes = {"size": {"shortest_edge": image_size}, "crop_size": square, "do_center_crop": True}
+        if "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:
+            self._options = {"interpolate_pos_encoding": True}
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``pixel_values`` (B, 3, H, W) of RGB PIL images."""
-        batch = self.processor(images=items, return_tensors="pt", **self._sizes())
+        batch = self.processor(images=items, return_tensors="pt", **self._sizes)
         return {"pixel_values": batch["pixel_values"]}
 
     def forward(self, batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
-        pixels = self._pixels(batch)
-        return self._last(self.model(pixel_values=pixels, **self._options), pixels)
+        output, size = self._run(batch)
+        return self._features(output.last_hidden_state, size, getattr(output, "pooler_output", None))
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return the features after every block of a ViT or every stage of a convolutional model, without final norm.
 
         Before the last layer, the summary of a model without CLS is the mean of its patches.
         """
-        pixels = self._pixels(batch)
-        output = self.model(pixel_values=pixels, output_hidden_states=True, **self._options)
-        inner = inner_states(getattr(output, "hidden_states", None), self.model.config)
-        features = [self._features(self._channels_first(states), pixels) for states in inner]
-        return [*features, self._last(output, pixels)]
+        output, size = self._run(batch, output_hidden_states=True)
+        config: Any = self.model.config
+        features = []
+        for states in inner_states(getattr(output, "hidden_states", None), config):
+            # a ViT that works on a map, such as SAM's, has its channels last
+            is_last = states.ndim == 4 and not hasattr(config, "hidden_sizes")
+            features.append(self._features(states.permute(0, 3, 1, 2) if is_last else states, size))
+        return [*features, self._features(output.last_hidden_state, size, getattr(output, "pooler_output", None))]
+
+    def _run(self, batch: Features, **options: Any) -> tuple[Any, tuple[int, int]]:
+        """Return what the model gives, and height and width of what it was given."""
+        pixels = batch["pixel_values"].to(next(self.model.parameters()).dtype)
+        return self.model(pixel_values=pixels, **options, **self._options), (pixels.shape[-2], pixels.shape[-1])
+
+    def _features(self, states: Tensor, size: tuple[int, int], pooled: Tensor | None = None) -> Features:
+        """Return patches, summary vector and grid of tokens (B, T, D) or of a map (B, D, rows, columns)."""
+        if states.ndim == 4:
+            return flatten_map(states, pooled)
+        config: Any = self.model.config
+        # A ConvNeXt halves the image five times in all; other token models name their patch.
+        stride = getattr(config, "patch_size", None) or 2 ** (len(config.hidden_sizes) + 1)
+        down, across = (stride, stride) if isinstance(stride, int) else stride
+        rows, columns = size[0] // down, size[1] // across
+        while hasattr(config, "depths") and rows * columns > states.shape[1]:  # a Swin halves its grid on the way
+            rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        return split_tokens(states, (rows, columns), pooled)
 
     @property
     def center_crop_share(self) -> float:
@@ -92,122 +127,53 @@ class TransformersVisionEncoder(Encoder):
         settings = self.processor.to_dict()
         keys = {"size", "crop_size", "image_mean", "image_std", "resample", "rescale_factor"}
         kept = {key: value for key, value in settings.items() if key in keys or key.startswith("do_")}
-        settings = {key: value for key, value in kept.items() if value is not None} | self._sizes()
-        return {**settings, "processor": settings_digest(self.processor.to_dict())}
-
-    @property
-    def configuration(self) -> str:
-        """A digest of the model's configuration."""
-        return config_digest(self.model)
-
-    def _pixels(self, batch: Features) -> Tensor:
-        return batch["pixel_values"].to(next(self.model.parameters()).dtype)
-
-    def _last(self, output: Any, pixels: Tensor) -> Features:
-        """Return the features of the model's own output."""
-        return self._features(output.last_hidden_state, pixels, getattr(output, "pooler_output", None))
-
-    def _features(self, states: Tensor, pixels: Tensor, pooled: Tensor | None = None) -> Features:
-        """Return patches, summary vector and grid of tokens (B, T, D) or of a map (B, D, rows, columns)."""
-        if states.ndim == 4:
-            return flatten_map(states, pooled)
-        return split_tokens(states, self._grid(pixels.shape[-2], pixels.shape[-1], states.shape[1]), pooled)
-
-    def _channels_first(self, states: Tensor) -> Tensor:
-        """Return a map as (B, D, rows, columns); a ViT that works on a map, such as SAM's, has its channels last."""
-        is_vit = not hasattr(self.model.config, "hidden_sizes")
-        return states.permute(0, 3, 1, 2) if states.ndim == 4 and is_vit else states
-
-    def _grid(self, height: int, width: int, tokens: int) -> tuple[int, int]:
-        """Return rows and columns of the patches; a Swin-like model halves its grid on the way."""
-        config: Any = self.model.config
-        # A ConvNeXt halves the image five times in all; other token models name their patch.
-        stride = getattr(config, "patch_size", None) or 2 ** (len(config.hidden_sizes) + 1)
-        down, across = (stride, stride) if isinstance(stride, int) else stride
-        rows, columns = height // down, width // across
-        while hasattr(config, "depths") and rows * columns > tokens:
-            rows, columns = (rows + 1) // 2, (columns + 1) // 2
-        return rows, columns
-
-    def _sizes(self) -> dict[str, Any]:
-        if self.image_size is None:
-            return {}
-        square = {"height": self.image_size, "width": self.image_size}
-        if "shortest_edge" in self._own_size():
-            return {"size": {"shortest_edge": self.image_size}, "crop_size": square, "do_center_crop": True}
-        return {"size": square}
-
-    def _own_size(self) -> dict[str, Any]:
-        size = self.processor.to_dict().get("size") or {}
-        return {key: value for key, value in dict(size).items() if value is not None}
-
-    def _check_size(self) -> None:
-        if self.image_size and not {"shortest_edge", "height"} & set(self._own_size()):
-            raise ValueError(
-                f"image_size={self.image_size}: this encoder reads one size only, {self._own_size()}; leave it out."
-            )
+        kept = {key: value for key, value in kept.items() if value is not None} | self._sizes
+        return {**kept, "processor": settings_digest(settings)}
 
 
-class TransformersTextEncoder(Encoder):
+class TransformersTextEncoder(TextEncoder):
     """A text model with its tokenizer; a decoder-only model works too.
 
     Args:
         model: Gives ``last_hidden_state`` (B, T, D).
         tokenizer: Its tokenizer.
-        max_length: Tokens a text, specials included; by default all the model has positions for.
+        max_length: Tokens a text, specials included; by default what the tokenizer states, within what the model has
+            positions for.
     """
 
-    special_ids: torch.Tensor
-
     def __init__(self, model: nn.Module, tokenizer: Any, max_length: int | None = None) -> None:
-        super().__init__()
-        self.modality, self.model, self.tokenizer = "text", model, tokenizer
         config: Any = model.config
-        self.dim = config.hidden_size
-        self.max_length = max_length or positional_limit(config, tokenizer)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.padding_side = "right"
-        accepted = set(inspect.signature(model.forward).parameters)
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions and config.model_type in ROBERTA_LIKE:
+            positions -= config.pad_token_id + 1
+        limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit < VERY_LARGE_INTEGER]
+        super().__init__(model, tokenizer, config.hidden_size, max_length or min(limits, default=None))
         # SigLIP was trained on texts padded to full length, without a mask.
         self._full_length = config.model_type.startswith("siglip")
-        mask = {"attention_mask"}
-        names = set(tokenizer.model_input_names)
+        names, mask = set(tokenizer.model_input_names), {"attention_mask"}
+        accepted = set(inspect.signature(model.forward).parameters)
         self._inputs = (names - mask if self._full_length else names | mask) & accepted
-        self.register_buffer("special_ids", special_token_ids(tokenizer), persistent=False)
-        self._cut = CutWarning(tokenizer, self.max_length)
 
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``input_ids`` and ``attention_mask`` (B, T), padded to the batch's longest text (SigLIP: in full)."""
         cut = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         padding = "max_length" if self._full_length else True
         batch = self.tokenizer(items, padding=padding, return_attention_mask=True, return_tensors="pt", **cut)
-        self._cut.check(items, batch["attention_mask"])
+        self.warn_if_cut(items, batch["attention_mask"])
         return dict(batch)
 
     def forward(self, batch: Features) -> Features:
         """Return token embeddings and masks; see :class:`Encoder`."""
-        return text_features(self._run(batch).last_hidden_state, batch, self.special_ids)
+        return self.features(self._run(batch).last_hidden_state, batch)
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return token embeddings and masks after every block, without final norm but for the last."""
         output = self._run(batch, output_hidden_states=True)
         inner = inner_states(getattr(output, "hidden_states", None), self.model.config)
-        states = [*inner, output.last_hidden_state]
-        return [text_features(tokens, batch, self.special_ids) for tokens in states]
+        return [self.features(tokens, batch) for tokens in [*inner, output.last_hidden_state]]
 
     def _run(self, batch: Features, **options: Any) -> Any:
         return self.model(**{name: batch[name] for name in self._inputs if name in batch}, **options)
-
-    @property
-    def preprocessing(self) -> dict[str, Any]:
-        """The length limit, the vocabulary and the tokenizer."""
-        return tokenizing(self.tokenizer, self.max_length)
-
-    @property
-    def configuration(self) -> str:
-        """A digest of the model's configuration."""
-        return config_digest(self.model)
 
 
 def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
@@ -221,64 +187,40 @@ def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
     return list(states[-blocks:-1])
 
 
-def vision_width(config: Any) -> int:
-    """Return the width of a vision model's last tokens.
-
-    Raises:
-        ValueError: If its configuration does not state it.
-    """
-    widths = getattr(config, "hidden_sizes", None) or [getattr(config, "hidden_size", None)]
-    width = getattr(config, "output_channels", None) or widths[-1]
-    if width is None:
-        raise ValueError(f"a model of type '{config.model_type}' does not state its width; load it with timm instead.")
-    return int(width)
-
-
-def positional_limit(config: Any, tokenizer: Any) -> int | None:
-    """Return how many tokens a text may have: what the tokenizer states, within what the model has positions for.
-
-    RoBERTa-like models spend ``padding_idx + 1`` positions on padding. ``None`` where neither states a limit.
-    """
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions and config.model_type in ROBERTA_LIKE:
-        positions -= config.pad_token_id + 1
-    limits = [limit for limit in (positions, tokenizer.model_max_length) if limit and limit < VERY_LARGE_INTEGER]
-    return min(limits, default=None)
-
-
-def load(reference: EncoderReference) -> Encoder:
-    """Load a transformers model by hub id or folder; of a two-tower model, the tower of ``reference.modality``.
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> Encoder:
+    """Load a transformers model; of a two-tower model, the tower of ``reference.modality``.
 
     Raises:
         ValueError: If weights that are used are not in the checkpoint; the message lists them.
     """
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+    from transformers import AutoImageProcessor, AutoTokenizer
 
-    # without trust_remote_code=False a user at a terminal is asked whether to run the folder's code
-    source, options = reference.source, {"revision": reference.revision, "trust_remote_code": False}
-    with explain_hub_errors(source, reference.revision, offline_remedy(reference.modality)), safetensors_only(source):
-        kind = model_class(AutoConfig.from_pretrained(source, **options))
-        model, report = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
-        tower = select_tower(model, reference.modality)
-        leave_out_missing(tower, model, [*report["missing_keys"], *report["mismatched_keys"]], source)
-        if reference.modality == "image":
-            processor = AutoImageProcessor.from_pretrained(source, **options)
-            encoder: Encoder = TransformersVisionEncoder(tower, processor, reference.image_size)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            encoder = TransformersTextEncoder(tower, tokenizer, reference.max_length)
-    return encoder
+    kind = checked_class(folder)
+    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True, "output_loading_info": True}
+    model, report = kind.from_pretrained(folder, **options, **NO_CODE)
+    tower = select_tower(model, reference.modality)
+    leave_out_missing(tower, model, report, reference.name)
+    if reference.modality == "image":
+        processor = AutoImageProcessor.from_pretrained(folder, **NO_CODE)
+        return TransformersVisionEncoder(tower, processor, reference.image_size)
+    return TransformersTextEncoder(tower, AutoTokenizer.from_pretrained(folder, **NO_CODE), reference.max_length)
 
 
-def model_class(config: Any) -> Any:
-    """Return the class to load: where a checkpoint is of an encoder alone, as of T5, there is no decoder to load."""
+def checked_class(folder: Path) -> Any:
+    """Return the class to load, its size compared with the folder's weights.
+
+    Where a checkpoint is of an encoder alone, as of T5, there is no decoder to load.
+    """
     import transformers
 
+    config = transformers.AutoConfig.from_pretrained(folder, **NO_CODE)
     named = [name for name in config.architectures or () if name.endswith("EncoderModel")]
-    return getattr(transformers, named[0], transformers.AutoModel) if named else transformers.AutoModel
+    kind = getattr(transformers, named[0], None) if named else None
+    check_capacity(folder, lambda: kind(config) if kind else transformers.AutoModel.from_config(config, **NO_CODE))
+    return kind or transformers.AutoModel
 
 
-def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], source: str) -> None:
+def leave_out_missing(tower: Any, model: nn.Module, report: Mapping[str, Any], source: str) -> None:
     """Take out of a tower what its checkpoint lacks and nothing here reads: a pooler, which would be random.
 
     Raises:
@@ -286,6 +228,7 @@ def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], sour
     """
     own = {id(tensor): name for name, tensor in [*tower.named_parameters(), *tower.named_buffers()]}
     everything = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    missing = [*report["missing_keys"], *report["mismatched_keys"]]
     names = [key if isinstance(key, str) else key[0] for key in missing]
     lacking = sorted(own[id(everything[name])] for name in names if id(everything.get(name)) in own)
     if getattr(tower, "pooler", None) is not None and any(name.startswith("pooler.") for name in lacking):
@@ -298,20 +241,6 @@ def leave_out_missing(tower: Any, model: nn.Module, missing: Sequence[Any], sour
             f"{', '.join(lacking[:8])}{', …' if len(lacking) > 8 else ''}. Is it a checkpoint of another architecture, "
             "or a part of one?"
         )
-
-
-@contextmanager
-def safetensors_only(source: str) -> Iterator[None]:
-    """Say what to do where a checkpoint has pickled weights alone, which are not opened."""
-    try:
-        yield
-    except OSError as error:
-        if "safetensors" not in str(error):
-            raise
-        raise ValueError(
-            f"'{source}' has no safetensors file, and pickled weights are not opened: convert them once, "
-            "AutoModel.from_pretrained(…).save_pretrained(folder), and name that folder."
-        ) from error
 
 
 def select_tower(model: Any, modality: str) -> Any:

@@ -1,13 +1,18 @@
-"""What all evaluators share: sentence-transformers' call signature, and results on disk."""
+"""What all evaluators share: sentence-transformers' call signature, results on disk, and what they ask of a model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freezealign.files import write_json
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from freezealign.files import write_json_atomically
+from freezealign.inputs import shorten
 
 Results = dict[str, Any]
 
@@ -71,13 +76,57 @@ class Evaluator:
         if hasattr(model, "model_card_data"):
             model.model_card_data.set_evaluation_metrics(self, results, epoch, steps)
         if folder is not None:
-            write_json(folder / f"{self.name or type(self).__name__}.json", {"epoch": epoch, "steps": steps, **results})
+            content = {"epoch": epoch, "steps": steps, **results}
+            write_json_atomically(folder / f"{self.name or type(self).__name__}.json", content)
+        return results
+
+
+class SequentialEvaluator(Evaluator):
+    """Run evaluators one after another and gather their results; the first one's primary metric decides.
+
+    Args:
+        evaluators: Each with a name of its own, which tells its metrics from the others'.
+        name: Only for logs: metrics keep their evaluators' names.
+
+    Raises:
+        ValueError: If there is none, or two have one name.
+    """
+
+    def __init__(self, evaluators: Sequence[Evaluator], name: str = "") -> None:
+        super().__init__(name)
+        names = [evaluator.name for evaluator in evaluators]
+        if not evaluators or len(set(names)) < len(names):
+            raise ValueError(f"evaluators in sequence need a name each, all different: name='…'; got {names}.")
+        self.evaluators = list(evaluators)
+        self.greater_is_better = self.evaluators[0].greater_is_better
+
+    @property
+    def primary_metric(self) -> str:
+        """Key of the metric that decides: the first evaluator's."""
+        return self.evaluators[0].primary_metric
+
+    def __call__(self, model: Any, output_path: str | Path | None = None, epoch: int = -1, steps: int = -1) -> Results:
+        """Evaluate ``model`` with each; arguments as in the base, pictures in a folder for each evaluator."""
+        results: Results = {}
+        for evaluator in self.evaluators:
+            folder = None if output_path is None else Path(output_path) / (evaluator.name or type(evaluator).__name__)
+            results |= evaluator(model, folder, epoch, steps)
         return results
 
 
 def by_language(values: Any) -> dict[str, Any]:
-    """Return ``values`` as a mapping from language; a plain list is one nameless language."""
-    return dict(values) if isinstance(values, Mapping) else {"": values}
+    """Return ``values`` as a mapping from language; anything else is of one nameless language.
+
+    Raises:
+        ValueError: If a language has a code that is no text, as YAML reads ``no``, or there is none.
+    """
+    found = dict(values) if isinstance(values, Mapping) else {"": values}
+    for code in found:
+        if not isinstance(code, str):
+            raise ValueError(f"the code of a language is a text, got {shorten(code)}; write it in quotes, as 'no'.")
+    if not found:
+        raise ValueError("there is no language; give at least one.")
+    return found
 
 
 def prefixed(prefix: str, metric: str) -> str:
@@ -88,3 +137,16 @@ def prefixed(prefix: str, metric: str) -> str:
 def all_prefixed(prefix: str, results: Mapping[str, Any]) -> Results:
     """Return results with every metric :func:`prefixed`."""
     return {prefixed(prefix, metric): value for metric, value in results.items()}
+
+
+def embed(model: Any, modality: str, items: Any, **options: Any) -> Tensor:
+    """Return what a model's ``encode_image`` or ``encode_text`` does, (n, d) float32 on whatever device it comes."""
+    embeddings: Tensor = getattr(model, f"encode_{modality}")(items, convert_to_tensor=True, **options).float()
+    return embeddings
+
+
+def owners_mean(vectors: Tensor, owners: Tensor, count: int) -> Tensor:
+    """Return the mean (count, d) of the directions of each owner's vectors (n, d); ``owners`` (n,) count from 0."""
+    sums = vectors.new_zeros(count, vectors.shape[1])
+    directions = normalize(vectors, dim=-1)
+    return sums.index_add_(0, owners, directions) / torch.bincount(owners, minlength=count)[:, None]

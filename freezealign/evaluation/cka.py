@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from freezealign.alignment import Measure, measure_alignment
 from freezealign.alignment.registry import find_measure
-from freezealign.evaluation.captioned import CaptionedImagesEvaluator, Captions
-from freezealign.evaluation.embed import owners_mean
+from freezealign.evaluation.base import owners_mean
+from freezealign.evaluation.retrieval import CaptionedImagesEvaluator, Captions
 
 
 class CKAEvaluator(CaptionedImagesEvaluator):
@@ -22,13 +22,8 @@ class CKAEvaluator(CaptionedImagesEvaluator):
     :func:`freezealign.rank_encoders`.
 
     Args:
-        images: The images, in any form ``encode_image`` takes.
-        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
-            such a list for each language. Languages are evaluated apart.
-        name: Put in front of every metric.
+        images, captions, name, batch_size, show_progress_bar: As :class:`~freezealign.RetrievalEvaluator` has them.
         metrics: Names in :data:`freezealign.alignment.METRICS`, or measures; the first is the primary one.
-        batch_size: Items a forward pass.
-        show_progress_bar: Show progress if it takes longer than a second.
     """
 
     protocol = (

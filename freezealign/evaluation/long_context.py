@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from freezealign.evaluation.base import Results, all_prefixed, prefixed
-from freezealign.evaluation.budgets import counting, cut
-from freezealign.evaluation.captioned import Captions
-from freezealign.evaluation.embed import embed
+from freezealign.evaluation.base import Results, all_prefixed, embed, prefixed
 from freezealign.evaluation.pictures import draw_curves
-from freezealign.evaluation.retrieval import RetrievalEvaluator
+from freezealign.evaluation.retrieval import Captions, RetrievalEvaluator
+from freezealign.words import word_ends
 
 BUDGETS = (8, 16, 32, 64, 128, 256, 512)
+Ends = Callable[[str], list[int]]
+"""From a text to the positions at which its tokens end, in characters."""
 
 
 class LongContextEvaluator(RetrievalEvaluator):
@@ -24,18 +25,14 @@ class LongContextEvaluator(RetrievalEvaluator):
     out.
 
     Args:
-        images: The images, in any form ``encode_image`` takes.
-        captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
-            such a list for each language. Languages are evaluated apart.
-        name: Put in front of every metric.
+        images, captions, name, ks, batch_size, show_progress_bar: As :class:`~freezealign.RetrievalEvaluator` has them.
         budgets: Tokens to which captions are cut.
-        ks: Ranks to report.
-        batch_size: Items a forward pass.
-        show_progress_bar: Show progress if it takes longer than a second.
 
     Raises:
         ValueError: If a budget is not positive.
     """
+
+    texts_stay = False
 
     def __init__(
         self,
@@ -65,27 +62,57 @@ class LongContextEvaluator(RetrievalEvaluator):
         for language, texts in self.texts.items():
             counts = [len(ends(text)) for text in texts]
             longest, points = max(counts), curves.setdefault(language or "captions", [])
-            for budget in _reached(self.budgets, longest, limit):
+            most = longest if limit is None else min(longest, limit)
+            for budget in [*(budget for budget in self.budgets if budget < most), most]:
                 scores = self.language_scores(model, images, language, [cut(text, ends, budget) for text in texts])
                 scores["n_cut"] = sum(count > budget for count in counts)
                 results |= all_prefixed(prefixed(language, f"at_{budget}"), scores)
-                points.append({"x": budget, "y": scores[metric], **_interval(scores, metric)})
-            results |= all_prefixed(language, {**scores, "longest": longest, "budget": budget})
+                interval = {end: scores[f"{metric}_{end}"] for end in ("low", "high")}
+                points.append({"x": budget, "y": scores[metric], **interval})
+            results |= all_prefixed(language, {**scores, "longest": longest, "budget": most})
         if folder is not None:
             draw_curves(folder / "curve.png", curves, (f"{unit} of each caption", metric), f"{metric} by {unit} read")
         return results
 
-    def precompute(self, model: Any, path: str | Path | None = None) -> LongContextEvaluator:
-        """Run the frozen image encoder once; texts are encoded anew at each budget. Arguments as in the base."""
-        self._precompute_images(model, path)
-        return self
+
+def counting(model: Any) -> tuple[Ends, str, int | None]:
+    """Return how a model's texts are counted, what is counted, and how many of them its text encoder reads.
+
+    A limit includes the special tokens that the encoder adds; they are taken off here. Words are counted, and no limit
+    is known, where the model does not show its tokenizer.
+    """
+    encoder = getattr(model, "encoders", {}).get("text")
+    if encoder is None or encoder.encoder.tokenizer is None:
+        return word_ends, "words", None
+    tokenizer, limit = encoder.encoder.tokenizer, encoder.max_seq_length
+    special = tokenizer.num_special_tokens_to_add()
+    return token_ends(tokenizer), "tokens", None if limit is None else limit - special
 
 
-def _reached(budgets: Sequence[int], longest: int, limit: int | None) -> list[int]:
-    """Return the budgets worth a run: those that cut something, and the most that can be read."""
-    end = longest if limit is None else min(longest, limit)
-    return [*(budget for budget in budgets if budget < end), end]
+def token_ends(tokenizer: Any) -> Ends:
+    """Return what finds the ends of a text's tokens, special ones left out, with a fast Hugging Face tokenizer.
+
+    Raises:
+        ValueError: If it is not a fast one, which alone knows positions.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ValueError(f"{type(tokenizer).__name__} does not know where its tokens end; use a fast tokenizer.")
+
+    def ends(text: str) -> list[int]:
+        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, verbose=False)
+        return [end for _, end in read["offset_mapping"]]
+
+    return ends
 
 
-def _interval(scores: Mapping[str, float], metric: str) -> dict[str, float]:
-    return {end: scores[f"{metric}_{end}"] for end in ("low", "high")}
+def cut(text: str, ends: Ends, budget: int) -> str:
+    """Return the beginning of ``text`` that has at most ``budget`` tokens, cut where one ends and never in a character.
+
+    What is left may split in another way than it did within the text, and into more tokens: then it is cut again.
+
+    ``ends`` finds where tokens end, ascending; those that make up one character all end where it does.
+    """
+    while len(places := ends(text)) > budget:
+        whole = bisect_left(places, places[budget])
+        text = text[: [0, *places][min(budget, whole)]]
+    return text

@@ -10,6 +10,7 @@ from PIL import Image
 
 from freezealign.images import formats
 from freezealign.inputs import InputError
+from freezealign.modality import read_item
 
 
 def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
@@ -28,9 +29,9 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
             with Image.open(content, formats=formats()) as picture:
                 picture.load()
                 content = picture
+        mask = np.asarray(content)
     except Exception as error:  # a damaged file makes decoders raise whatever they happen to trip over
         raise InputError(f"cannot read {name}: {str(error).rstrip('.')}.") from error
-    mask = np.asarray(content)
     if mask.ndim != 2 or mask.dtype.kind not in "iub":
         mode = f" of mode '{content.mode}'" if isinstance(content, Image.Image) else ""
         raise InputError(
@@ -38,3 +39,12 @@ def read_mask(item: Any, name: str = "the mask") -> np.ndarray:
             "(H, W), a picture with a palette, or a grey one. A mask of colours has to be mapped to indices first."
         )
     return mask.astype(np.int64)
+
+
+def read_masked(image: Any, mask: Any, name: str = "the mask") -> tuple[Image.Image, np.ndarray]:
+    """Return a picture as RGB and its mask (H, W); an ``InputError`` says what cannot be read or has another size."""
+    picture, found = read_item(image, "image"), read_mask(mask, name)
+    shape = picture.height, picture.width
+    if found.shape != shape:
+        raise InputError(f"{name} is {found.shape}, its image {shape} (height, width); each pixel needs a class.")
+    return picture, found

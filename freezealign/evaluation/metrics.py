@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 TILE_ELEMENTS = 2**21  # caches hold so few
-BLOCK = 2**15  # entries of a gallery
 # Equal vectors can differ so much in their scores, as tiles of other shapes are summed in another order.
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 
@@ -30,31 +29,14 @@ def positive_ranks(queries: Tensor, gallery: Tensor, query_owner: Tensor, galler
     Returns:
         (Q,) integers in [0, G).
     """
-    rows = max(1, TILE_ELEMENTS // max(1, min(len(gallery), BLOCK)))
+    rows = max(1, TILE_ELEMENTS // max(1, len(gallery)))
     # Filled in place: small tensors that outlive their tile would lie between the large ones and scatter the memory.
     ranks = torch.empty(len(queries), dtype=torch.long, device=queries.device)
     for some, owner, found in zip(queries.split(rows), query_owner.split(rows), ranks.split(rows)):
-        found.copy_(_tile_ranks(some, owner[:, None], gallery, gallery_owner))
+        scores, right = some @ gallery.T, owner[:, None] == gallery_owner
+        best = scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True) - ROUNDING
+        found.copy_((~(scores < best) & ~right).sum(1))  # NaN is below nothing, so it counts against the model
     return ranks
-
-
-def _tile_ranks(queries: Tensor, query_owner: Tensor, gallery: Tensor, gallery_owner: Tensor) -> Tensor:
-    """Return the ranks of few queries, whose owners are (q, 1), against one block of the gallery at a time."""
-    with_right, without = [], []
-    for block, owner in zip(gallery.split(BLOCK), gallery_owner.split(BLOCK)):
-        right = owner == query_owner
-        if right.any():  # in few blocks, as captions stand in the order of their images
-            with_right.append((queries @ block.T, right))
-        else:
-            without.append(block)
-    best = queries.new_full((len(queries), 1), float("-inf"))
-    for scores, right in with_right:
-        best = best.maximum(scores.masked_fill(~right, float("-inf")).amax(1, keepdim=True))
-    best = best - ROUNDING
-    # NaN is below nothing, so it counts against the model.
-    ranks = [(~(scores < best) & ~right).sum(1) for scores, right in with_right]
-    ranks += [(~(queries @ block.T < best)).sum(1) for block in without]
-    return torch.stack(ranks).sum(0)
 
 
 @torch.no_grad()
@@ -126,11 +108,8 @@ def resampled_counts(counts: np.ndarray, width: int, resamples: int = 1000, seed
     Args:
         counts: (K,) how many items of each kind there are.
         width: Numbers that the caller keeps of a resample; it limits the rows of a tile.
-        resamples: R.
+        resamples: R; tiles (r, K) have R rows in all.
         seed: Of the draw.
-
-    Yields:
-        Tiles (r, K), R rows in all.
     """
     rng, n = np.random.default_rng(seed), int(counts.sum())
     tile = max(1, TILE_ELEMENTS // width)

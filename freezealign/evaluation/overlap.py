@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,19 +12,7 @@ from freezealign.evaluation.metrics import bootstrap_interval, resampled_counts
 
 LOGIT_SCALE = 40.0
 IGNORED = -1
-
-
-class Overlap(Protocol):
-    """Collects pictures and gives their score."""
-
-    def add(self, maps: Tensor, truth: Tensor) -> Tensor:
-        """Take one picture's similarities (C, H, W) and mask (H, W), and return what is predicted (H, W).
-
-        The mask holds class indices, C for background, and ``IGNORED`` for pixels that do not count.
-        """
-
-    def scores(self) -> dict[str, Any]:
-        """Return ``miou`` with its interval, and what goes with it."""
+NOTHING = "there is no pixel to score: every mask is background or ignored."
 
 
 class MeanIoU:
@@ -45,7 +33,10 @@ class MeanIoU:
         self._areas: list[np.ndarray] = []
 
     def add(self, maps: Tensor, truth: Tensor) -> Tensor:
-        """Take one picture; see :class:`Overlap`."""
+        """Take one picture's similarities (C, H, W) and mask (H, W), and return what is predicted (H, W).
+
+        The mask holds class indices, C for background, and ``IGNORED`` for pixels that do not count.
+        """
         if self.candidates == "present":
             absent = torch.ones(self.classes, dtype=torch.bool)
             absent[_present(truth, self.classes)] = False
@@ -55,23 +46,19 @@ class MeanIoU:
             best = (maps * LOGIT_SCALE).softmax(0).amax(0)
             predicted[~(best >= self.background)] = self.classes  # NaN, where no class competes, is background too
         predicted = predicted.cpu()
-        self._areas.append(self._measure(predicted, truth))
-        return predicted
-
-    def _measure(self, predicted: Tensor, truth: Tensor) -> np.ndarray:
-        """Return the pixels (3, C) of each class that are in both, in the prediction, in the mask."""
-        count = self.classes + (self.background is not None)
         counted = truth != IGNORED
-        predicted, truth = predicted[counted], truth[counted]
-        areas = [some.bincount(minlength=count) for some in (truth[truth == predicted], predicted, truth)]
-        return torch.stack(areas).numpy()
+        found, right = predicted[counted], truth[counted]
+        count = self.classes + (self.background is not None)
+        areas = [some.bincount(minlength=count) for some in (right[right == found], found, right)]
+        self._areas.append(torch.stack(areas).numpy())  # (3, C): in both, in the prediction, in the mask
+        return predicted
 
     def scores(self) -> dict[str, Any]:
         """Return ``miou``, its interval, ``pixel_accuracy`` and ``class_iou`` (null where there is none)."""
         areas = np.stack(self._areas).astype(np.float64)
         total = areas.sum(0)
         if not total[2].any():
-            raise ValueError("there is no pixel to score: every mask is background or ignored.")
+            raise ValueError(NOTHING)
         ious = _ious(total[None])[0]
         score, resampled = float(np.nanmean(ious)), _resampled(areas)
         # A class in few pictures is often not drawn at all, which shifts the mean: only the spread is taken.
@@ -101,13 +88,15 @@ class BinaryIoU:
         self._pictures: list[float] = []
 
     def add(self, maps: Tensor, truth: Tensor) -> Tensor:
-        """Take one picture; see :class:`Overlap`. What is predicted is the best of the classes that claim a pixel."""
+        """Take one picture as :class:`MeanIoU` does; predicted is the best of the classes that claim a pixel."""
         counted = truth != IGNORED
         present = _present(truth, self.classes)
         predicted = torch.full_like(truth, IGNORED)
         if not len(present):
             return predicted
-        stretched = _stretch(maps[present].cpu())
+        shown = maps[present].cpu()
+        lows, highs = shown.amin((1, 2), keepdim=True), shown.amax((1, 2), keepdim=True)
+        stretched = (shown - lows) / (highs - lows).clamp(min=torch.finfo(shown.dtype).tiny)  # a flat map is 0
         claimed = stretched >= self.threshold
         right = truth[None] == present[:, None, None]
         both, either = ((some & counted).sum((1, 2)) for some in (claimed & right, claimed | right))
@@ -119,7 +108,7 @@ class BinaryIoU:
     def scores(self) -> dict[str, Any]:
         """Return ``miou`` and its interval."""
         if not self._pictures:
-            raise ValueError("there is no pixel to score: every mask is background or ignored.")
+            raise ValueError(NOTHING)
         low, high = bootstrap_interval(np.array(self._pictures))
         return {"miou": float(np.mean(self._pictures)), "miou_low": low, "miou_high": high}
 
@@ -128,12 +117,6 @@ def _present(truth: Tensor, classes: int) -> Tensor:
     """Return the classes in a mask, background left out."""
     found = truth.unique()
     return found[(found >= 0) & (found < classes)]
-
-
-def _stretch(maps: Tensor) -> Tensor:
-    """Return each map (C, H, W) from 0 at its lowest to 1 at its highest value; a flat one is 0."""
-    lows, highs = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    return (maps - lows) / (highs - lows).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 def _ious(areas: np.ndarray) -> np.ndarray:
@@ -150,3 +133,7 @@ def _resampled(areas: np.ndarray) -> np.ndarray:
         ious = _ious((drawn @ flat).reshape(len(drawn), *areas.shape[1:]))
         means.append(np.nanmean(ious[~np.isnan(ious).all(1)], axis=1))  # only ignored pixels may be drawn
     return np.concatenate(means)
+
+
+Overlap = MeanIoU | BinaryIoU
+"""Collects pictures and gives their score."""

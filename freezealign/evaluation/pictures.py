@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from freezealign.figures import PALETTE, SCALE, new_figure
+from freezealign.files import write_atomically
 
 MOST_CLASSES = 30
 LEGEND_LINES = 12  # a row of pictures is no higher
@@ -21,13 +22,7 @@ BACKGROUND: Colour = (0.75, 0.75, 0.75)
 
 
 class Overlay(NamedTuple):
-    """A picture with its true and its predicted mask.
-
-    Args:
-        image: RGB.
-        truth: (H, W) class indices; negative where there is nothing to show.
-        predicted: (H, W) likewise.
-    """
+    """A picture with its true and its predicted mask (H, W): class indices, negative where nothing is to be shown."""
 
     image: Image.Image
     truth: np.ndarray
@@ -60,7 +55,7 @@ def draw_confusion(path: Path, names: Sequence[str], labels: np.ndarray, predict
     some = "" if len(shown) == len(names) else f" (the {len(shown)} of {len(names)} with the most mistakes)"
     axis.set(xlabel="predicted", ylabel="true")
     axis.set_title(f"Which class is taken for which{some}", fontsize=10, wrap=True)
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
 
 
 def most_mistaken(matrix: np.ndarray, most: int) -> np.ndarray:
@@ -70,13 +65,9 @@ def most_mistaken(matrix: np.ndarray, most: int) -> np.ndarray:
 
 
 def draw_overlays(path: Path, overlays: Sequence[Overlay], names: Sequence[str]) -> None:
-    """Draw pictures, the truth over each and the prediction over each, with a legend.
+    """Draw into a PNG a row a picture, the truth and the prediction over each; background has the last name."""
+    from matplotlib.patches import Patch
 
-    Args:
-        path: The PNG to write.
-        overlays: What to draw, a row each.
-        names: The names of the classes, and last that of the background.
-    """
     figure = new_figure(12, 3 * len(overlays))
     axes = figure.subplots(len(overlays), 4, squeeze=False, width_ratios=[1, 1, 1, 0.8])
     for row, overlay in zip(axes, overlays):
@@ -86,12 +77,18 @@ def draw_overlays(path: Path, overlays: Sequence[Overlay], names: Sequence[str])
         for axis, mask, title in zip(row, (None, overlay.truth, overlay.predicted), ("picture", "truth", "predicted")):
             axis.imshow(overlay.image)
             if mask is not None:
-                axis.imshow(_paint(mask, colours), interpolation="nearest")
+                painted = np.zeros((*mask.shape, 4))  # transparent where it is negative
+                for index, colour in colours.items():
+                    painted[mask == index] = (*colour, OPACITY)
+                axis.imshow(painted, interpolation="nearest")
             axis.set_title(title, fontsize=9)
         for axis in row:
             axis.axis("off")
-        _draw_legend(row[3], [(names[index], colour) for index, colour in colours.items()])
-    figure.savefig(path, dpi=DPI)
+        patches = [Patch(color=colour, label=_short(names[index], 40)) for index, colour in colours.items()]
+        if (rest := len(patches) - LEGEND_LINES) > 0:
+            patches[LEGEND_LINES:] = [Patch(alpha=0, label=f"and {rest} more")]
+        row[3].legend(handles=patches, loc="upper left", fontsize=8, frameon=False, borderpad=0, borderaxespad=0)
+    _save(figure, path)
 
 
 def by_importance(overlay: Overlay) -> list[int]:
@@ -113,26 +110,10 @@ def _colours() -> Iterator[Colour]:
             yield red, green, blue
 
 
-def _draw_legend(axis: Any, named: Sequence[tuple[str, Colour]]) -> None:
-    from matplotlib.patches import Patch
-
-    patches = [Patch(color=colour, label=_short(name, 40)) for name, colour in named[:LEGEND_LINES]]
-    if (rest := len(named) - LEGEND_LINES) > 0:
-        patches.append(Patch(alpha=0, label=f"and {rest} more"))
-    axis.legend(handles=patches, loc="upper left", fontsize=8, frameon=False, borderpad=0, borderaxespad=0)
-
-
 def draw_curves(
     path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]], labels: tuple[str, str], title: str
 ) -> None:
-    """Draw a line a name with its interval.
-
-    Args:
-        path: The PNG to write.
-        curves: For each name points with ``x``, ``y``, ``low`` and ``high``.
-        labels: Of the axes.
-        title: Above it.
-    """
+    """Draw into a PNG a line for each name, of points with ``x``, ``y``, ``low`` and ``high``."""
     figure = new_figure(7, 4.5)
     axis = figure.subplots()
     for colour, (name, points) in zip(itertools.cycle(PALETTE), curves.items()):
@@ -144,7 +125,7 @@ def draw_curves(
     axis.set(xlabel=labels[0], ylabel=labels[1], title=title, ylim=(0, None))
     if len(curves) > 1:
         axis.legend()
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
 
 
 def _short(name: str, width: int = 24) -> str:
@@ -153,9 +134,5 @@ def _short(name: str, width: int = 24) -> str:
     return cut.replace("$", r"\$")
 
 
-def _paint(mask: np.ndarray, colours: Mapping[int, Colour]) -> np.ndarray:
-    """Return an RGBA picture (H, W, 4) of the mask, transparent where it is negative."""
-    painted = np.zeros((*mask.shape, 4))
-    for index, colour in colours.items():
-        painted[mask == index] = (*colour, OPACITY)
-    return painted
+def _save(figure: Any, path: Path) -> None:
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from freezealign.evaluation.base import by_language
-from freezealign.evaluation.embed import embed, owners_mean
+from freezealign.evaluation.base import by_language, embed, owners_mean
+from freezealign.inputs import shorten
 
 ClassNames = Sequence[str | None]
 Template = str | Callable[[str], str]
@@ -31,8 +31,8 @@ class ClassPrompts:
         renormalize: ``False`` leaves the mean as it is, as the paper's code does.
 
     Raises:
-        ValueError: If a template has no place for the name, a language has no templates, languages have different
-            numbers of classes, or no class has a description.
+        ValueError: If a name, template or description is no text, a template has no place for the name, a language has
+            no templates, languages have different numbers of classes, or no class has a description.
     """
 
     def __init__(
@@ -43,12 +43,15 @@ class ClassPrompts:
         renormalize: bool = True,
     ) -> None:
         self.class_names: dict[str, ClassNames] = by_language(class_names)
-        templates = [templates] if isinstance(templates, str) or callable(templates) else templates
-        self.templates = templates if isinstance(templates, Mapping) else dict.fromkeys(self.class_names, templates)
-        described = (descriptions or {}).items()
-        self.descriptions = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in described}
+        some = [templates] if isinstance(templates, str) or callable(templates) else templates
+        self.templates = by_language(some) if isinstance(some, Mapping) else dict.fromkeys(self.class_names, some)
+        described = {} if descriptions is None else descriptions
+        if not isinstance(described, Mapping):
+            raise ValueError(f"descriptions are a dict from class name to sentences, got {shorten(described)}.")
+        self.descriptions = {key: [texts] if isinstance(texts, str) else texts for key, texts in described.items()}
         self.renormalize = renormalize
-        self._check()
+        self._check_names()
+        self._check_prompts()
 
     @property
     def languages(self) -> list[str]:
@@ -75,16 +78,15 @@ class ClassPrompts:
 
     def prompts(self, language: str) -> list[list[str]]:
         """Return the prompts of each class that :meth:`named` gives."""
-        return [self._asked(str(self.class_names[language][index]), language) for index in self.named(language)]
+        names = [str(self.class_names[language][index]) for index in self.named(language)]
+        templates = self.templates[language]
+        return [
+            list(self.descriptions.get(name, ())) or [_filled(template, name) for template in templates]
+            for name in names
+        ]
 
     def vectors(self, model: Any, language: str, **options: Any) -> Tensor:
-        """Return the class vectors (C', d) of the classes that :meth:`named` gives; all prompts are encoded together.
-
-        Args:
-            model: Anything with ``encode_text``.
-            language: One of :attr:`languages`.
-            **options: Of ``encode_text``.
-        """
+        """Return the vectors (C', d) of the classes that :meth:`named` gives; all prompts are encoded together."""
         prompts = self.prompts(language)
         texts = [text for some in prompts for text in some]
         owners = [owner for owner, some in enumerate(prompts) for _ in some]
@@ -92,16 +94,12 @@ class ClassPrompts:
         means = owners_mean(embeddings, torch.tensor(owners, device=embeddings.device), len(prompts))
         return normalize(means, dim=-1) if self.renormalize else means
 
-    def _asked(self, name: str, language: str) -> list[str]:
-        return self.descriptions.get(name) or [_filled(template, name) for template in self.templates[language]]
-
     def _described(self) -> set[str | None]:
         return {name for names in self.class_names.values() for name in names if self.descriptions.get(str(name))}
 
-    def _check(self) -> None:
+    def _check_names(self) -> None:
         for language, names in self.class_names.items():
-            if isinstance(names, str):
-                raise ValueError(f"class names are a list, and {names!r} is a text: pass [{names!r}, …].")
+            check_texts(names, "class name", f" in {language}" * bool(language), lambda name: name is None)
             if not self.named(language):
                 raise ValueError(f"no class has a name{f' in {language}' * bool(language)}.")
             if len(names) != self.count:
@@ -113,24 +111,38 @@ class ClassPrompts:
                 raise ValueError(
                     f"there are names in '{language}', but no templates; there are {list(self.templates)}."
                 )
-        for template in (template for some in self.templates.values() for template in some):
-            if not _has_place(template):
-                raise ValueError(
-                    f"the template {template!r} needs {{}} or {{c}} where the class name goes, and no other."
-                )
+
+    def _check_prompts(self) -> None:
+        for language, templates in self.templates.items():
+            check_texts(templates, "template", f" in {language}" * bool(language), callable)
+            for template in templates:
+                try:
+                    has_place = "\0" in _filled(template, "\0")
+                except (KeyError, IndexError, ValueError):
+                    has_place = False
+                if not has_place:
+                    raise ValueError(
+                        f"the template {template!r} needs {{}} or {{c}} where the class name goes, and no other."
+                    )
+        for name, texts in self.descriptions.items():
+            check_texts(texts, "description", f" of {name!r}")
         if self.descriptions and not self._described():
             raise ValueError(
                 f"none of the {self.count} classes has a description; they are for {list(self.descriptions)[:3]}…"
             )
 
 
+def check_texts(values: Any, what: str, where: str, other: Callable[[Any], bool] = lambda value: False) -> None:
+    """Raise a ``ValueError`` unless ``values`` are a list of texts, or of what ``other`` allows."""
+    if isinstance(values, str):
+        raise ValueError(f"{what}s are a list, and {values!r} is a text: pass [{values!r}, …].")
+    if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ValueError(f"the {what}s{where} are a list of texts, got {shorten(values)}.")
+    for index, value in enumerate(values):
+        if not isinstance(value, str) and not other(value):
+            kind = type(value).__name__
+            raise ValueError(f"{what} {index}{where} is {shorten(value)} ({kind}), not a text; write it in quotes.")
+
+
 def _filled(template: Template, name: str) -> str:
     return template(name) if callable(template) else template.format(name, c=name)
-
-
-def _has_place(template: Template) -> bool:
-    """Whether a template puts in the class name, and nothing else."""
-    try:
-        return "\0" in _filled(template, "\0")
-    except (KeyError, IndexError, ValueError):
-        return False

@@ -12,12 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from freezealign.evaluation.base import Evaluator, Results, all_prefixed
-from freezealign.evaluation.masks import read_mask
+from freezealign.evaluation.masks import read_masked
 from freezealign.evaluation.overlap import IGNORED, BinaryIoU, MeanIoU, Overlap
 from freezealign.evaluation.pictures import Overlay, draw_overlays
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
 from freezealign.evaluation.windows import SlidingWindows, cell_map, center_crop_share
-from freezealign.images import read_image
 from freezealign.inputs import InputError
 
 Protocol = Literal["standard", "freeze-align"]
@@ -134,18 +133,16 @@ class SegmentationEvaluator(Evaluator):
                 predicted = found[language].add(maps, truth)
                 if index < OVERLAYS and language == self.languages[0]:
                     overlays.append(Overlay(image, truth.numpy(), np.where(truth == IGNORED, IGNORED, predicted)))
-            chance.add(self.windows.merge(self._random(index, [grid for _, grid in cells]), image.size), truth)
+            generator = torch.Generator().manual_seed(index)
+            noise = [torch.rand(self.prompts.count, *grid, generator=generator) for _, grid in cells]
+            chance.add(self.windows.merge(noise, image.size), truth)
         if folder is not None:
             names = [*map(str, self.prompts.class_names[self.languages[0]]), "background"]
             draw_overlays(folder / "overlays.png", overlays, names)
-        return self._results(found, chance)
-
-    def _results(self, found: Mapping[str, Overlap], chance: Overlap) -> Results:
         results: Results = {"protocol": self.protocol}
-        floor = chance.scores()["miou"]
-        counts = {"n_images": len(self.images), "n_classes": self.prompts.count}
+        same = {"miou_chance": chance.scores()["miou"], "n_images": len(self.images), "n_classes": self.prompts.count}
         for language, overlap in found.items():
-            results |= all_prefixed(language, {**overlap.scores(), "miou_chance": floor, **counts})
+            results |= all_prefixed(language, {**overlap.scores(), **same})
         return results
 
     def _overlap(self) -> Overlap:
@@ -153,11 +150,6 @@ class SegmentationEvaluator(Evaluator):
             return BinaryIoU(self.prompts.count, self.threshold)
         background = self.threshold if self.background == "threshold" else None
         return MeanIoU(self.prompts.count, background, self.candidates)
-
-    def _random(self, index: int, grids: list[tuple[int, int]]) -> list[Tensor]:
-        """Return maps without meaning for the windows of picture number ``index``."""
-        generator = torch.Generator().manual_seed(index)
-        return [torch.rand(self.prompts.count, *grid, generator=generator) for grid in grids]
 
     def _pictures(self, model: Any) -> Iterator[tuple[Image.Image, Tensor, list[Any]]]:
         """Yield each picture, its mask (H, W), and the patches and grid of each of its windows."""
@@ -169,34 +161,21 @@ class SegmentationEvaluator(Evaluator):
             for start in range(0, len(self.images), PICTURES_AT_ONCE):
                 chosen = range(start, min(start + PICTURES_AT_ONCE, len(self.images)))
                 read = [self._read(index) for index in chosen]
-                windows = [self.windows.cut(image, keep) for image, _ in read]
-                cells = iter(
-                    model.encode_tokens(
-                        [window for some in windows for window in some],
-                        modality="image",
-                        convert_to_tensor=True,
-                        **self.quiet,
-                    )
-                )
-                for (image, truth), some in zip(read, windows):
+                cut = [self.windows.cut(image, keep) for image, _ in read]
+                windows = [window for some in cut for window in some]
+                cells = iter(model.encode_tokens(windows, modality="image", convert_to_tensor=True, **self.quiet))
+                for (image, truth), some in zip(read, cut):
                     yield image, truth, [next(cells) for _ in some]
                     bar.update()
 
     def _read(self, index: int) -> tuple[Image.Image, Tensor]:
-        """Return a picture and its mask."""
+        """Return a picture and its mask: class indices from 0, C for background that counts, else ``IGNORED``."""
+        item, classes = self.masks[index], self.prompts.count
+        name = f"mask {index} ({item})" if isinstance(item, (str, Path)) else f"mask {index}"
         try:
-            image = read_image(self.images[index])
+            image, mask = read_masked(self.images[index], item, name)
         except InputError as error:
             raise InputError(f"item {index}: {error}") from error
-        return image, self._truth(index, (image.height, image.width))
-
-    def _truth(self, index: int, shape: tuple[int, int]) -> Tensor:
-        """Return the mask of a picture: class indices from 0, C for background that counts, else ``IGNORED``."""
-        item = self.masks[index]
-        name = f"mask {index} ({item})" if isinstance(item, (str, Path)) else f"mask {index}"
-        mask, classes = read_mask(item, name), self.prompts.count
-        if mask.shape != shape:
-            raise InputError(f"{name} is {mask.shape}, its image {shape} (height, width); each pixel needs a class.")
         ignored = mask == self.ignore_label
         wrong = ~ignored & ((mask < 0) | (mask > classes - (self.background == "none")))
         if wrong.any():
@@ -207,4 +186,4 @@ class SegmentationEvaluator(Evaluator):
         if self.background != "none":
             counts = self.background == "threshold" or self.rule == "freeze-align"
             mask = np.where(mask == 0, classes if counts else IGNORED, mask - 1)
-        return torch.from_numpy(np.where(ignored, IGNORED, mask))
+        return image, torch.from_numpy(np.where(ignored, IGNORED, mask))

@@ -49,7 +49,8 @@ class SlidingWindows:
 
     def corners(self, width: int, height: int) -> list[tuple[int, int]]:
         """Return the left and top of every window on a picture already resized, row by row."""
-        return [(left, top) for top in self._starts(height) for left in self._starts(width)]
+        lefts, tops = ([*range(0, side - self.window, self.stride), side - self.window] for side in (width, height))
+        return [(left, top) for top in tops for left in lefts]
 
     def cut(self, image: Image.Image, keep: float = 1.0) -> list[Image.Image]:
         """Return the windows of a picture.
@@ -84,10 +85,6 @@ class SlidingWindows:
             total[:, rows, columns] += _upsample(values, (self.window, self.window))
             count[rows, columns] += 1
         return _upsample(total / count, (size[1], size[0]))
-
-    def _starts(self, length: int) -> list[int]:
-        last = length - self.window
-        return [*range(0, last, self.stride), last]
 
 
 def _upsample(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from freezealign.evaluation.base import Evaluator, Results, all_prefixed
-from freezealign.evaluation.embed import embed
+from freezealign.evaluation.base import Evaluator, Results, all_prefixed, embed
 from freezealign.evaluation.metrics import nearest, positive_ranks, scored
+from freezealign.evaluation.pictures import draw_confusion
 from freezealign.evaluation.prompts import ClassNames, ClassPrompts, Templates
+from freezealign.inputs import shorten
 
 
 class ZeroShotClassificationEvaluator(Evaluator):
@@ -37,7 +38,8 @@ class ZeroShotClassificationEvaluator(Evaluator):
         show_progress_bar: Show progress if it takes longer than a second.
 
     Raises:
-        ValueError: If a label has no class, the numbers of images and labels differ, or prompts cannot be made.
+        ValueError: If a label is no index of a class, the numbers of images and labels differ, or prompts cannot be
+            made.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class ZeroShotClassificationEvaluator(Evaluator):
         super().__init__(name, batch_size, show_progress_bar)
         if len(images) != len(labels) or not len(labels):
             raise ValueError(f"{len(images)} images but {len(labels)} labels.")
-        self.images, self.labels = images, _indices(labels)
+        self.images, self.labels = images, class_indices(labels)
         self.prompts = ClassPrompts(class_names, templates, descriptions, renormalize)
         self.ks, self.languages = tuple(ks), self.prompts.languages
         self.columns = [*(f"top{k}" for k in self.ks), "mean_per_class"]
@@ -75,54 +77,46 @@ class ZeroShotClassificationEvaluator(Evaluator):
         images = embed(model, "image", self.images, **self.options)
         results: Results = {"protocol": self.prompts.protocol}
         for language in self.languages:
-            shown, labels = self._labels(language)
+            named = self.prompts.named(language)
+            places = torch.full((self.prompts.count,), -1)  # of a class among those with a name
+            places[named] = torch.arange(len(named))
+            shown = (places[self.labels] >= 0).nonzero().flatten()
+            labels = places[self.labels[shown]]
             if not len(shown):
                 raise ValueError(f"no image has a class with a name in '{language}'.")
             classes = self.prompts.vectors(model, language, **self.options)
             results |= all_prefixed(language, self._scores(images[shown], labels.to(images.device), classes))
             if folder is not None and language == self.languages[0]:
-                self._draw(folder, labels, nearest(images[shown], classes).cpu())
+                names = [str(self.prompts.class_names[language][index]) for index in named]
+                predicted = nearest(images[shown], classes).cpu().numpy()
+                draw_confusion(folder / "confusion.png", names, labels.numpy(), predicted)
         return results
-
-    def _labels(self, language: str) -> tuple[Tensor, Tensor]:
-        """Return which images have a class with a name in ``language``, and its place among such classes."""
-        places = torch.full((self.prompts.count,), -1)
-        named = self.prompts.named(language)
-        places[named] = torch.arange(len(named))
-        labels = places[self.labels]
-        shown = (labels >= 0).nonzero().flatten()
-        return shown, labels[shown]
 
     def _scores(self, images: Tensor, labels: Tensor, classes: Tensor) -> Results:
         ranks = positive_ranks(images, classes, labels, torch.arange(len(classes), device=images.device))
+        totals, right = labels.bincount(), labels.bincount(weights=(ranks < 1).to(torch.float64))
         scores: Results = {"n_images": len(images), "n_classes": len(classes)}
-        scores["mean_per_class"] = _mean_per_class(ranks < 1, labels)
+        scores["mean_per_class"] = float((right[totals > 0] / totals[totals > 0]).mean())
         for k in self.ks:
             scores |= scored(f"top{k}", (ranks < k).cpu().numpy(), min(1.0, k / len(classes)))
         return scores
 
-    def _draw(self, folder: Path, labels: Tensor, predicted: Tensor) -> None:
-        from freezealign.evaluation.pictures import draw_confusion
 
-        language = self.languages[0]
-        names = [str(self.prompts.class_names[language][index]) for index in self.prompts.named(language)]
-        draw_confusion(folder / "confusion.png", names, labels.numpy(), predicted.numpy())
-
-
-def _mean_per_class(correct: Tensor, labels: Tensor) -> float:
-    """Return the mean over classes that occur of the accuracy within each."""
-    totals = labels.bincount()
-    right = labels.bincount(weights=correct.to(torch.float64))
-    return float((right[totals > 0] / totals[totals > 0]).mean())
-
-
-def _indices(labels: Any) -> torch.Tensor:
+def class_indices(labels: Any) -> Tensor:
     """Return labels (n,) as integers.
 
     Raises:
-        ValueError: If they are no whole numbers.
+        ValueError: If they are no whole numbers, one an image.
     """
-    found = torch.as_tensor(labels)
+    try:
+        found = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0, 0)
+    if found.ndim != 1 or found.is_complex():
+        raise ValueError(
+            f"labels are whole numbers, one an image, the index of its class; got {shorten(labels)}. Of names make "
+            "them with [class_names.index(name) for name in labels]."
+        )
     if found.is_floating_point() and not bool((found == found.round()).all()):
         raise ValueError(f"a label is the index of a class, and {float(found[found != found.round()][0])} is none.")
     return found.long()

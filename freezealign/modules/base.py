@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +14,30 @@ from torch import Tensor, nn
 from freezealign.batch import Features
 from freezealign.files import check_shapes, load_tensors, read_object, save_tensors, write_json
 from freezealign.hub import locate_folder
+
+POSITIVE = (Integral, lambda value: value >= 1, "a whole number of at least 1")
+ABOVE_ZERO = (Real, lambda value: 0 < float(value) < math.inf, "a finite number above 0")
+OPTIONS: dict[str, tuple[type, Callable[[Any], bool], str]] = {
+    "in_dim": POSITIVE,
+    "out_dim": POSITIVE,
+    "neighbours": POSITIVE,
+    "landmarks": (Integral, lambda value: value >= 0, "a whole number of at least 0"),
+    "width": ABOVE_ZERO,
+    "power": ABOVE_ZERO,
+    "dropout": (Real, lambda value: 0 <= value <= 1, "a share in [0, 1]"),
+    "cls": (bool, lambda value: True, "true or false"),
+    "bias": (Real, math.isfinite, "a finite number"),
+    **dict.fromkeys(("temperature", "minimum", "maximum"), (Real, lambda value: True, "a number")),
+}
+"""What the options of blocks are: of which type, within which range, and that in words."""
+
+
+def check_options(**options: Any) -> None:
+    """Raise a ``ValueError`` for an option that is not what :data:`OPTIONS` says; a truth value is no number."""
+    for name, value in options.items():
+        kind, fits, words = OPTIONS[name]
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not fits(value):
+            raise ValueError(f"{name} must be {words}, got {value!r}.")
 
 
 class Module(nn.Module):
@@ -42,8 +69,7 @@ class Module(nn.Module):
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / self.config_file_name, self.get_config_dict())
-        tensors = self.trained_tensors()
-        if tensors:
+        if tensors := self.trained_tensors():
             save_tensors(folder / self.weights_file_name, tensors)
 
     def __repr__(self) -> str:
@@ -70,17 +96,11 @@ class Module(nn.Module):
         Further keyword arguments are those sentence-transformers hands to every module; they do not concern this one.
 
         Raises:
-            ValueError: If the folder is incomplete, or a tensor is missing or has another shape.
+            ValueError: If the folder is incomplete, an option is none that the block takes, or a tensor is missing, has
+                another shape or holds NaN or infinity.
         """
-        folder = locate_folder(
-            model_name_or_path,
-            subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        return cls.from_folder(folder)
+        hub: dict[str, Any] = {"token": token, "revision": revision, "cache_folder": cache_folder}
+        return cls.from_folder(locate_folder(model_name_or_path, subfolder, local_files_only=local_files_only, **hub))
 
     @classmethod
     def from_folder(cls, folder: Path) -> Module:

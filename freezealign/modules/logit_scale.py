@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from freezealign.modules.base import Module
+from freezealign.modules.base import Module, check_options
 
 ROUNDING = 1e-6
 
@@ -32,8 +31,9 @@ class LogitScale(Module):
         self, temperature: float = 0.07, minimum: float = 0.001, maximum: float = 0.5, bias: float | None = None
     ) -> None:
         super().__init__()
+        check_options(temperature=temperature, minimum=minimum, maximum=maximum)
         low, initial, high = torch.tensor([minimum, temperature, maximum], dtype=torch.float32, device="cpu")
-        if not 0 < low <= initial <= high:
+        if not 0 < low <= initial <= high < torch.inf:
             raise ValueError(f"temperature {temperature} must lie in [{minimum}, {maximum}], and above 0.")
         self.minimum, self.maximum = minimum, maximum
         self.temperature = nn.Parameter(torch.empty(()).fill_(initial.item()))
@@ -48,8 +48,7 @@ class LogitScale(Module):
 
     def add_bias_(self, value: float = -10.0) -> None:
         """Add a bias if there is none; -10 is the start of Zhai et al. 2023. Do so before making an optimiser."""
-        if not math.isfinite(value):
-            raise ValueError(f"bias must be a finite number, got {value}.")
+        check_options(bias=value)
         if self.bias is None:
             self.bias = nn.Parameter(torch.full_like(self.temperature, value, requires_grad=False))
 
@@ -67,19 +66,17 @@ class LogitScale(Module):
         """
         scale = super().from_folder(folder)
         assert isinstance(scale, LogitScale)
-        temperature = scale.temperature.item()
-        if not scale.minimum * (1 - ROUNDING) <= temperature <= scale.maximum * (1 + ROUNDING):
-            raise ValueError(
-                f"{folder}: the temperature is {temperature}, and not within [{scale.minimum}, {scale.maximum}]."
-            )
+        scale.check(scale.temperature, folder)
         return scale
+
+    def check(self, temperature: Tensor, path: Path) -> None:
+        """Raise a ``ValueError`` if a temperature that was saved at ``path`` is not within the bounds."""
+        value = temperature.item()
+        if not self.minimum * (1 - ROUNDING) <= value <= self.maximum * (1 + ROUNDING):
+            raise ValueError(f"{path}: the temperature is {value}, and not within [{self.minimum}, {self.maximum}].")
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the bounds, the present temperature and the present bias."""
         bias = None if self.bias is None else self.bias.item()
-        return {
-            "temperature": self.temperature.item(),
-            "minimum": self.minimum,
-            "maximum": self.maximum,
-            "bias": bias,
-        }
+        bounds = {"minimum": self.minimum, "maximum": self.maximum}
+        return {"temperature": self.temperature.item(), **bounds, "bias": bias}

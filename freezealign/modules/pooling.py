@@ -1,4 +1,4 @@
-"""Pooling: from the tokens of an item to one vector."""
+"""Pooling and Normalize: from the tokens of an item to one vector, and that onto the unit sphere."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from freezealign.batch import Features
 from freezealign.modules.base import Module, require
@@ -17,11 +18,6 @@ def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``tokens`` (B, T, D) where ``mask`` (B, T) is true; an item without any true position gives zeros."""
     weights = mask.unsqueeze(-1).to(tokens.dtype)
     return (tokens * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def masked_max(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Maximum of ``tokens`` (B, T, D) per channel where ``mask`` (B, T) is true."""
-    return tokens.masked_fill(~mask.unsqueeze(-1), float("-inf")).amax(1)
 
 
 class Pooling(Module):
@@ -50,16 +46,19 @@ class Pooling(Module):
         Raises:
             ValueError: If the mode needs a CLS vector or tokens that are not there.
         """
-        return {**features, "sentence_embedding": self._pool(features)}
-
-    def _pool(self, features: Features) -> Tensor:
         if self.mode == "cls":
-            return self._cls(features)
-        tokens = require(features, "token_embeddings", self, "put a FrozenEncoder before it.")
+            return {**features, "sentence_embedding": self._cls(features)}
+        tokens, mask = (
+            require(features, "token_embeddings", self, "put a FrozenEncoder before it."),
+            self.mask(features),
+        )
         if self.mode == "max":
-            return masked_max(tokens, self.mask(features))
-        mean = masked_mean(tokens, self.mask(features))
-        return mean + self._cls(features) if self.mode == "cls+patch_mean" else mean
+            pooled = tokens.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
+        else:
+            pooled = masked_mean(tokens, mask)
+        if self.mode == "cls+patch_mean":
+            pooled = pooled + self._cls(features)
+        return {**features, "sentence_embedding": pooled}
 
     def mask(self, features: Features) -> Tensor:
         """Return which tokens are pooled, (B, T)."""
@@ -72,3 +71,12 @@ class Pooling(Module):
     def _cls(self, features: Features) -> Tensor:
         remedy = "the encoder gives no CLS vector, or the TokenProjector was built with cls=False."
         return require(features, "cls_token_embeddings", self, remedy)
+
+
+class Normalize(Module):
+    """Divide ``sentence_embedding`` (..., d) by its L2 norm, so that cosine similarity is a dot product."""
+
+    def forward(self, features: Features) -> Features:
+        """Replace ``sentence_embedding`` by its unit-length version."""
+        embedding = require(features, "sentence_embedding", self, "put a Pooling before it.")
+        return {**features, "sentence_embedding": normalize(embedding, dim=-1)}

@@ -6,61 +6,46 @@ Source: Maniparambil et al., "Harnessing Frozen Unimodal Encoders for Flexible M
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from freezealign.modules.base import check_options
 from freezealign.modules.pooling import masked_mean
 
 ProjectionKind = Literal["linear", "mlp", "linear+mlp", "glu", "identity"]
 
 
-class AffineBranch:
-    """What a projection with a linear branch has in common, so that a closed form can set it."""
-
-    def affine(self) -> nn.Linear:
-        """Return the linear branch."""
-        raise NotImplementedError
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.affine().weight.device
+class LinearProjection(nn.Linear):
+    """``Linear(in, d)(x)``; like what else has a linear branch, a closed form can set it."""
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return what the linear branch sees of ``x`` (..., in), without dropout."""
-        weight = self.affine().weight
-        return x.to(weight.device, weight.dtype)
+        return x.to(self.weight)
 
+    @torch.no_grad()
     def set_affine(self, weight: Tensor, bias: Tensor) -> None:
         """Make this ``weight @ prepared(x) + bias``; what is added to the linear branch starts at zero."""
-        with torch.no_grad():
-            self.affine().weight.copy_(weight)
-            self.affine().bias.copy_(bias)
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
 
 
-class LinearProjection(nn.Linear, AffineBranch):
-    """``Linear(in, d)(x)``."""
+class NormedBranches(nn.Module):
+    """``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x)`` plus a non-linear branch that ends linear too."""
 
-    def affine(self) -> nn.Linear:
-        """Return itself."""
-        return self
-
-
-class NormedBranches(nn.Module, AffineBranch):
-    """``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x)`` plus a non-linear branch."""
+    last_name: ClassVar[str]
 
     def __init__(self, in_dim: int, out_dim: int, dropout: float) -> None:
         super().__init__()
         self.prepare = nn.Sequential(nn.LayerNorm(in_dim), nn.Dropout(dropout))
-        self.linear = nn.Linear(in_dim, out_dim)
+        self.linear = LinearProjection(in_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., d)."""
         x = self.prepare(x)
-        return self.linear(x) + self.last()(self.hidden(x))
+        return self.linear(x) + self.last(self.hidden(x))
 
     def mean(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """Return the mean of :meth:`forward` over tokens (B, T, in) where ``mask`` (B, T) is true: (B, d).
@@ -68,30 +53,27 @@ class NormedBranches(nn.Module, AffineBranch):
         The linear layers commute with a mean, so they see one vector an item: many times less work for the same result.
         """
         x = self.prepare(tokens)
-        projected = self.linear(masked_mean(x, mask)) + self.last()(masked_mean(self.hidden(x), mask))
+        projected = self.linear(masked_mean(x, mask)) + self.last(masked_mean(self.hidden(x), mask))
         return projected * mask.any(1, keepdim=True)
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return what the non-linear branch makes of the prepared ``x``, before its last layer."""
         raise NotImplementedError
 
-    def last(self) -> nn.Linear:
-        """Return the layer that ends the non-linear branch."""
-        raise NotImplementedError
-
-    def affine(self) -> nn.Linear:
-        """Return the linear branch."""
-        return self.linear
+    @property
+    def last(self) -> nn.Module:
+        """The linear layer that ends the non-linear branch."""
+        return self.get_submodule(self.last_name)
 
     def prepared(self, x: Tensor) -> Tensor:
         """Return the layer-normed ``x``."""
-        normed: Tensor = self.prepare[0](super().prepared(x))
+        normed: Tensor = self.prepare[0](self.linear.prepared(x))
         return normed
 
     def set_affine(self, weight: Tensor, bias: Tensor) -> None:
         """Make this ``weight @ LayerNorm(x) + bias``, with a non-linear branch that starts at zero."""
-        super().set_affine(weight, bias)
-        _zero(self.last())
+        self.linear.set_affine(weight, bias)
+        _zero(self.last)
 
 
 class ResidualMLP(nn.Module):
@@ -122,20 +104,16 @@ class TokenProjection(NormedBranches):
     ``x = Dropout(LayerNorm(in)(x))``; returns ``Linear(in, d)(x) + Linear(d, d)(GELU(Linear(in, d)(x)))``.
     """
 
+    last_name = "nonlinear.2"
+
     def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
         super().__init__(in_dim, out_dim, dropout)
         self.nonlinear = nn.Sequential(nn.Linear(in_dim, out_dim), nn.GELU(), nn.Linear(out_dim, out_dim))
 
     def hidden(self, x: Tensor) -> Tensor:
         """Return ``GELU(Linear(in, d)(x))``."""
-        curved: Tensor = self.nonlinear[1](self.nonlinear[0](x))
+        curved: Tensor = self.nonlinear[:2](x)
         return curved
-
-    def last(self) -> nn.Linear:
-        """Return the second layer of the GELU branch."""
-        layer = self.nonlinear[2]
-        assert isinstance(layer, nn.Linear)
-        return layer
 
 
 class GatedProjection(NormedBranches):
@@ -148,6 +126,8 @@ class GatedProjection(NormedBranches):
     Models", CVPR 2025 (a gated head for frozen encoders).
     """
 
+    last_name = "out"
+
     def __init__(self, in_dim: int, out_dim: int, dropout: float = 0.1) -> None:
         super().__init__(in_dim, out_dim, dropout)
         budget = in_dim * out_dim + out_dim * out_dim + 2 * out_dim
@@ -159,10 +139,6 @@ class GatedProjection(NormedBranches):
         """Return ``SiLU(Linear(in, h)(x)) · Linear(in, h)(x)``."""
         return functional.silu(self.gate(x)) * self.value(x)
 
-    def last(self) -> nn.Linear:
-        """Return the layer behind the gate."""
-        return self.out
-
 
 def _zero(layer: nn.Module) -> None:
     for parameter in layer.parameters():
@@ -173,21 +149,17 @@ def make_projection(kind: ProjectionKind, in_dim: int, out_dim: int, dropout: fl
     """Build the map named ``kind`` from width ``in_dim`` to ``out_dim``.
 
     Raises:
-        ValueError: If ``kind`` is unknown, or is ``identity`` while the widths differ.
+        ValueError: If ``kind`` is unknown, an option is out of its range, or widths differ that ``identity`` keeps.
     """
-    if kind == "linear":
-        return LinearProjection(in_dim, out_dim)
-    if kind == "glu":
-        return GatedProjection(in_dim, out_dim, dropout)
-    if kind == "mlp":
-        return ResidualMLP(in_dim, out_dim, dropout)
-    if kind == "linear+mlp":
-        return TokenProjection(in_dim, out_dim, dropout)
-    if kind == "identity":
-        if in_dim != out_dim:
-            raise ValueError(f"an identity projection keeps its width, but in_dim={in_dim} and out_dim={out_dim}.")
-        return nn.Identity()
-    raise ValueError(f"unknown projection {kind!r}; choose one of {get_args(ProjectionKind)}.")
+    check_options(in_dim=in_dim, out_dim=out_dim, dropout=dropout)
+    if kind not in get_args(ProjectionKind):
+        raise ValueError(f"unknown projection {kind!r}; choose one of {get_args(ProjectionKind)}.")
+    if kind == "identity" and in_dim != out_dim:
+        raise ValueError(f"an identity projection keeps its width, but in_dim={in_dim} and out_dim={out_dim}.")
+    if kind in ("identity", "linear"):
+        return nn.Identity() if kind == "identity" else LinearProjection(in_dim, out_dim)
+    classes = {"mlp": ResidualMLP, "linear+mlp": TokenProjection, "glu": GatedProjection}
+    return classes[kind](in_dim, out_dim, dropout)
 
 
 def fit_input(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:
@@ -201,5 +173,4 @@ def fit_input(x: Tensor, in_dim: int, block: nn.Module) -> Tensor:
             f"{type(block).__name__} was built for width {in_dim} but the encoder before it gives {x.shape[-1]}; "
             f"build it with in_dim={x.shape[-1]}."
         )
-    weight = next(block.parameters(), x)
-    return x.to(weight.dtype)
+    return x.to(next(block.parameters(), x).dtype)

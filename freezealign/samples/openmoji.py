@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from PIL import Image
-
-from freezealign.samples.sample import Sample, SampleSet, crop_to_object, hash_fold, render_svg
+from freezealign.samples.sample import Sample, SampleSet, hash_fold, read_cutout, read_drawing
 
 LICENCE = "Drawings: OpenMoji, CC BY-SA 4.0 (openmoji.org). Names: Unicode CLDR, through the package emoji (BSD)."
 SKIN_TONES = range(0x1F3FB, 0x1F3FF + 1)
@@ -35,13 +32,9 @@ def load_openmoji() -> SampleSet:
         path = _drawing(folder, character)
         if path is None or names["status"] != emoji.STATUS["fully_qualified"]:
             continue
-        captions = {code: _readable(names[code]) for code in languages if code in names}
-        samples.append(Sample(path.stem, partial(_render, path), captions, partial(_cutout, path)))
-    return SampleSet("OpenMoji", LICENCE, languages, tuple(samples), _is_test)
-
-
-def _is_test(sample: Sample) -> bool:
-    return hash_fold(sample.key) == 0
+        captions = {code: names[code].strip(":").replace("_", " ") for code in languages if code in names}
+        samples.append(Sample(path.stem, partial(read_drawing, path), captions, partial(read_cutout, path)))
+    return SampleSet("OpenMoji", LICENCE, languages, tuple(samples), lambda sample: hash_fold(sample.key) == 0)
 
 
 def _drawing(folder: Path, character: str) -> Path | None:
@@ -54,16 +47,3 @@ def _drawing(folder: Path, character: str) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-def _readable(name: Any) -> str:
-    return str(name).strip(":").replace("_", " ")
-
-
-def _render(path: Path) -> Image.Image:
-    return render_svg(path.read_text(encoding="utf-8"), path.name)
-
-
-def _cutout(path: Path) -> Image.Image:
-    drawing = render_svg(path.read_text(encoding="utf-8"), path.name, background=None)
-    return crop_to_object(drawing.convert("RGBA"), path.name)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from freezealign.images import read_image
 from freezealign.inputs import InputError
 
 VISIBLE = 128
@@ -83,8 +86,6 @@ def render_svg(svg: str, name: str, pixels: int = 300, background: str | None = 
     Raises:
         InputError: If the document cannot be rendered.
     """
-    import io
-
     import resvg_py
 
     try:
@@ -92,6 +93,29 @@ def render_svg(svg: str, name: str, pixels: int = 300, background: str | None = 
     except ValueError as error:
         raise InputError(f"cannot render {name}: {error}") from None
     return Image.open(io.BytesIO(png))
+
+
+def read_drawing(path: Path) -> Image.Image:
+    """Return a picture on white, an SVG file rendered; an :class:`InputError` says why it cannot be read."""
+    if path.suffix != ".svg":
+        return read_image(path)
+    return render_svg(path.read_text(encoding="utf-8", errors="replace"), path.name)
+
+
+def read_cutout(path: Path) -> Image.Image:
+    """Return what a picture shows alone, as :func:`crop_to_object` does; errors as of :func:`read_drawing`."""
+    try:
+        if path.suffix == ".svg":
+            svg = path.read_text(encoding="utf-8", errors="replace")
+            picture = render_svg(svg, path.name, background=None).convert("RGBA")
+        else:
+            with Image.open(path) as image:  # which read_image lays on white
+                picture = image.convert("RGBA")
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
+        raise InputError(f"cannot read the image {path.name}: {error}.") from None
+    return crop_to_object(picture, path.name)
 
 
 def crop_to_object(picture: Image.Image, name: str) -> Image.Image:

@@ -15,8 +15,8 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from freezealign.inputs import InputError, Skipped
-from freezealign.samples.places import check_languages, describe_grid
+from freezealign.inputs import Skipped
+from freezealign.samples.places import PLACES, describe_grid
 from freezealign.samples.sample import VISIBLE, Sample
 
 LONG = 16
@@ -63,6 +63,10 @@ class _Scene:
     background: tuple[int, int, int]
     side: int
 
+    @property
+    def columns(self) -> int:
+        return math.ceil(math.sqrt(len(self.objects)))
+
 
 def compose_scenes(
     samples: Sequence[Sample],
@@ -94,20 +98,25 @@ def compose_scenes(
         ValueError: If there are too few samples that share no caption, a language has no words for places, or a number
             does not fit the others.
     """
-    check_languages(languages)
     _check_numbers(count, objects, side, variants, changed)
+    if unknown := [language for language in languages if language not in PLACES]:
+        raise ValueError(f"there are no words for places in {unknown}; there are for {list(PLACES)}.")
     usable, skipped = _find_usable(samples, languages)
     numbers = {sample.key: number for number, sample in enumerate(usable, start=1)}
-    scenes = []
+    own = changed if variants > 1 else 0
+    shared, scenes = objects - own, []
     for group in range(count // variants):
-        background = _light_colour(_hash(seed, group, "background"))
-        shuffled = _shuffle(usable, seed, group)
-        for chosen in _choose_variants(shuffled, objects, variants, changed, languages):
-            scenes.append(_Scene({numbers[sample.key]: sample for sample in chosen}, background, side))
+        red, green, blue = (DARKEST + byte % (256 - DARKEST) for byte in _hash(seed, group, "background")[:3])
+        shuffled = sorted(usable, key=lambda sample: _hash(seed, group, sample.key))
+        drawn = _draw_different(shuffled, shared + variants * own, languages)
+        for variant in range(variants):
+            start = shared + variant * own
+            chosen = {numbers[sample.key]: sample for sample in drawn[:shared] + drawn[start : start + own]}
+            scenes.append(_Scene(chosen, (red, green, blue), side))
     return Scenes(
         images=[partial(_draw_image, scene) for scene in scenes],
         masks=[partial(_draw_mask, scene) for scene in scenes],
-        captions={language: [_describe(scene, language) for scene in scenes] for language in languages},
+        captions={code: [_describe(scene, code) for scene in scenes] for code in languages},
         keys=[[sample.key for sample in scene.objects.values()] for scene in scenes],
         class_names={language: [sample.captions[language] for sample in usable] for language in languages},
         skipped=skipped,
@@ -122,7 +131,7 @@ def _check_numbers(count: int, objects: int, side: int, variants: int, changed: 
         raise ValueError(f"{count} scenes cannot be split into groups of {variants}; take a multiple of {variants}.")
     if variants > 1 and not 1 <= changed <= objects:
         raise ValueError(f"{changed} of {objects} objects cannot change; changed is 1 to {objects}.")
-    smallest = SMALLEST_CELL * _count_columns(objects)
+    smallest = SMALLEST_CELL * math.ceil(math.sqrt(objects))
     if side < smallest:
         raise ValueError(f"{objects} objects do not fit {side} pixels; side must be at least {smallest}.")
 
@@ -135,26 +144,11 @@ def _find_usable(samples: Sequence[Sample], languages: Sequence[str]) -> tuple[l
             continue
         try:
             sample.cutout()
-        except InputError as error:
+        except Exception as error:  # whatever one sample trips over is that sample's failure
             skipped.append(Skipped(index, str(error)))
         else:
             usable.append(sample)
     return sorted(usable, key=lambda sample: sample.key), skipped
-
-
-def _shuffle(samples: Sequence[Sample], seed: int, group: int) -> list[Sample]:
-    return sorted(samples, key=lambda sample: _hash(seed, group, sample.key))
-
-
-def _choose_variants(
-    samples: Sequence[Sample], objects: int, variants: int, changed: int, languages: Sequence[str]
-) -> list[list[Sample]]:
-    """Return for each scene of a group its objects: those they share, then its own."""
-    own = changed if variants > 1 else 0
-    shared = objects - own
-    drawn = _draw_different(samples, shared + variants * own, languages)
-    starts = [shared + variant * own for variant in range(variants)]
-    return [drawn[:shared] + drawn[start : start + own] for start in starts]
 
 
 def _draw_different(samples: Sequence[Sample], wanted: int, languages: Sequence[str]) -> list[Sample]:
@@ -176,22 +170,12 @@ def _draw_different(samples: Sequence[Sample], wanted: int, languages: Sequence[
 
 
 def _describe(scene: _Scene, language: str) -> str:
-    captions = [sample.captions[language] for sample in scene.objects.values()]
-    return describe_grid(language, captions, _count_columns(len(captions)))
-
-
-def _count_columns(objects: int) -> int:
-    return math.ceil(math.sqrt(objects))
+    return describe_grid(language, [sample.captions[language] for sample in scene.objects.values()], scene.columns)
 
 
 def _hash(*parts: object) -> bytes:
     """Return 16 bytes that look random, but depend on the parts only, not on a library's generator."""
     return hashlib.md5("/".join(map(str, parts)).encode(), usedforsecurity=False).digest()
-
-
-def _light_colour(random: bytes) -> tuple[int, int, int]:
-    red, green, blue = (DARKEST + byte % (256 - DARKEST) for byte in random[:3])
-    return red, green, blue
 
 
 def _draw_image(scene: _Scene) -> Image.Image:
@@ -210,22 +194,14 @@ def _draw_mask(scene: _Scene) -> np.ndarray:
 
 
 def _place(scene: _Scene) -> list[tuple[Image.Image, tuple[int, int]]]:
-    """Return the objects as large as their cells allow, and their upper left corners: each in its cell's middle."""
-    columns = _count_columns(len(scene.objects))
-    rows = math.ceil(len(scene.objects) / columns)
-    width, height = scene.side / columns, scene.side / rows
+    """Return the objects as large as their cells allow with a margin, and their upper left corners, in the middle."""
+    width, height = scene.side / scene.columns, scene.side / math.ceil(len(scene.objects) / scene.columns)
     placed = []
     for cell, sample in enumerate(scene.objects.values()):
-        row, column = divmod(cell, columns)
-        cutout = _fit(sample.cutout(), width, height)  # type: ignore[misc]  # only samples with a cutout are usable
-        left = round((column + 0.5) * width - cutout.width / 2)
-        top = round((row + 0.5) * height - cutout.height / 2)
-        placed.append((cutout, (left, top)))
+        row, column = divmod(cell, scene.columns)
+        cutout: Image.Image = sample.cutout()  # type: ignore[misc]  # only samples with a cutout are usable
+        scale = (1 - 2 * MARGIN) * min(width / cutout.width, height / cutout.height)
+        size = max(1, round(scale * cutout.width)), max(1, round(scale * cutout.height))
+        left, top = round((column + 0.5) * width - size[0] / 2), round((row + 0.5) * height - size[1] / 2)
+        placed.append((cutout.resize(size, Image.Resampling.LANCZOS), (left, top)))
     return placed
-
-
-def _fit(cutout: Image.Image, width: float, height: float) -> Image.Image:
-    """Return a cutout scaled to fit a cell with its margin."""
-    scale = (1 - 2 * MARGIN) * min(width / cutout.width, height / cutout.height)
-    size = max(1, round(scale * cutout.width)), max(1, round(scale * cutout.height))
-    return cutout.resize(size, Image.Resampling.LANCZOS)

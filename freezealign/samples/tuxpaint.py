@@ -10,9 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from freezealign.images import read_image
-from freezealign.inputs import InputError
-from freezealign.samples.sample import Sample, SampleSet, crop_to_object, hash_fold, render_svg
+from freezealign.samples.sample import Sample, SampleSet, hash_fold, read_cutout, read_drawing
 
 LICENCE = "Tux Paint stamps, GPL-2, Bill Kendrick and contributors (tuxpaint.org); Debian tuxpaint-stamps-default."
 BORDER = 1.14
@@ -35,28 +33,25 @@ def load_tuxpaint(stamps: str | Path, fold: int = 0) -> SampleSet:
     root = _find_root(Path(stamps))
     samples = []
     for description in sorted(root.rglob("*.txt")):
-        picture = _picture(description)
-        if picture is None or description.relative_to(root).parts[0] == "symbols":
+        pictures = [path for path in map(description.with_suffix, (".png", ".svg")) if path.is_file()]
+        if not pictures or description.relative_to(root).parts[0] == "symbols":
             continue
-        key = picture.relative_to(root).as_posix()
-        captions = read_descriptions(description)
-        samples.append(Sample(key, partial(_read, picture), captions, partial(_cutout, picture)))
-    return SampleSet("Tux Paint stamps", LICENCE, LANGUAGES, tuple(samples), partial(_is_test, fold=fold))
+        key, captions = pictures[0].relative_to(root).as_posix(), read_descriptions(description)
+        samples.append(Sample(key, partial(_read, pictures[0]), captions, partial(read_cutout, pictures[0])))
+    return SampleSet(
+        "Tux Paint stamps", LICENCE, LANGUAGES, tuple(samples), lambda sample: hash_fold(sample.key) == fold
+    )
 
 
 def read_descriptions(path: Path) -> dict[str, str]:
     """Return language code to description: the first line is English, then ``de.utf8=…`` and so on."""
-    first, *others = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    captions = {"en": first.strip()}
-    for line in others:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    captions = {"en": "".join(lines[:1]).strip()}
+    for line in lines[1:]:
         code, separator, text = line.partition(".utf8=")
         if separator and text.strip():
             captions[code] = text.strip()
     return {code: text for code, text in captions.items() if text}
-
-
-def _is_test(sample: Sample, fold: int) -> bool:
-    return hash_fold(sample.key) == fold
 
 
 def _find_root(folder: Path) -> Path:
@@ -69,39 +64,10 @@ def _find_root(folder: Path) -> Path:
     )
 
 
-def _picture(description: Path) -> Path | None:
-    for suffix in (".png", ".svg"):
-        path = description.with_suffix(suffix)
-        if path.is_file():
-            return path
-    return None
-
-
 def _read(path: Path) -> Image.Image:
     """Return a stamp on a white square, with a border for an encoder's centre crop to cut off."""
-    svg = path.suffix == ".svg"
-    stamp = render_svg(path.read_text(encoding="utf-8", errors="replace"), path.name) if svg else read_image(path)
-    stamp = stamp.convert("RGB")
+    stamp = read_drawing(path).convert("RGB")
     side = round(BORDER * max(stamp.size))
     square = Image.new("RGB", (side, side), "white")
     square.paste(stamp, ((side - stamp.width) // 2, (side - stamp.height) // 2))
     return square
-
-
-def _cutout(path: Path) -> Image.Image:
-    """Return the stamp alone, with its transparency."""
-    if path.suffix == ".svg":
-        svg = path.read_text(encoding="utf-8", errors="replace")
-        stamp = render_svg(svg, path.name, background=None).convert("RGBA")
-    else:
-        stamp = _read_png(path)
-    return crop_to_object(stamp, path.name)
-
-
-def _read_png(path: Path) -> Image.Image:
-    """Return a PNG as RGBA, where :func:`~freezealign.images.read_image` would lay it on white."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGBA")
-    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
-        raise InputError(f"cannot read the image {path.name}: {error}.") from None

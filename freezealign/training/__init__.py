@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from freezealign.training.arguments import FitArguments
-from freezealign.training.history import History
+from freezealign.training.arguments import FitArguments, History
 from freezealign.training.losses import ContrastiveLoss, SigmoidLoss
 
 __all__ = ["ContrastiveLoss", "FitArguments", "History", "SigmoidLoss"]

@@ -1,10 +1,12 @@
-"""FitArguments: everything ``fit`` can be told."""
+"""FitArguments and History: everything ``fit`` can be told, and what it tells."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from freezealign.inputs import Skipped
 
 Schedule = Literal["auto", "paper"]
 InitKind = Literal["random", "closed-form", "keep"]
@@ -13,13 +15,13 @@ Precision = Literal["no", "bf16", "fp16"]
 
 NEUTRAL = ("output_dir", "save_every", "keep_checkpoints", "report_to", "show_progress_bar", "data_name")
 """Fields that do not change what is trained, so that a run may be resumed with other values."""
-LEAST = {
-    **dict.fromkeys(("epochs", "learning_rate", "final_learning_rate", "weight_decay", "structure_weight", "seed"), 0),
-    **dict.fromkeys(
-        ("encode_batch_size", "captions", "evaluate_every", "patience", "save_every", "keep_checkpoints"), 1
-    ),
-}
-"""The smallest value of a field."""
+LEAST = (
+    (0, ("epochs", "learning_rate", "final_learning_rate", "weight_decay", "structure_weight", "seed")),
+    (1, ("encode_batch_size", "captions", "evaluate_every", "patience", "save_every", "keep_checkpoints")),
+)
+"""The smallest value of fields."""
+KINDS = {"schedule": Schedule, "init": InitKind, "loss": LossKind, "precision": Precision}
+"""Fields that are one of some names."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,14 @@ class FitArguments:
     show_progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        self._check_kinds()
-        for name, least in LEAST.items():
+        for name, kind in KINDS.items():
             value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+            if value not in get_args(kind) and not (value is None and name in ("init", "precision")):
+                raise ValueError(f"unknown {name} {value!r}; choose one of {get_args(kind)}.")
+        for least, names in LEAST:
+            for name in names:
+                if (value := getattr(self, name)) is not None and not value >= least:
+                    raise ValueError(f"{name} must be at least {least}, got {value}.")
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2, got {self.batch_size}: a pair alone has no negatives.")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -108,14 +113,29 @@ class FitArguments:
         if self.weights is not None and not all(weight > 0 for weight in self.weights):
             raise ValueError(f"weights must be above 0, got {self.weights}; leave out a data set instead.")
 
-    def _check_kinds(self) -> None:
-        kinds = {"schedule": Schedule, "init": InitKind, "loss": LossKind, "precision": Precision}
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if value not in get_args(kind) and not (value is None and name in ("init", "precision")):
-                raise ValueError(f"unknown {name} {value!r}; choose one of {get_args(kind)}.")
-
     def identity(self) -> dict[str, Any]:
         """Return what a run depends on, as JSON."""
         values = {key: value for key, value in vars(self).items() if key not in NEUTRAL}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+@dataclass
+class History:
+    """What happened during ``fit``.
+
+    Args:
+        steps: One dict a step: ``step``, ``epoch``, ``loss``, ``temperature``, ``learning_rate``.
+        evaluations: One dict an evaluation: ``step``, ``epoch``, and the evaluator's results.
+        skipped: Items left out, with the reason.
+        plan: What the schedule chose, and why.
+    """
+
+    steps: list[dict[str, float]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    plan: str = ""
+
+    @property
+    def losses(self) -> list[float]:
+        """The loss of every step."""
+        return [step["loss"] for step in self.steps]

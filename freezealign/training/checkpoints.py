@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,29 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from freezealign.files import check_version, read_object, save_tensors, write_json_atomically
+from freezealign.files import check_object, check_version, read_object, save_tensors, write_json_atomically
 
 FORMAT_VERSION = 1
 STATE = "state.json"
+NUMBER = (int, float)
+STATE_KINDS = {"progress": dict, "scaler": dict, "steps": list, "evaluations": list}
+PROGRESS_KINDS = {"step": int, "epoch": int, "batch": int, "best": (*NUMBER, type(None)), "since_best": int}
+SCALER_KINDS = {"scale": NUMBER, "growth_factor": NUMBER, "backoff_factor": NUMBER}
+SCALER_KINDS |= {"growth_interval": NUMBER, "_growth_tracker": NUMBER}
+STEP_KINDS = {"step": int, "epoch": int, "loss": NUMBER, "temperature": NUMBER, "learning_rate": NUMBER}
+"""What is in ``state.json``, and of which type."""
+REMEDY = "remove that folder to go on from an earlier checkpoint"
+
+
+@dataclass
+class Progress:
+    """Where a run is: steps taken, the epoch at work and its batches used, the best score and evaluations since it."""
+
+    step: int = 0
+    epoch: int = 1
+    batch: int = 0
+    best: float | None = None
+    since_best: int = 0
 
 
 def recover(folder: Path) -> None:
@@ -63,29 +84,43 @@ def commit(path: Path, state: dict[str, Any], keep: int) -> None:
         shutil.rmtree(old)
 
 
-def read_state(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state.
+def read_state(path: Path, scales: bool) -> dict[str, Any]:
+    """Return a checkpoint's state, with its :class:`Progress`, and that of the scaler if it ``scales`` the loss.
 
     Raises:
         ValueError: If it is damaged, or a later version wrote it.
     """
-    state = read_object(path / STATE, ("format_version", "progress"))
+    file = path / STATE
+    state = read_object(file, {"format_version": int})
     check_version(path, state, FORMAT_VERSION)
-    return state
+    check_object(file, state, STATE_KINDS)
+    check_object(file, state["progress"], PROGRESS_KINDS)
+    check_object(file, state["scaler"], SCALER_KINDS if scales else {})
+    for step in state["steps"]:
+        check_object(file, step, STEP_KINDS)
+    for evaluation in state["evaluations"]:
+        check_object(file, evaluation, {"step": int, "epoch": int})
+    return {**state, "progress": Progress(*(state["progress"][key] for key in PROGRESS_KINDS))}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of one file of a checkpoint.
+def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None, partial: bool = False) -> dict[str, Tensor]:
+    """Return the tensors of one file of a checkpoint: all those of ``like`` by name and shape, or some if ``partial``.
 
     Raises:
-        ValueError: If it is missing or damaged.
+        ValueError: If it is missing or damaged, holds something else, or NaN or infinity.
     """
     try:
-        return load_file(str(path))
+        tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{path} cannot be read ({error}); remove {path.parent} to go on from an earlier one."
-        ) from None
+        raise ValueError(f"{path} cannot be read ({error}); {REMEDY}.") from None
+    like = tensors if like is None else like
+    for name in sorted(tensors if partial else tensors.keys() | like.keys()):
+        shapes = [tuple(found[name].shape) if name in found else "nothing" for found in (tensors, like)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{path} holds {shapes[0]} as '{name}', where {shapes[1]} is trained; {REMEDY}.")
+        if not tensors[name].isfinite().all():
+            raise ValueError(f"{path} holds NaN or infinity as '{name}'; {REMEDY}.")
+    return tensors
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -94,30 +129,27 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @torch.no_grad()
-def set_trained_tensors(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors into the parameters that are trained."""
-    for name, parameter in trained_parameters(model).items():
+def set_tensors(parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the parameters of their names."""
+    for name, parameter in parameters.items():
         parameter.copy_(tensors[name])
 
 
-def save_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
+def save_optimizer(path: Path, parameters: Mapping[str, nn.Parameter], optimizer: Optimizer) -> None:
     """Write the optimiser's state, each tensor under its parameter's name."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors = {
-        f"{names[id(parameter)]}:{key}": value
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-    save_tensors(path, tensors)
+    states = {name: optimizer.state.get(parameter, {}) for name, parameter in parameters.items()}
+    save_tensors(path, {f"{name}:{key}": value for name, state in states.items() for key, value in state.items()})
 
 
-def load_optimizer(path: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Read what :func:`save_optimizer` wrote."""
-    parameters = dict(model.named_parameters())
-    for name, tensor in read_tensors(path).items():
-        parameter_name, key = name.rsplit(":", 1)
-        parameter = parameters[parameter_name]
-        optimizer.state[parameter][key] = tensor if key == "step" else tensor.to(parameter.device)
+def read_optimizer(path: Path, parameters: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Tensor]]:
+    """Return what :func:`save_optimizer` wrote, by parameter; what no loss has reached has no state."""
+    like: dict[str, Tensor] = {f"{name}:step": torch.zeros(()) for name in parameters}
+    like |= {f"{name}:{key}": value for name, value in parameters.items() for key in ("exp_avg", "exp_avg_sq")}
+    states: dict[str, dict[str, Tensor]] = {}
+    for path_in_state, tensor in read_tensors(path, like, partial=True).items():
+        name, key = path_in_state.rsplit(":", 1)
+        states.setdefault(name, {})[key] = tensor if key == "step" else tensor.to(parameters[name].device)
+    return states
 
 
 def generators(device: torch.device) -> dict[str, Tensor]:

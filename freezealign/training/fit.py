@@ -12,22 +12,27 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+from torch import nn
+
 from freezealign.data.reader import PairReader
-from freezealign.features import FeatureStore
+from freezealign.features import FeatureStore, Level
 from freezealign.features.folder import StoreFolder
 from freezealign.features.job import extract_features
 from freezealign.files import claim, exclusive
-from freezealign.space import Space
-from freezealign.training.arguments import FitArguments
+from freezealign.modules.landmarks import LandmarkHead
+from freezealign.space import Space, Tower
+from freezealign.space.recipes import build_blocks
+from freezealign.training.arguments import FitArguments, History
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.checkpoints import trained_parameters
 from freezealign.training.closed_form import closed_form_obstacle, initialize_closed_form
-from freezealign.training.history import History
-from freezealign.training.plan import NEEDS_CACHE, Plan, choose_recipe, make_plan, suits_kernel
+from freezealign.training.plan import NEEDS_CACHE, choose_recipe, make_plan, suits_kernel
 from freezealign.training.trainer import Trainer, check_trainable, seeded
 
 if TYPE_CHECKING:
@@ -48,7 +53,7 @@ class Fitted(NamedTuple):
 
 def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..., Any] | None = None) -> Fitted:
     """Do what :meth:`freezealign.FreezeAlign.fit` says."""
-    check_trainable(space)
+    check_trainable(space, arguments, evaluator)
     accelerator = make_accelerator(space, arguments)
     stores = given_stores(data)
     reader = None if stores else PairReader(data, space.modalities)
@@ -61,11 +66,18 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
         recipe = choose_recipe(space, stores, arguments)
         pairs = reader.count if reader is not None and not stores else sum(map(len, stores))
         plan = make_plan(space, recipe, pairs, bool(stores), arguments)
-        batches = make_batches(space, stores, reader, plan.arguments, accelerator)
+        assert plan.arguments.batch_size is not None
+        order = (plan.arguments.batch_size, arguments.seed)
+        batches: Batches
+        if reader is not None and not stores:
+            batches = OnlineBatches(reader, space.encoders, *order, arguments.strict)
+        else:
+            ranks = (accelerator.process_index, accelerator.num_processes)
+            batches = CachedBatches(stores, *order, arguments.weights, arguments.captions, *ranks)
     with own_folder(space, recipe, batches, plan.arguments, accelerator):
         logger.info(plan.reasons)
         with seeded(arguments.seed, space.device):
-            initialize(space, recipe, stores, plan)
+            initialize(space, recipe, stores, plan.arguments)
         history = Trainer(space, batches, plan, accelerator, evaluator).run()
     space.is_trained = True
     return Fitted(plan.arguments, history, batches.num_pairs)
@@ -74,11 +86,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
 def settle(
     space: Space, stores: Sequence[FeatureStore], reader: PairReader | None, arguments: FitArguments, processes: int
 ) -> FitArguments:
-    """Return the arguments with what the data decides, and check that they go together with it.
-
-    Raises:
-        ValueError: If they do not.
-    """
+    """Return the arguments with what the data decides; raise a ``ValueError`` if they do not go together with it."""
     cached = bool(stores) or arguments.cache_features
     if arguments.weights is not None and len(arguments.weights) != max(len(stores), int(cached)):
         raise ValueError(f"{len(arguments.weights)} weights for {len(stores)} feature stores.")
@@ -96,9 +104,6 @@ def settle(
     return replace(arguments, batch_size=arguments.batch_size or own)
 
 
-# Store
-
-
 def given_stores(data: Any) -> list[FeatureStore]:
     """Return the feature stores that ``data`` is, or none if it is something else."""
     data = [data] if isinstance(data, FeatureStore) else data
@@ -108,9 +113,9 @@ def given_stores(data: Any) -> list[FeatureStore]:
 
 def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
     """Return the frozen features of the data in memory; of several processes, the first extracts them for all."""
-    few = space.recipe == "auto" and suits_kernel(reader.count, arguments)
+    level: Level | None = "pooled" if suits_kernel(space, reader.count, arguments) else None
     extraction = space.extraction(
-        "pooled" if few else None, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
+        level, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
     )
 
     def run(path: Path | None) -> FeatureStore:
@@ -118,72 +123,50 @@ def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerat
 
     if accelerator.num_processes == 1:
         return run(None)
-    with shared_folder(accelerator) as folder:
+    from accelerate.utils import broadcast_object_list
+
+    made = [tempfile.mkdtemp(prefix="freezealign-") if accelerator.is_main_process else None]
+    folder = Path(broadcast_object_list(made)[0], "features")
+    try:
         if accelerator.is_main_process:
             run(folder)
         while not (StoreFolder(folder).exists and StoreFolder(folder).complete):
             time.sleep(POLL_SECONDS)  # not a barrier, which gives up after minutes
-        return FeatureStore.open(folder).resident()
-
-
-@contextmanager
-def shared_folder(accelerator: Accelerator) -> Iterator[Path]:
-    """Give all processes of a machine one folder, and remove it when all are done with it."""
-    from accelerate.utils import broadcast_object_list
-
-    made = [tempfile.mkdtemp(prefix="freezealign-") if accelerator.is_main_process else None]
-    root = Path(broadcast_object_list(made)[0])
-    try:
-        yield root / "features"
+        store = FeatureStore.open(folder).resident()
         accelerator.wait_for_everyone()
+        return store
     finally:
         if accelerator.is_main_process:
-            shutil.rmtree(root, ignore_errors=True)
-
-
-# Plan: what to train on
-
-
-def make_batches(
-    space: Space,
-    stores: Sequence[FeatureStore],
-    reader: PairReader | None,
-    arguments: FitArguments,
-    accelerator: Accelerator,
-) -> Batches:
-    """Return what the steps of training are given."""
-    assert arguments.batch_size is not None
-    if not stores:
-        assert reader is not None
-        return OnlineBatches(reader, space.encoders, arguments.batch_size, arguments.seed, arguments.strict)
-    ranks = (accelerator.process_index, accelerator.num_processes)
-    return CachedBatches(stores, arguments.batch_size, arguments.seed, arguments.weights, arguments.captions, *ranks)
+            shutil.rmtree(folder.parent, ignore_errors=True)
 
 
 def identity(
     space: Space, recipe: str | None, batches: Batches, arguments: FitArguments, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Return what a run depends on, as JSON."""
-    encoders = {name: encoder.fingerprint for name, encoder in space.encoders.items()}
-    shapes = {f"the shape of {name}": list(tensor.shape) for name, tensor in trained_parameters(space).items()}
+    """Return what a run depends on, as JSON: the same before it and after it, when the model has what it made."""
     facts = {
         "pairs": batches.num_pairs,
         "data": batches.digest(),
         "processes": accelerator.num_processes,
         "autocast": arguments.precision or accelerator.mixed_precision,
-        "recipe": recipe,
     }
-    return {**arguments.identity(), **facts, **encoders, **shapes}
+    with torch.device("meta"):  # blocks that are chosen here, and landmarks that are taken here, are not there before
+        for name, tower in space.named_towers.items():
+            facts[name] = tower.encoder.fingerprint
+            width = tower.get_embedding_dimension()
+            blocks = tower.blocks if recipe is None else build_blocks(tower.encoder, recipe, width)[1:]
+            if blocks and isinstance(head := blocks[-1], LandmarkHead) and arguments.init == "closed-form":
+                blocks = [*blocks[:-1], type(head)(**{**head.get_config_dict(), "landmarks": 0})]
+            shapes = {key: list(value.shape) for key, value in trained_parameters(nn.Sequential(*blocks)).items()}
+            facts |= {f"the shape of towers.{name}.{key}": shape for key, shape in shapes.items()}
+    return {**arguments.identity(), **facts}
 
 
 @contextmanager
 def own_folder(
     space: Space, recipe: str | None, batches: Batches, arguments: FitArguments, accelerator: Accelerator
 ) -> Iterator[None]:
-    """Begin a run in its folder of checkpoints, or go on with it there, and keep every other run out meanwhile.
-
-    The first process answers for all.
-    """
+    """Begin a run in its folder or go on with it there, and keep others out; the first process answers for all."""
     if arguments.output_dir is None:
         yield
         return
@@ -195,22 +178,24 @@ def own_folder(
         yield
 
 
-# Initialisation
-
-
-def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore], plan: Plan) -> None:
-    """Give the space the blocks and the weights that training starts from."""
-    if recipe is not None:
-        space.set_recipe(recipe)
-    elif space.recipe == "auto":
-        space.recipe = "token"
-    if plan.arguments.loss == "sigmoid":
+def initialize(space: Space, recipe: str | None, stores: Sequence[FeatureStore], arguments: FitArguments) -> None:
+    """Give the space the blocks and the weights that training starts from; a failure leaves it as it was."""
+    before, copies = space.recipe, {}
+    if arguments.init == "closed-form":
+        copies = {name: Tower([tower.encoder, *deepcopy(tower.blocks)]) for name, tower in space.named_towers.items()}
+    try:
+        if recipe is not None:
+            space.set_recipe(recipe)
+        elif space.recipe == "auto":
+            space.recipe = "token"
+        if arguments.init == "closed-form":
+            initialize_closed_form(space, stores, arguments.weights, arguments.seed)
+    except Exception:
+        space.towers.update(copies)
+        space.recipe = before
+        raise
+    if arguments.loss == "sigmoid":
         space.logit_scale.add_bias_()
-    if plan.arguments.init == "closed-form":
-        initialize_closed_form(space, stores, plan.arguments.weights, plan.arguments.seed)
-
-
-# Training
 
 
 def make_accelerator(space: Space, arguments: FitArguments) -> Accelerator:
@@ -218,13 +203,12 @@ def make_accelerator(space: Space, arguments: FitArguments) -> Accelerator:
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
-    folder = None if arguments.output_dir is None else str(arguments.output_dir)
     # Accelerate's device is chosen once a process and for good, and does not matter to a process that is alone.
     on_cpu = space.device.type == "cpu" and int(os.environ.get("WORLD_SIZE", "1")) > 1
     accelerator = Accelerator(
         cpu=on_cpu,
         log_with=list(arguments.report_to) or None,
-        project_dir=folder or ".",
+        project_dir=str(arguments.output_dir or "."),
         # A tower may hold what its pooling does not read, and only one of the losses reads the bias.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )

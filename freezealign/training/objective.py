@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import log_softmax, normalize
 
 from freezealign.batch import Features, is_frozen
 from freezealign.space import Space
+from freezealign.space.recipes import default_pooling
 from freezealign.training.arguments import FitArguments
 from freezealign.training.losses import ContrastiveLoss, SigmoidLoss
-from freezealign.training.neighbourhoods import neighbourhood_loss, summary
 
 LOSSES = {"infonce": ContrastiveLoss, "sigmoid": SigmoidLoss}
+NEIGHBOURHOOD_TEMPERATURE = 0.05
 
 
 class Objective(nn.Module):
-    """The loss of a batch.
-
-    Args:
-        space: What is trained.
-        arguments: Loss, negatives and the weight of the structure loss.
-    """
+    """The loss of a batch."""
 
     def __init__(self, space: Space, arguments: FitArguments) -> None:
         super().__init__()
@@ -27,20 +27,54 @@ class Objective(nn.Module):
         self.loss = LOSSES[arguments.loss](global_negatives=arguments.global_negatives)
 
     def forward(self, inputs: dict[str, Features], owners: dict[str, Tensor] | None) -> Tensor:
-        """Return the loss, a scalar.
+        """Return the loss, a scalar; arguments as :class:`~freezealign.training.batches.TrainingBatch` has them.
 
-        Args:
-            inputs: For each modality what its tower takes; raw batches are encoded here.
-            owners: For each modality which pair of the data each of its rows belongs to.
+        Raw batches are encoded here.
         """
-        frozen = {
-            name: features if is_frozen(features) else self.space.tower(name).encoder(features)
-            for name, features in inputs.items()
-        }
+        encoders = self.space.encoders
+        frozen = {name: batch if is_frozen(batch) else encoders[name](batch) for name, batch in inputs.items()}
         embeddings = self.space(frozen)
         ids = [] if owners is None else [owners[name] for name in embeddings]
         loss: Tensor = self.loss(*embeddings.values(), self.space.logit_scale, *ids)
         if self.structure_weight:
-            terms = [neighbourhood_loss(summary(frozen[name]), vectors) for name, vectors in embeddings.items()]
+            terms = [
+                neighbourhood_loss(self._pooled(name, frozen[name]), vectors) for name, vectors in embeddings.items()
+            ]
             loss = loss + self.structure_weight * sum(terms) / len(terms)
         return loss
+
+    def _pooled(self, modality: str, frozen: Features) -> Tensor:
+        """Return one vector an item (B, D), pooled as the tower does where it pools first."""
+        tower = self.space.tower(modality)
+        pooling = tower.first_pooling or default_pooling(tower.encoder)
+        features = pooling(frozen) if "token_embeddings" in frozen else frozen
+        vectors: Tensor = features["sentence_embedding"]
+        return vectors
+
+
+def neighbourhood_loss(frozen: Tensor, embeddings: Tensor, temperature: float = NEIGHBOURHOOD_TEMPERATURE) -> Tensor:
+    """Return how much the neighbourhoods of a batch differ before and after projection: a scalar in [0, log 2].
+
+    The mean over rows of the Jensen–Shannon divergence between the softmax over cosine similarities to the other rows,
+    in the frozen space and in the shared one, each centred. Memory is O(B²): the loss is for few pairs.
+    Source: "With Limited Data for Multimodal Alignment, Let the STRUCTURE Guide You", NeurIPS 2025, at one level.
+
+    Args:
+        frozen: (B, D), not trained.
+        embeddings: (B, d).
+        temperature: Of the softmax.
+    """
+    with torch.autocast(frozen.device.type, enabled=False):
+        before, after = _log_neighbours(frozen, temperature), _log_neighbours(embeddings, temperature)
+    middle = torch.logaddexp(before, after) - math.log(2)
+    divergence = before.exp() * (before - middle) + after.exp() * (after - middle)
+    return divergence.sum(1).mean() / 2
+
+
+def _log_neighbours(vectors: Tensor, temperature: float) -> Tensor:
+    """Return for each row the log-probabilities of the other rows: (B, B - 1)."""
+    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    centred = normalize(vectors - vectors.mean(0), dim=-1)
+    others = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    similarity = (centred @ centred.T)[others].view(len(vectors), len(vectors) - 1)
+    return log_softmax(similarity / temperature, dim=-1)

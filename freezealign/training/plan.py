@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from freezealign.features import FeatureStore
 from freezealign.space import Space
@@ -29,22 +29,17 @@ PAPER: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Arguments with nothing left open, and the reasons for what was chosen."""
 
     arguments: FitArguments
     reasons: str
 
 
-def suits_kernel(pairs: int | None, arguments: FitArguments) -> bool:
-    """Whether there are so few pairs that a kernel head suits them, and nothing else was asked for."""
-    return (
-        arguments.schedule == "auto"
-        and arguments.init in (None, "closed-form")
-        and pairs is not None
-        and pairs < KERNEL
-    )
+def suits_kernel(space: Space, pairs: int | None, arguments: FitArguments) -> bool:
+    """Whether blocks are to be chosen, and there are so few pairs that a kernel suits them."""
+    is_open = space.recipe == "auto" and arguments.schedule == "auto" and arguments.init in (None, "closed-form")
+    return is_open and pairs is not None and pairs < KERNEL and closed_form_obstacle(space, "kernel") is None
 
 
 def choose_recipe(space: Space, stores: Sequence[FeatureStore], arguments: FitArguments) -> str | None:
@@ -54,52 +49,43 @@ def choose_recipe(space: Space, stores: Sequence[FeatureStore], arguments: FitAr
     """
     if space.recipe != "auto" or not stores:
         return None
-    if suits_kernel(sum(map(len, stores)), arguments):
+    if suits_kernel(space, sum(map(len, stores)), arguments):
         return "kernel"
     return "pooled" if any(store.level == "pooled" for store in stores) else None
 
 
 def make_plan(space: Space, recipe: str | None, pairs: int | None, cached: bool, arguments: FitArguments) -> Plan:
-    """Fill in what the user left open.
+    """Fill in what the user left open, for a space that is going to have the blocks of ``recipe`` if that is one.
 
-    Args:
-        space: What is trained.
-        recipe: The blocks it is going to have, if they are others.
-        pairs: How many there are; ``None`` if nobody knows.
-        cached: Whether frozen features are at hand before training.
-        arguments: What the user asked for; nothing of it is changed.
+    ``pairs`` is ``None`` if nobody knows how many there are; ``cached`` is whether their features are at hand already.
     """
+    known = f"{pairs:,} pairs" if pairs is not None else "an unknown number of pairs"
+    obstacle = closed_form_obstacle(space, recipe) if cached else NEEDS_CACHE
+    if arguments.init in ("random", "keep"):
+        obstacle = f"init='{arguments.init}' was asked for"
+    chosen = PAPER
     if arguments.schedule == "paper":
-        chosen, reasons = PAPER, "the paper's training, as schedule='paper' asks"
+        reasons = "the paper's training, as schedule='paper' asks"
+    elif pairs is None or pairs >= MANY:
+        chosen = PAPER if pairs is None else {**PAPER, "batch_size": 8192}
+        reasons = f"{known}: contrastive training in large batches wins where data is plenty"
+    elif obstacle:
+        reasons = f"{known} would suit the closed form, but {obstacle}"
+    elif pairs < FEW:
+        chosen = {**PAPER, "init": "closed-form", "epochs": 0}
+        reasons = f"{known}: so few that training after the closed form adds nothing"
     else:
-        chosen, reasons = _automatic(pairs, _obstacle(space, recipe, cached, arguments))
+        chosen = {
+            "init": "closed-form",
+            "epochs": 10,
+            "batch_size": 4096,
+            "learning_rate": 3e-4,
+            "structure_weight": 1.0,
+        }
+        reasons = f"{known}: training starts from the closed form and keeps the frozen spaces' neighbourhoods"
     open_fields = {key: value for key, value in chosen.items() if getattr(arguments, key) is None}
     if space.is_trained and open_fields.get("init") == "closed-form":
         reasons += "; it replaces the weights this model was trained to, where init='keep' would train on from them"
         logger.warning(reasons)
     settings = ", ".join(f"{key}={value}" for key, value in open_fields.items())
     return Plan(replace(arguments, **open_fields), f"{reasons}: {settings or 'everything was given'}")
-
-
-def _obstacle(space: Space, recipe: str | None, cached: bool, arguments: FitArguments) -> str | None:
-    """Return why the closed form is not to be used; recipes that are chosen here all have one."""
-    if arguments.init in ("random", "keep"):
-        return f"init='{arguments.init}' was asked for"
-    if not cached:
-        return NEEDS_CACHE
-    return closed_form_obstacle(space) if recipe is None else None
-
-
-def _automatic(pairs: int | None, obstacle: str | None) -> tuple[dict[str, Any], str]:
-    """Return what suits a number of pairs, and why."""
-    known = f"{pairs:,} pairs" if pairs is not None else "an unknown number of pairs"
-    if pairs is None or pairs >= MANY:
-        large = {"batch_size": 8192, "epochs": 20} if pairs is not None else {}
-        return {**PAPER, **large}, f"{known}: contrastive training in large batches wins where data is plenty"
-    if obstacle:
-        return PAPER, f"{known} would suit the closed form, but {obstacle}"
-    if pairs < FEW:
-        chosen = {**PAPER, "init": "closed-form", "epochs": 0}
-        return chosen, f"{known}: so few that training after the closed form adds nothing"
-    chosen = {"init": "closed-form", "epochs": 10, "batch_size": 4096, "learning_rate": 3e-4, "structure_weight": 1.0}
-    return chosen, f"{known}: training starts from the closed form and keeps the frozen spaces' neighbourhoods"

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 
 def world_size() -> int:
@@ -21,7 +17,9 @@ def gather(tensor: Tensor) -> Tensor:
 
     In backward each rank gets the sum over the ranks of the gradients of its own tensor.
     """
-    return _Gather.apply(tensor)
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor.contiguous()))
 
 
 def own(gathered: Tensor) -> Tensor:
@@ -29,42 +27,11 @@ def own(gathered: Tensor) -> Tensor:
     return gathered.chunk(dist.get_world_size())[dist.get_rank()]
 
 
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        tensor = tensor.contiguous()
-        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor)
-        return torch.cat(parts)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Not reduce_scatter, which gloo lacks in many versions of torch.
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total)
-        return own(total)
-
-
-def log2_add_ranks(values: Tensor) -> None:
-    """Replace binary log-sums by the logarithm of their sum over the ranks, in place."""
-    top = values.clone()
-    dist.all_reduce(top, dist.ReduceOp.MAX)
-    values.sub_(top).exp2_()
-    dist.all_reduce(values)
-    values.log2_().add_(top)
-
-
 def check_equal_sizes(sizes: list[int], device: torch.device) -> None:
-    """Raise a ``ValueError``, on every rank, unless all ranks hold batches of one size.
-
-    Args:
-        sizes: Rows of the first batch, rows of the second, width, and 1 if there are ids, 0 if not.
-        device: Where the ranks exchange.
-    """
+    """Raise a ``ValueError``, on every rank, unless all ranks hold batches of these sizes: rows, width, rows, ids."""
     everyone = gather(torch.tensor([sizes], device=device)).tolist()
     if any(other != everyone[0] for other in everyone):
         raise ValueError(
-            "to share negatives all ranks must hold batches of one size, and all have ids or none; (rows, rows, width, "
+            "to share negatives all ranks must hold batches of one size, and all have ids or none; (rows, width, rows, "
             f"ids) by rank: {everyone}. Drop the last, smaller batch, or set global_negatives=False."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,22 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from freezealign.training.positives import Positives
-from freezealign.training.ranks import log2_add_ranks
+from freezealign.training.ranks import gather
 
 # Beyond this softplus(x) is x in float64 too, and exp(x) does not overflow in float32.
 LINEAR_FROM = 40
+
+
+class Positives(NamedTuple):
+    """What the positives add to a loss and its gradients: the similarity of each pair times its weight.
+
+    For each of this rank's rows the weighted sum of the columns that belong to it (B, d), for each column of all ranks
+    that of the rows of this rank (K, d), and a factor of both.
+    """
+
+    first: Tensor
+    second: Tensor
+    scale: float = 1.0
 
 
 class InfoNCE(Function):
@@ -32,37 +43,22 @@ class InfoNCE(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        first: Tensor,
-        second: Tensor,
-        temperature: Tensor,
-        positives: Positives,
-        tile_size: int,
-        ranks: int,
+        ctx: Any, first: Tensor, second: Tensor, temperature: Tensor, positives: Positives, tile_size: int, ranks: int
     ) -> Tensor:
-        """Return a scalar.
-
-        Args:
-            ctx: Autograd's.
-            first: (B, d), this rank's rows.
-            second: (K, d), the columns of all ranks.
-            temperature: A scalar.
-            positives: What belongs together.
-            tile_size: Rows and columns of a tile.
-            ranks: How many ranks share the columns, each with rows of its own.
-        """
+        """Return a scalar for this rank's rows (B, d) and the columns (K, d) that ``ranks`` ranks share."""
         rows = first.new_full((len(first),), -torch.inf)
         columns = first.new_full((len(second),), -torch.inf)
         binary = temperature * math.log(2)
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], binary)
-            torch.logaddexp2(rows[row], log2_sum_exp2(logits, 1), out=rows[row])
-            torch.logaddexp2(columns[column], log2_sum_exp2(logits, 0), out=columns[column])
+            for sums, part, dim in ((rows, row, 1), (columns, column, 0)):
+                torch.logaddexp2(sums[part], log2_sum_exp2(logits, dim), out=sums[part])
         if ranks > 1:
-            log2_add_ranks(columns)
-        keep(ctx, first, second, temperature, positives, tile_size, logits, rows, columns)
+            columns = log2_sum_exp2(gather(columns).view(ranks, -1), 0)
+        keep(ctx, positives, tile_size, logits, first, second, temperature, rows, columns)
         ctx.ranks = ranks
-        return (rows.mean() + columns.mean()) * (math.log(2) / 2) - positives.similarity(first) / temperature
+        gained = (first * positives.first).sum() * positives.scale / temperature
+        return (rows.mean() + columns.mean()) * (math.log(2) / 2) - gained
 
     @staticmethod
     @once_differentiable
@@ -82,30 +78,20 @@ class InfoNCE(Function):
 class PairwiseSigmoid(Function):
     """The sum over all pairs of log(1 + exp(logit)) divided by the number of rows, less the logits of the positives.
 
-    The bias of the positives is left to the caller.
+    The bias, which is added to every logit, is left to the caller for the positives.
     """
 
     @staticmethod
     def forward(
         ctx: Any, first: Tensor, second: Tensor, temperature: Tensor, bias: Tensor, positives: Positives, tile_size: int
     ) -> Tensor:
-        """Return a scalar.
-
-        Args:
-            ctx: Autograd's.
-            first: (B, d), this rank's rows.
-            second: (K, d), the columns of all ranks.
-            temperature: A scalar.
-            bias: A scalar, added to every logit.
-            positives: What belongs together.
-            tile_size: Rows and columns of a tile.
-        """
+        """Return a scalar for this rank's rows (B, d) and the columns (K, d) of all ranks."""
         total = first.new_zeros(())
         for row, column in tiles(first, second, tile_size):
             logits = tile_logits(first[row], second[column], temperature)
             total += softplus(logits + bias, threshold=LINEAR_FROM).sum()
-        keep(ctx, first, second, temperature, positives, tile_size, logits, bias)
-        return total / len(first) - positives.similarity(first) / temperature
+        keep(ctx, positives, tile_size, logits, first, second, temperature, bias)
+        return total / len(first) - (first * positives.first).sum() * positives.scale / temperature
 
     @staticmethod
     @once_differentiable
@@ -144,17 +130,9 @@ def log2_sum_exp2(logits: Tensor, dim: int) -> Tensor:
     return (logits - top).exp2_().sum(dim).log2_().add_(top.squeeze(dim))
 
 
-def keep(
-    ctx: Any,
-    first: Tensor,
-    second: Tensor,
-    temperature: Tensor,
-    positives: Positives,
-    tile_size: int,
-    logits: Tensor,
-    *rest: Tensor,
-) -> None:
-    """Save what backward needs; ``logits``, the last tile, only if it is the only one."""
+def keep(ctx: Any, positives: Positives, tile_size: int, logits: Tensor, *batches: Tensor) -> None:
+    """Save what backward needs: the batches, the temperature and the rest; the last tile only if it is the only one."""
+    first, second, temperature, *rest = batches
     whole = logits if logits.shape == (len(first), len(second)) else None
     ctx.save_for_backward(first, second, positives.first, positives.second, temperature, whole, *rest)
     ctx.positive_scale, ctx.tile_size = positives.scale, tile_size
@@ -163,13 +141,10 @@ def keep(
 def backpropagate(
     ctx: Any, gradient: Tensor, divisor: Tensor, weigh: Callable[[Tensor, slice, slice], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of both batches and of the temperature.
+    """Return the gradients of both batches and of the temperature, from what :func:`keep` kept.
 
-    Args:
-        ctx: Autograd's, as :func:`keep` left it.
-        gradient: That of the loss.
-        divisor: What similarities were divided by to make the logits.
-        weigh: Turns a tile of logits into the gradient of the loss by similarity over temperature.
+    ``divisor`` made logits of similarities; ``weigh`` makes a tile of them the loss's gradient by similarity over
+    temperature.
     """
     first, second, first_positives, second_positives, temperature, whole, *_ = ctx.saved_tensors
     scale = gradient / temperature

@@ -6,23 +6,24 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from freezealign.batch import to_device
 from freezealign.files import save_tensors
 from freezealign.prefetch import prefetch
 from freezealign.space import Space
 from freezealign.training import checkpoints
+from freezealign.training.arguments import FitArguments, History
 from freezealign.training.batches import Batches, TrainingBatch
-from freezealign.training.history import History
+from freezealign.training.checkpoints import Progress
 from freezealign.training.objective import Objective
-from freezealign.training.optimizer import learning_rate, make_optimizer
 from freezealign.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -33,35 +34,8 @@ logger = logging.getLogger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-@dataclass
-class Progress:
-    """Where a run is, as JSON.
-
-    Args:
-        step: Steps taken.
-        epoch: The epoch at work, from 1.
-        batch: Batches of it that have been used.
-        best: The best score of the evaluator so far.
-        since_best: Evaluations since then.
-    """
-
-    step: int = 0
-    epoch: int = 1
-    batch: int = 0
-    best: float | None = None
-    since_best: int = 0
-
-
 class Trainer:
-    """One run of training.
-
-    Args:
-        space: Its projectors and temperature are trained.
-        batches: What it is trained on.
-        plan: How.
-        accelerator: Processes, devices and trackers.
-        evaluator: Called as sentence-transformers calls one.
-    """
+    """One run of training: of the projectors and temperature of ``space``, on ``batches``, as ``plan`` says."""
 
     def __init__(
         self,
@@ -72,10 +46,9 @@ class Trainer:
         evaluator: Callable[..., Any] | None = None,
     ) -> None:
         self.space, self.batches, self.accelerator, self.evaluator = space, batches, accelerator, evaluator
-        self.arguments = plan.arguments
+        self.arguments, self.epochs = plan.arguments, plan.arguments.epochs or 0
         self.folder = None if plan.arguments.output_dir is None else Path(plan.arguments.output_dir, "checkpoints")
         self.progress, self.history = Progress(), History(skipped=batches.skipped, plan=plan.reasons)
-        self.epochs = plan.arguments.epochs or 0
         self.steps = len(batches) * self.epochs
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
@@ -86,8 +59,6 @@ class Trainer:
         precision = self.arguments.precision or accelerator.mixed_precision
         self.dtype = DTYPES.get(precision)
         self.scaler = torch.amp.GradScaler(space.device.type, enabled=precision == "fp16")
-        if (self.arguments.keep_best or self.arguments.patience) and not hasattr(evaluator, "primary_metric"):
-            raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
     def run(self) -> History:
         """Train to the end, from the last checkpoint if there is one.
@@ -97,7 +68,9 @@ class Trainer:
             ValueError: If no pair of an epoch can be read, or a checkpoint is damaged.
         """
         self._restore()
-        self._start_trackers()
+        if self.arguments.report_to:
+            simple = {k: v for k, v in vars(self.arguments).items() if isinstance(v, (int, float, str, bool))}
+            self.accelerator.init_trackers("freezealign", simple)
         try:
             with untouched_generators(self.space.device), self._progress_bar() as self.bar:
                 while self.progress.epoch <= self.epochs and not self._out_of_patience():
@@ -112,8 +85,13 @@ class Trainer:
     def _run_epoch(self) -> None:
         """Run an epoch, or what is left of one that was interrupted."""
         progress, begun_at = self.progress, self.progress.batch
-        torch.manual_seed(_mixed_seed(self.arguments.seed, progress.epoch, self.accelerator.process_index))
-        batches = self._device_batches(progress.epoch, begun_at)
+        seeds = np.random.SeedSequence((self.arguments.seed, progress.epoch, self.accelerator.process_index))
+        torch.manual_seed(int(seeds.generate_state(1)[0]))
+        batches = self.batches.epoch(progress.epoch, begun_at)
+        if self.space.device.type == "cuda":
+            from accelerate.utils import recursively_apply
+
+            batches = prefetch(recursively_apply(Tensor.pin_memory, batch) for batch in batches)
         self.space.train()
         for batch in batches:
             if begun_at:  # not before: a shuffling loader draws its order before it gives a batch
@@ -146,11 +124,7 @@ class Trainer:
         if self.steps:
             self._save()
         if self.arguments.keep_best and self.best_weights:
-            checkpoints.set_trained_tensors(self.space, self.best_weights)
-
-    def _device_batches(self, epoch: int, start: int) -> Iterator[TrainingBatch]:
-        batches = self.batches.epoch(epoch, start)
-        return prefetch(batch.pinned() for batch in batches) if self.space.device.type == "cuda" else batches
+            checkpoints.set_tensors(self.trained, self.best_weights)
 
     def _step(self, batch: TrainingBatch) -> None:
         """Take one optimiser step and record it."""
@@ -163,35 +137,37 @@ class Trainer:
         with torch.autocast(device.type, self.dtype, enabled=self.dtype is not None):
             loss = self.objective(inputs, owners)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
-        self._check_finite(value, "loss")
+        self._check_finite(value, "loss", batch)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         limit = math.inf if arguments.clip_norm is None else arguments.clip_norm
         norm = nn.utils.clip_grad_norm_(self.trained.values(), limit)
         if not self.scaler.is_enabled():  # with fp16 the scaler leaves such a step out and lowers its scale
-            self._check_finite(float(norm), "norm of the gradient")
+            self._check_finite(float(norm), "norm of the gradient", batch)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.space.logit_scale.clamp_()
         self.progress.step += 1
-        self._record(value, rate, batch.size)
-
-    def _check_finite(self, value: float, what: str) -> None:
-        if not math.isfinite(value):
-            last = self.folder and checkpoints.latest(self.folder)
-            raise FloatingPointError(
-                f"the {what} is {value} at step {self.progress.step + 1}. Try a lower learning_rate, a longer warmup "
-                f"or precision='no', or look for NaN in the data. The last good checkpoint: {last or 'none was kept'}."
-            )
-
-    def _record(self, loss: float, rate: float, pairs: int) -> None:
-        temperature = self.space.logit_scale.temperature.item()
         step, epoch = self.progress.step, self.progress.epoch
-        self.history.record(step=step, epoch=epoch, loss=loss, temperature=temperature, learning_rate=rate)
-        self.accelerator.log({"loss": loss, "temperature": temperature, "learning_rate": rate}, step=step)
-        self.bar.update(pairs)
-        self.bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}", temperature=f"{temperature:.3f}", refresh=False)
+        curves = {"loss": value, "temperature": self.space.logit_scale.temperature.item(), "learning_rate": rate}
+        self.history.steps.append({"step": step, "epoch": epoch, **curves})
+        self.accelerator.log(curves, step=step)
+        self.bar.update(batch.size)
+        shown = {key: f"{curves[key]:.3f}" for key in ("loss", "temperature")}
+        self.bar.set_postfix(epoch=epoch, **shown, refresh=False)
+
+    def _check_finite(self, value: float, what: str, batch: TrainingBatch) -> None:
+        if math.isfinite(value):
+            return
+        remedy = "Try a lower learning_rate, a longer warmup or precision='no', or look for NaN in the data"
+        if found := batch.not_finite():
+            remedy = f"The cause: {found} hold NaN or infinity; extract them again, or leave out that pair"
+        last = self.folder and checkpoints.latest(self.folder)
+        raise FloatingPointError(
+            f"the {what} is {value} at step {self.progress.step + 1}. {remedy}. "
+            f"The last good checkpoint: {last or 'none was kept'}."
+        )
 
     def _due(self, every: int | None) -> bool:
         return every is not None and self.progress.step % every == 0
@@ -199,7 +175,7 @@ class Trainer:
     # Evaluation
 
     def _evaluate(self, epoch: int) -> None:
-        """Call the evaluator on the first process, and let all know what it said."""
+        """Call the evaluator on the first process, let all know what it said, and keep the best weights."""
         if self.evaluator is None:
             return
         from accelerate.utils import broadcast_object_list
@@ -216,11 +192,8 @@ class Trainer:
         self.history.evaluations.append({"step": self.progress.step, "epoch": epoch, **scores})
         numbers = {key: value for key, value in scores.items() if isinstance(value, (int, float))}
         self.accelerator.log(numbers, step=self.progress.step)
-        if self.arguments.keep_best or self.arguments.patience:
-            self._compare(scores, metric)
-
-    def _compare(self, scores: dict[str, Any], metric: str | None) -> None:
-        """Keep the weights if they are the best so far."""
+        if not (self.arguments.keep_best or self.arguments.patience):
+            return
         if metric not in scores:
             raise ValueError(
                 f"keep_best and patience need an evaluator whose primary_metric is among its results; it is {metric!r}."
@@ -248,16 +221,19 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if (path := checkpoints.latest(self.folder)) is None:
             return
-        state = checkpoints.read_state(path)
-        weights = checkpoints.read_tensors(path / "weights.safetensors")
-        checkpoints.load_optimizer(path / "optimizer.safetensors", self.space, self.optimizer)
+        state, device = checkpoints.read_state(path, self.scaler.is_enabled()), self.space.device
+        weights = checkpoints.read_tensors(path / "weights.safetensors", self.trained)
+        self.space.logit_scale.check(weights.get("logit_scale.temperature", self.space.logit_scale.temperature), path)
+        optimizer = checkpoints.read_optimizer(path / "optimizer.safetensors", self.trained)
         self.generators = checkpoints.read_tensors(path / f"generators-{self.accelerator.process_index}.safetensors")
-        if state["progress"]["best"] is not None:
-            best = checkpoints.read_tensors(path / "best.safetensors")
-            self.best_weights = {name: tensor.to(self.space.device) for name, tensor in best.items()}
-        checkpoints.set_trained_tensors(self.space, weights)
+        if state["progress"].best is not None:
+            best = checkpoints.read_tensors(path / "best.safetensors", self.trained)
+            self.best_weights = {name: tensor.to(device) for name, tensor in best.items()}
+        for name, values in optimizer.items():
+            self.optimizer.state[self.trained[name]] = values
+        checkpoints.set_tensors(self.trained, weights)
         self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
+        self.progress = state["progress"]
         self.history.steps, self.history.evaluations = state["steps"], state["evaluations"]
         logger.info("going on from %s", path)
 
@@ -268,47 +244,26 @@ class Trainer:
         if accelerator.is_main_process:
             checkpoints.begin(path)
         accelerator.wait_for_everyone()
-        save_tensors(
-            path / f"generators-{accelerator.process_index}.safetensors", checkpoints.generators(self.space.device)
-        )
+        generators = checkpoints.generators(self.space.device)
+        save_tensors(path / f"generators-{accelerator.process_index}.safetensors", generators)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             save_tensors(path / "weights.safetensors", dict(self.trained))
-            checkpoints.save_optimizer(path / "optimizer.safetensors", self.space, self.optimizer)
+            checkpoints.save_optimizer(path / "optimizer.safetensors", self.trained, self.optimizer)
             if self.best_weights:
                 save_tensors(path / "best.safetensors", self.best_weights)
-            checkpoints.commit(path, self._state(), self.arguments.keep_checkpoints)
+            state: dict[str, Any] = {"progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
+            state |= {"steps": self.history.steps, "evaluations": self.history.evaluations}
+            checkpoints.commit(path, state, self.arguments.keep_checkpoints)
         accelerator.wait_for_everyone()
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "progress": asdict(self.progress),
-            "scaler": self.scaler.state_dict(),
-            "steps": self.history.steps,
-            "evaluations": self.history.evaluations,
-        }
-
-    # What one sees
 
     def _progress_bar(self) -> Any:
         from tqdm.auto import tqdm
 
         size = self.batches.batch_size
+        done = {"total": size and self.steps * size, "initial": self.progress.step * (size or 0)}
         show = self.arguments.show_progress_bar and self.accelerator.is_main_process
-        return tqdm(
-            total=None if size is None else self.steps * size,
-            initial=self.progress.step * (size or 0),
-            desc="Training",
-            unit="pair",
-            unit_scale=True,
-            disable=not show,
-            delay=1,
-        )
-
-    def _start_trackers(self) -> None:
-        if self.arguments.report_to:
-            simple = {k: v for k, v in vars(self.arguments).items() if isinstance(v, (int, float, str, bool))}
-            self.accelerator.init_trackers("freezealign", simple)
+        return tqdm(desc="Training", unit="pair", unit_scale=True, disable=not show, delay=1, **done)
 
 
 @contextmanager
@@ -324,13 +279,34 @@ def untouched_generators(device: torch.device) -> AbstractContextManager[None]:
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
-def check_trainable(space: Space) -> None:
-    """Raise a ``ValueError`` if the space has not exactly two towers, or nothing to train."""
+def check_trainable(space: Space, arguments: FitArguments, evaluator: Any) -> None:
+    """Raise a ``ValueError`` if there are not exactly two towers, or nothing to train, or nothing to choose by."""
     if len(space.towers) != 2:
         raise ValueError(f"fit aligns two towers, but this model has {list(space.towers)}.")
     if not any(parameter.requires_grad for parameter in space.towers.parameters()):
         raise ValueError("there is nothing to train: every block is an identity or frozen.")
+    if (arguments.keep_best or arguments.patience) and not hasattr(evaluator, "primary_metric"):
+        raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
 
-def _mixed_seed(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
+    """Return AdamW over what is trainable: weight decay on matrices, none on norms, biases and the temperature.
+
+    Its learning rate is set before every step; see :func:`learning_rate`.
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": arguments.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return AdamW(groups, lr=0.0)
+
+
+def learning_rate(step: int, steps: int, arguments: FitArguments) -> float:
+    """Return the rate of one step of ``steps``, from 0: a linear rise from near 0, then a cosine down to the end."""
+    assert arguments.learning_rate is not None
+    peak, end = arguments.learning_rate, min(arguments.learning_rate, arguments.final_learning_rate)
+    warmup = max(1, round(steps * arguments.warmup))
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    return end + (peak - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2

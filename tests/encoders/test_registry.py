@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from huggingface_hub.utils import _http as hub_http
+from safetensors.torch import load_file
 
 from freezealign import FreezeAlign, FrozenEncoder, list_encoders, register_encoder
 from freezealign.encoders import EncoderReference, registry
@@ -49,128 +51,89 @@ def timm_folder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory) -> str:
-    from transformers import CLIPConfig, CLIPModel, ViTImageProcessor
-
-    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    vision = dict(image_size=28, patch_size=7, **sizes)
-    text = dict(vocab_size=64, max_position_embeddings=16, **sizes)
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=12)).save_pretrained(folder)
-    ViTImageProcessor(size={"height": 28, "width": 28}).save_pretrained(folder)
-    return str(folder)
-
-
 def vectors(items: list) -> np.ndarray:
     return np.array([[len(str(item)), 1.0, 2.0] for item in items], dtype=np.float32)
 
 
-# Short names
+# Names
+
+
+NAMES = {
+    "dinov2-large": ("image", "transformers", "facebook/dinov2-large"),
+    "dinov2-with-registers-base": ("image", "transformers", "facebook/dinov2-with-registers-base"),
+    "dinov3-vitl16": ("image", "transformers", "facebook/dinov3-vitl16-pretrain-lvd1689m"),
+    "dinov3-convnext-tiny": ("image", "transformers", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m"),
+    "convnext-base-224": ("image", "transformers", "facebook/convnext-base-224"),
+    "sam-vit-huge": ("image", "transformers", "facebook/sam-vit-huge"),
+    "vit-base-patch16-224-in21k": ("image", "transformers", "google/vit-base-patch16-224-in21k"),
+    "clip-vit-large-patch14-vision": ("image", "transformers", "openai/clip-vit-large-patch14"),
+    "clip-vit-large-patch14-text": ("text", "transformers", "openai/clip-vit-large-patch14"),
+    "siglip-base-patch16-224-text": ("text", "transformers", "google/siglip-base-patch16-224"),
+    "all-roberta-large-v1": ("text", "sentence_transformers", "sentence-transformers/all-roberta-large-v1"),
+    "all-minilm-l12-v2": ("text", "sentence_transformers", "sentence-transformers/all-MiniLM-L12-v2"),
+    "paraphrase-multilingual-mpnet-base-v2": (
+        "text",
+        "sentence_transformers",
+        "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
+    ),
+    # of the extras offline and mpnet: from packages
+    "efficientnet-lite0": ("image", "timm", "tf_efficientnet_lite0"),
+    "efficientnet-lite1": ("image", "timm", "tf_efficientnet_lite1"),
+    "efficientnet-lite2": ("image", "timm", "tf_efficientnet_lite2"),
+    "use-multilingual": ("text", "callable", "use-multilingual"),
+    "all-minilm-l6-v2": ("text", "sentence_transformers", "sentence-transformers/all-MiniLM-L6-v2"),
+    "all-mpnet-base-v2": ("text", "sentence_transformers", "sentence-transformers/all-mpnet-base-v2"),
+}
+PACKAGED = {*OFFLINE["image"], *OFFLINE["text"], "all-mpnet-base-v2"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_short_name_stands_for_a_hub_id_or_a_package(name):
+    modality, backend, source = NAMES[name]
+    package = name if name in PACKAGED else None
+    assert resolve(name) == EncoderReference(name, backend, modality, source, package)
+    assert resolve(name, modality, revision="v1").revision == "v1"
+
+
+@pytest.mark.parametrize("modality", ["image", "text", None])
+def test_encoders_are_listed_by_modality_and_name_as_they_resolve(modality):
+    listed = list_encoders(modality)
+    kinds = {"image", "text"} if modality is None else {modality}
+    assert {reference.modality for reference in listed} == kinds
+    assert {name for name, (kind, *_) in NAMES.items() if kind in kinds} <= {reference.name for reference in listed}
+    order = [(reference.modality, reference.name) for reference in listed]
+    assert order == sorted(order) and len(set(order)) == len(order)
+    assert [resolve(reference.name) for reference in listed] == listed
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "backend", "modality"),
+    ("name", "modality", "message"),
     [
-        ("dinov2-large", "facebook/dinov2-large", "transformers", "image"),
-        ("dinov2-with-registers-base", "facebook/dinov2-with-registers-base", "transformers", "image"),
-        ("dinov3-vitl16", "facebook/dinov3-vitl16-pretrain-lvd1689m", "transformers", "image"),
-        ("dinov3-convnext-tiny", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m", "transformers", "image"),
-        ("convnext-base-224", "facebook/convnext-base-224", "transformers", "image"),
-        ("sam-vit-huge", "facebook/sam-vit-huge", "transformers", "image"),
-        ("vit-base-patch16-224-in21k", "google/vit-base-patch16-224-in21k", "transformers", "image"),
-        ("clip-vit-large-patch14-vision", "openai/clip-vit-large-patch14", "transformers", "image"),
-        ("clip-vit-large-patch14-text", "openai/clip-vit-large-patch14", "transformers", "text"),
-        ("siglip-base-patch16-224-text", "google/siglip-base-patch16-224", "transformers", "text"),
-        ("all-roberta-large-v1", "sentence-transformers/all-roberta-large-v1", "sentence_transformers", "text"),
-        ("all-minilm-l12-v2", "sentence-transformers/all-MiniLM-L12-v2", "sentence_transformers", "text"),
-        (
-            "paraphrase-multilingual-mpnet-base-v2",
-            "sentence-transformers/paraphrase-multilingual-mpnet-base-v2",
-            "sentence_transformers",
-            "text",
-        ),
+        ("dinov2-large", "text", "'dinov2-large' is an encoder of image, not of text"),
+        ("dinov2-lrge", None, "no encoder named 'dinov2-lrge'; did you mean .*'dinov2-large'"),
+        ("DINOv2-large", None, "did you mean .*'dinov2-large'"),
+        ("all-MiniLM-L6-v2", None, "did you mean .*'all-minilm-l6-v2'"),
+        ("efficientnet-lite", None, "did you mean .*'efficientnet-lite0'"),
+        ("clip-vit-base-patch32", None, "did you mean .*'clip-vit-base-patch32-vision'"),
+        ("zzzz", None, r"no encoder named 'zzzz'; Any.*owner/model.*local folder.*freezealign encoders"),
+        ("x" * 300, None, "no encoder named"),
     ],
 )
-def test_a_short_name_stands_for_a_hub_id(name, source, backend, modality):
-    reference = resolve(name)
-    assert (reference.source, reference.backend, reference.modality) == (source, backend, modality)
-    assert reference.name == name and reference.package is None
-
-
-@pytest.mark.parametrize("name", [*OFFLINE["image"], *OFFLINE["text"]])
-def test_an_encoder_of_the_offline_extra_comes_from_a_package(name):
-    assert resolve(name).package == name
-
-
-def test_the_revision_asked_for_is_kept():
-    assert resolve("dinov2-large", revision="v1").revision == "v1"
-
-
-def test_a_short_name_of_another_modality_is_refused():
-    with pytest.raises(ValueError, match="'dinov2-large' is an encoder of image, not of text"):
-        resolve("dinov2-large", "text")
-
-
-def test_encoders_are_listed_by_modality_and_name():
-    listed = [(reference.modality, reference.name) for reference in list_encoders()]
-    assert listed == sorted(listed) and len(set(listed)) == len(listed)
-
-
-@pytest.mark.parametrize(("modality", "included"), [("image", "dinov2-large"), ("text", "all-roberta-large-v1")])
-def test_encoders_of_one_modality_are_listed(modality, included):
-    found = list_encoders(modality)
-    assert {reference.modality for reference in found} == {modality}
-    assert included in [reference.name for reference in found]
-
-
-def test_every_listed_name_resolves_to_what_is_listed():
-    assert [resolve(reference.name) for reference in list_encoders()] == list_encoders()
-
-
-# Unknown names
-
-
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
-        ("dinov2-lrge", "dinov2-large"),
-        ("DINOv2-large", "dinov2-large"),
-        ("all-MiniLM-L6-v2", "all-minilm-l6-v2"),
-        ("efficientnet-lite", "efficientnet-lite0"),
-        ("clip-vit-base-patch32", "clip-vit-base-patch32-vision"),
-    ],
-)
-def test_an_unknown_name_is_answered_with_the_nearest(typed, meant):
-    with pytest.raises(ValueError, match=f"no encoder named '{typed}'; did you mean .*'{meant}'"):
-        resolve(typed)
-
-
-def test_a_name_like_no_other_is_answered_with_what_else_works():
-    with pytest.raises(ValueError, match=r"'zzzz'.*owner/model.*local folder.*freezealign encoders") as caught:
-        resolve("zzzz")
-    assert "did you mean" not in str(caught.value)
-
-
-def test_a_name_longer_than_a_path_may_be_is_an_unknown_name():
-    with pytest.raises(ValueError, match="no encoder named"):
-        resolve("x" * 300)
+def test_an_unknown_name_is_answered_with_the_nearest_and_with_what_else_works(name, modality, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(name, modality)
 
 
 # Local folders
 
 
 @each_backend
-def test_a_local_folder_tells_its_backend_and_modality(fixture, backend, modality, request):
+def test_a_local_folder_tells_its_backend_and_modality_and_can_be_loaded(fixture, backend, modality, request):
     folder = request.getfixturevalue(fixture)
-    reference = resolve(folder)
+    encoder = FrozenEncoder(folder)
+    reference = encoder.reference
     assert (reference.backend, reference.modality, reference.name) == (backend, modality, folder)
-
-
-@pytest.mark.parametrize("fixture", ["dinov2_folder", "bert_folder", "sbert_folder", "timm_folder"])
-def test_a_local_folder_can_be_loaded(fixture, request):
-    encoder = FrozenEncoder(request.getfixturevalue(fixture))
-    items = ["a red apple"] if encoder.modality == "text" else [np.zeros((30, 40, 3), dtype=np.uint8)]
+    items = ["a red apple"] if modality == "text" else [np.zeros((30, 40, 3), dtype=np.uint8)]
     tokens = encoder(encoder.preprocess(items))["token_embeddings"]
     assert tokens.shape[0] == 1 and tokens.shape[-1] == encoder.get_embedding_dimension()
 
@@ -180,44 +143,45 @@ def test_a_relative_folder_becomes_absolute_so_that_a_saved_model_finds_it_from_
     assert resolve(Path(dinov2_folder).name).source == dinov2_folder
 
 
+BOTH_TOWERS = {"model_type": "clip", "vision_config": {}, "text_config": {}}
+
+
 @pytest.mark.parametrize(
-    ("config", "modality"),
+    ("config", "asked", "modality"),
     [
-        ({"model_type": "convnext", "num_channels": 3}, "image"),
-        ({"model_type": "sam", "vision_config": {}}, "image"),
-        ({"model_type": "siglip_vision_model", "image_size": 224}, "image"),
-        ({"model_type": "gpt2", "vocab_size": 10}, "text"),
-        ({"model_type": "t5", "vocab_size": 10}, "text"),
+        ({"model_type": "convnext", "num_channels": 3}, None, "image"),
+        ({"model_type": "sam", "vision_config": {}}, None, "image"),
+        ({"model_type": "siglip_vision_model", "image_size": 224}, None, "image"),
+        ({"model_type": "gpt2", "vocab_size": 10}, None, "text"),
+        ({"model_type": "t5", "vocab_size": 10}, None, "text"),
+        (BOTH_TOWERS, "image", "image"),
+        (BOTH_TOWERS, "text", "text"),
+        (BOTH_TOWERS, None, r"has an image and a text tower; say which: \{'image'.*'text'"),
+        (None, None, r"neither modules\.json nor config\.json"),
     ],
 )
-def test_a_config_tells_images_from_texts(config, modality, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert resolve(str(tmp_path)).modality == modality
-
-
-def test_a_two_tower_folder_must_be_told_which_tower(clip_folder):
-    with pytest.raises(ValueError, match=r"has an image and a text tower; say which: \{'image'.*'text'"):
-        resolve(clip_folder)
-
-
-@pytest.mark.parametrize("modality", ["image", "text"])
-def test_a_two_tower_folder_gives_the_tower_asked_for(clip_folder, modality):
-    assert resolve(clip_folder, modality).modality == modality
-
-
-def test_a_folder_without_a_model_is_refused_with_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match=r"neither modules\.json nor config\.json"):
-        resolve(str(tmp_path))
+def test_a_config_tells_images_from_texts(config, asked, modality, tmp_path):
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    if modality in ("image", "text"):
+        assert resolve(str(tmp_path), asked).modality == modality
+    else:
+        with pytest.raises(ValueError, match=modality):
+            resolve(str(tmp_path), asked)
 
 
 # register_encoder
 
 
-def test_a_registered_function_is_found_by_its_name():
-    register_encoder("my-words", vectors, modality="text")
+def test_a_registered_function_is_found_by_its_name_listed_and_suggested():
+    register_encoder("my-words", vectors, modality="text", fingerprint="abc123")
     encoder = FrozenEncoder("my-words")
     assert (encoder.name, encoder.modality, encoder.get_embedding_dimension()) == ("my-words", "text", 3)
+    assert encoder.fingerprint == "abc123"
     assert encoder(encoder.preprocess(["four"]))["sentence_embedding"].tolist() == [[4, 1, 2]]
+    assert "my-words" in [reference.name for reference in list_encoders("text")]
+    with pytest.raises(ValueError, match="did you mean 'my-words'"):
+        resolve("my-word")
 
 
 def test_a_registered_function_of_a_modality_of_yours_makes_a_tower():
@@ -227,26 +191,16 @@ def test_a_registered_function_of_a_modality_of_yours_makes_a_tower():
     assert model.encode({"audio": 440}).shape == (8,)
 
 
-def test_a_registered_fingerprint_identifies_the_function():
-    register_encoder("my-words", vectors, modality="text", fingerprint="abc123")
-    assert FrozenEncoder("my-words").fingerprint == "abc123"
-
-
-def test_a_registered_folder_is_found_by_its_name(bert_folder):
-    register_encoder("my-bert", bert_folder, modality="text")
-    assert FrozenEncoder("my-bert").fingerprint == FrozenEncoder(bert_folder).fingerprint
-
-
-def test_a_registered_folder_keeps_the_backend_given(sbert_folder):
-    register_encoder("my-sbert", sbert_folder, modality="text", backend="sentence_transformers")
-    assert FrozenEncoder("my-sbert").max_seq_length == 12
-
-
-def test_a_registered_encoder_is_listed_and_suggested():
-    register_encoder("my-words", vectors, modality="text")
-    assert "my-words" in [reference.name for reference in list_encoders("text")]
-    with pytest.raises(ValueError, match="did you mean 'my-words'"):
-        resolve("my-word")
+@pytest.mark.parametrize(
+    ("fixture", "backend", "limit"),
+    [("bert_folder", "transformers", 16), ("sbert_folder", "sentence_transformers", 12)],
+)
+def test_a_registered_folder_is_found_by_its_name_and_keeps_the_backend_given(fixture, backend, limit, request):
+    folder = request.getfixturevalue(fixture)
+    register_encoder("mine", folder, modality="text", backend=backend)
+    encoder = FrozenEncoder("mine")
+    assert encoder.fingerprint == FrozenEncoder(folder).fingerprint
+    assert (encoder.reference.backend, encoder.max_seq_length) == (backend, limit)
 
 
 def test_registering_a_name_again_replaces_it():
@@ -255,21 +209,19 @@ def test_registering_a_name_again_replaces_it():
     assert FrozenEncoder("mine").get_embedding_dimension() == 7
 
 
-def test_a_registered_encoder_of_another_modality_is_refused():
+@pytest.mark.parametrize(
+    ("encoder", "modality", "message"),
+    [
+        ("my-words", "image", "'my-words' is an encoder of text, not of image"),
+        ("my-keras", None, r"'keras'.*transformers"),
+        (EncoderReference("gone", "callable", "text", "gone"), None, r"register_encoder\('gone'.*encoders=\{'text'"),
+    ],
+)
+def test_what_is_registered_otherwise_or_not_at_all_is_refused(encoder, modality, message, bert_folder):
     register_encoder("my-words", vectors, modality="text")
-    with pytest.raises(ValueError, match="'my-words' is an encoder of text, not of image"):
-        FrozenEncoder("my-words", "image")
-
-
-def test_an_unknown_backend_is_refused_by_name(bert_folder):
-    with pytest.raises(ValueError, match=r"'keras'.*transformers"):
-        register_encoder("mine", bert_folder, modality="text", backend="keras")
-        FrozenEncoder("mine")
-
-
-def test_a_function_that_is_not_registered_here_is_answered_with_how_to_register_it():
-    with pytest.raises(ValueError, match=r"register_encoder\('gone'.*encoders=\{'text'"):
-        FrozenEncoder(EncoderReference("gone", "callable", "text", "gone"))
+    register_encoder("my-keras", bert_folder, modality="text", backend="keras")
+    with pytest.raises(ValueError, match=message):
+        FrozenEncoder(encoder, modality)
 
 
 # The hub
@@ -407,3 +359,26 @@ def test_an_encoder_in_the_cache_needs_no_network(dinov2_folder, hub):
     first = FrozenEncoder("tiny").fingerprint
     hub.error = "unreachable"
     assert FrozenEncoder("tiny").fingerprint == first
+
+
+@pytest.mark.parametrize(("fixture", "backend", "modality"), BACKENDS, ids=lambda value: value)
+def test_pickles_of_a_repository_are_not_even_fetched_unless_the_user_says_so(
+    fixture, backend, modality, request, hub, tmp_path
+):
+    folder = Path(shutil.copytree(request.getfixturevalue(fixture), tmp_path / "pickled"))
+    expected = FrozenEncoder(str(folder), modality).fingerprint
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    hub.folders["someone/tiny"] = folder
+    with pytest.raises(ValueError, match=r"'someone/tiny' has no safetensors file.*allow_pickle=True"):
+        FrozenEncoder("someone/tiny")
+    assert not any(path.endswith(".bin") for path in hub.requests)
+    encoder = FrozenEncoder("someone/tiny", allow_pickle=True)
+    assert (encoder.fingerprint, encoder.reference.revision) == (expected, COMMIT)
+
+
+def test_an_id_in_the_cache_needs_no_network(dinov2_folder, hub):
+    hub.folders["someone/tiny"] = dinov2_folder
+    first = FrozenEncoder("someone/tiny").fingerprint
+    hub.error = "unreachable"
+    assert FrozenEncoder("someone/tiny").fingerprint == first

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from freezealign import FreezeAlign, LongContextEvaluator
-from freezealign.evaluation.budgets import counting, cut, token_ends
+from freezealign.evaluation.long_context import counting, cut, token_ends
 from freezealign.words import word_ends
 
 WORDS = [f"w{number}" for number in range(40)]

@@ -189,3 +189,28 @@ def test_functions_are_templates_as_open_clip_has_them():
 def test_a_text_as_class_names_is_not_taken_for_its_letters():
     with pytest.raises(ValueError, match=r"'cat' is a text: pass \['cat', …\]"):
         ClassPrompts("cat")
+
+
+@pytest.mark.parametrize(
+    ("names", "templates", "descriptions", "message"),
+    [
+        (["cat", 5], "{}", None, r"class name 1 is 5 \(int\), not a text; write it in quotes"),
+        ({"en": ["cat"], "de": [False]}, "{}", None, r"class name 0 in de is False \(bool\)"),
+        ({"en": "cat"}, "{}", None, r"'cat' is a text: pass \['cat', …\]"),
+        (5, "{}", None, "the class names are a list of texts, got 5"),
+        (None, "{}", None, "the class names are a list of texts, got None"),
+        ({"en": {"cat": 1}}, "{}", None, "the class names in en are a list of texts, got {'cat': 1}"),
+        ({False: ["cat"]}, "{}", None, "a language is a text, got False; write it in quotes"),
+        ({}, "{}", None, "no language; give at least one"),
+        (["cat"], ["{}", None], None, r"template 1 is None \(NoneType\), not a text"),
+        (["cat"], 5, None, "the templates are a list of texts, got 5"),
+        ({"en": ["cat"]}, {"en": "a {}"}, None, r"templates are a list, and 'a \{\}' is a text"),
+        ({"en": ["cat"]}, {"en": ["a {}"], 1: ["{}"]}, None, "a language is a text, got 1"),
+        (["cat"], "{}", ["It purrs."], "descriptions are a dict from class name to sentences"),
+        (["cat"], "{}", {"cat": 5}, "the descriptions of 'cat' are a list of texts, got 5"),
+        (["cat"], "{}", {"cat": ["It purrs.", 5]}, r"description 1 of 'cat' is 5 \(int\)"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_its_place(names, templates, descriptions, message):
+    with pytest.raises(ValueError, match=message):
+        ClassPrompts(names, templates, descriptions)

@@ -477,3 +477,33 @@ def test_interval_of_many_distinct_values_is_found():
         pytest.approx(values.mean() - 1.96 * error, abs=0.6 * error),
         pytest.approx(values.mean() + 1.96 * error, abs=0.6 * error),
     )
+
+
+@pytest.mark.parametrize("bad", [5, float("nan"), b"a cat", ["a cat", None], {"text": "a cat"}, [["a cat"]]], ids=str)
+@pytest.mark.parametrize("language", ["", "de"])
+def test_caption_that_is_no_text_is_refused_with_its_place(bad, language):
+    captions = ["a dog", bad]
+    with pytest.raises(ValueError, match=r"the caption of image 1 is .*; pass a text, a list of texts, or None"):
+        RetrievalEvaluator(range(2), {language: captions} if language else captions)
+
+
+def test_language_whose_code_is_no_text_is_refused():
+    with pytest.raises(ValueError, match="a language is a text, got False; write it in quotes, as 'no'"):
+        RetrievalEvaluator(range(1), {"en": ["a dog"], False: ["en hund"]})
+
+
+def test_results_are_whole_after_a_kill(tmp_path, monkeypatch):
+    evaluator = RetrievalEvaluator(range(2), ["a", "b"], show_progress_bar=False)
+
+    class Eye:
+        def encode_image(self, items, **_):
+            return torch.eye(2)[: len(items)]
+
+        encode_text = encode_image
+
+    evaluator(Eye(), tmp_path)
+    before = (tmp_path / "RetrievalEvaluator.json").read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator(Eye(), tmp_path, epoch=3)
+    assert (tmp_path / "RetrievalEvaluator.json").read_bytes() == before

@@ -160,6 +160,9 @@ def test_masks_come_as_palettes_and_functions(tmp_path):
         (np.ones((32, 31), dtype=int), r"\(32, 31\), its image \(32, 32\)"),
         (np.ones((32, 32, 3), dtype=np.uint8), "A mask of colours"),
         (np.ones((32, 32)), "float64"),
+        ([[1, 2], [3]], "cannot read mask 0"),
+        (lambda: None, "mask 0 holds object"),
+        (lambda: 1 // 0, "cannot read mask 0"),
         (np.full((32, 32), 255), "no pixel to score"),
     ],
 )

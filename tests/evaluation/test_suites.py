@@ -15,13 +15,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from kills import Killed, check_every_kill
 from PIL import Image
 
 from freezealign.evaluation.suites import Suite, run_suite
-from freezealign.evaluation.suites.formats import READERS, read_data
 from freezealign.evaluation.suites.suite import builtin_suites
-from freezealign.evaluation.suites.tasks import EVALUATORS, make_evaluator
+from freezealign.evaluation.suites.tasks import EVALUATORS, READERS, make_evaluator, read_data
 from freezealign.evaluation.testsets import ClassifiedImages
+from freezealign.files import exclusive, write_atomically
+from freezealign.inputs import InputError
+from freezealign.modality import read_item
 from freezealign.samples import hash_fold
 from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
 
@@ -256,6 +259,12 @@ TASK = "name: a, evaluator: cka, data: {}"
         ("{title: x, tasks: [{name: 1, evaluator: cka, data: {}}]}", "'name' of a task is a str, got 1"),
         ("{title: x, tasks: [{name: ../a, evaluator: cka, data: {}}]}", r"of letters, .* got '\.\./a'"),
         (f"{{title: x, tasks: [{{{TASK}}}, {{{TASK}}}]}}", "a name of its own.*'a'"),
+        (
+            "{title: x, tasks: [{name: a, evaluator: cka, data: {path: 2024-01-01}}]}",
+            "task 'a' holds .*date.* in quotes",
+        ),
+        (f"{{title: x, tasks: [{{{TASK}, options: {{threshold: .inf}}}}]}}", "task 'a' holds what JSON has not"),
+        ("[" * 5000, "recursion|nested|depth"),
     ],
 )
 def test_file_that_is_no_suite_is_refused_with_its_name(tmp_path, text, message):
@@ -265,47 +274,75 @@ def test_file_that_is_no_suite_is_refused_with_its_name(tmp_path, text, message)
         Suite.load(path)
 
 
-def test_suite_that_is_nowhere_names_those_that_are():
-    with pytest.raises(FileNotFoundError, match=r"no suite 'nowhere': .*\['offline', 'poster'\]"):
-        Suite.load("nowhere")
+SCENES = {"format": "scenes", "samples": "tuxpaint", "path": "stamps"}
+ZERO, RETRIEVAL, SEGMENTATION, THINGS_DATA = "zero-shot", "retrieval", "segmentation", THINGS["data"]
+PUBLISHED = {"benchmark": "pets", "languages": "en"}
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("evaluator", "data", "options", "message"),
     [
-        ({"evaluator": "guess"}, r"no evaluator 'guess'.*'zero-shot', 'retrieval', 'cka', 'long-context', 'segment"),
-        ({"data": {"path": "x"}}, "no format None of ClassifiedImages"),
-        ({"data": {"format": "voc", "path": "x"}}, "no format 'voc' of ClassifiedImages.*class-folders"),
-        ({"data": {"format": "class-folders", "folder": "x"}}, r"'class-folders' takes \['path'\].*'path'"),
-        ({"options": {"topk": 3}}, r"zero-shot has no option \['topk'\].*templates"),
-        ({"options": {"name": "x"}}, r"no option \['name'\]"),
+        ("guess", THINGS_DATA, {}, r"no evaluator 'guess'.*'zero-shot', 'retrieval', 'cka', 'long-context', 'segment"),
+        # names that nothing has
+        (ZERO, {"path": "x"}, {}, "no format None of ClassifiedImages"),
+        (ZERO, {"format": ["voc"]}, {}, r"no format \['voc'\] of ClassifiedImages"),
+        (ZERO, {"format": "voc", "path": "x"}, {}, "no format 'voc' of ClassifiedImages.*class-folders"),
+        (ZERO, {"format": "class-folders", "folder": "x"}, {}, r"'class-folders' takes \['path'\].*'path'"),
+        (ZERO, {"format": "class-folders", "path": "x", 1: 2}, {}, r"'class-folders' takes \['path'\]"),
+        (ZERO, THINGS_DATA, {"topk": 3}, r"zero-shot has no option \['topk'\].*templates"),
+        (ZERO, THINGS_DATA, {"name": "x"}, r"no option \['name'\]"),
+        (ZERO, THINGS_DATA, {1: "x", "name": "x"}, r"no option \[1, 'name'\]"),
+        (SEGMENTATION, {**SCENES, "samples": "cats"}, {}, "openmoji or tuxpaint, not of 'cats'"),
+        (SEGMENTATION, {**SCENES, "count": 2, "counts": 3}, {}, r"scenes takes \['count', 'objects', .*'counts'"),
+        (SEGMENTATION, SCENES, {}, r"scenes takes .*missing a required argument: 'count'"),
+        (SEGMENTATION, SCENES, {"windows": {"sides": 3}}, r"windows takes \['short_side', 'window'.*'sides'"),
+        (ZERO, THINGS_DATA, {"class_names": {"benchmark": "pets"}}, r"class_names takes \['benchmark', 'languages'\]"),
+        # values of the wrong type
+        (ZERO, {**THINGS_DATA, "path": 5}, {}, "'path' of the format 'class-folders' is a str or dict, got 5"),
+        (ZERO, {**THINGS_DATA, "path": {"en": "x"}}, {}, "'path' of the format 'class-folders' is a str; only"),
+        (RETRIEVAL, {"format": "clip-benchmark", "path": {"en": 1}}, {}, "'path' of .* holds a str each, got 1"),
+        (ZERO, {**THINGS_DATA, "strict": "yes"}, {}, "'strict' of the data is a bool, got 'yes'"),
+        (
+            RETRIEVAL,
+            {"format": "openmoji", "languages": ["en", False]},
+            {},
+            "'languages' .* a str each, got False",
+        ),
+        (SEGMENTATION, {**SCENES, "count": "2"}, {}, "'count' of the format 'scenes' is a int, got '2'"),
+        (SEGMENTATION, SCENES, {"windows": {"window": 2.5}}, "'window' of windows is a int, got 2.5"),
+        (ZERO, THINGS_DATA, {"ks": 5}, "'ks' of the options is a list, got 5"),
+        (ZERO, THINGS_DATA, {"ks": [True]}, "'ks' of the options holds a int each, got True"),
+        (ZERO, THINGS_DATA, {"renormalize": 0}, "'renormalize' of the options is a bool, got 0"),
+        (ZERO, THINGS_DATA, {"class_names": PUBLISHED}, "'languages' of class_names is a list, got 'en'"),
+        (ZERO, THINGS_DATA, {"class_names": "apple"}, "'class_names' of the options is a list or dict, got 'apple'"),
+        (
+            ZERO,
+            THINGS_DATA,
+            {"class_names": ["apple", False]},
+            "class name 1 is False .bool., not a text; write",
+        ),
+        (ZERO, THINGS_DATA, {"class_names": {"en": ["apple", 2020]}}, "class name 1 in en is 2020 .int., not a text"),
+        (ZERO, THINGS_DATA, {"class_names": {False: ["eple", "bil"]}}, "a language is a text, got False.*'no'"),
+        (ZERO, THINGS_DATA, {"templates": ["{}", 5]}, "template 1 is 5 .int., not a text"),
+        (ZERO, THINGS_DATA, {"templates": {"en": "a {}"}, "class_names": {"en": ["a", "b"]}}, "templates are a list"),
     ],
 )
-def test_task_that_names_nothing_known_is_refused(folders, change, message):
-    (task,) = suite({**THINGS, **change}).tasks
+def test_task_that_cannot_be_made_says_what_it_takes(folders, evaluator, data, options, message):
+    write_stamp(folders / "data/stamps", "animals", fold=0)
+    (task,) = suite({"name": "a", "evaluator": evaluator, "data": data, "options": options}).tasks
     with pytest.raises(ValueError, match=message):
         make_evaluator(task, folders / "data", 8, False)
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"samples": "cats"}, "openmoji or tuxpaint, not of 'cats'"),
-        ({"count": 2, "counts": 3}, r"scenes takes \['count', 'objects', .*'counts'"),
-        ({}, r"scenes takes .*missing a required argument: 'count'"),
-    ],
-)
-def test_scenes_that_cannot_be_composed_say_what_they_take(tmp_path, change, message):
-    write_stamp(tmp_path / "stamps", "animals", fold=0)
-    data = {"format": "scenes", "samples": "tuxpaint", "path": "stamps", **change}
-    (task,) = suite({"name": "scenes", "evaluator": "segmentation", "data": data}).tasks
-    with pytest.raises(ValueError, match=message):
-        make_evaluator(task, tmp_path, 8, False)
-
-
-@pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "things.json is not JSON"), ("[]", "should hold an object"), ('{"a": "b"}', "list of sentences")],
+    [
+        ("{", "things.json: not valid JSON"),
+        ("[" * 100_000, "things.json: not valid JSON"),
+        ("[]", "should hold an object"),
+        ('{"a": "b"}', "list of sentences"),
+        ('{"apple": ["It is red.", 5]}', r"description 1 of 'apple' in .*things\.json is 5 .int., not a text"),
+    ],
 )
 def test_descriptions_of_another_form_are_refused(folders, content, message):
     (folders / "data/things.json").write_text(content)
@@ -316,14 +353,7 @@ def test_descriptions_of_another_form_are_refused(folders, content, message):
 
 # Formats
 
-SCENES = {
-    "format": "scenes",
-    "samples": "tuxpaint",
-    "path": "stamps",
-    "count": 2,
-    "side": 64,
-    "languages": ["en", "de"],
-}
+SMALL_SCENES = {**SCENES, "count": 2, "side": 64, "languages": ["en", "de"]}
 WINDOWS = {"short_side": 32, "window": 32, "stride": 32}
 FORMATS = [
     ("zero-shot", {"format": "clip-benchmark", "path": "pets"}, {"descriptions": "described.json"}),
@@ -334,10 +364,10 @@ FORMATS = [
     ("retrieval", {"format": "tuxpaint", "path": "stamps", "languages": ["en", "ru"]}, {}),
     ("retrieval", {"format": "openmoji", "languages": ["en", "fr"]}, {}),
     ("cka", {"format": "captions", "path": "dozen"}, {}),
-    ("long-context", {**SCENES, "objects": 6}, {"ks": [1, 2]}),
+    ("long-context", {**SMALL_SCENES, "objects": 6}, {"ks": [1, 2]}),
     ("segmentation", {"format": "voc", "path": "voc"}, {"windows": WINDOWS}),
     ("segmentation", {"format": "datasets", "path": "masks", "class_names": ["sky", "grass"]}, {"windows": WINDOWS}),
-    ("segmentation", SCENES, {"windows": WINDOWS}),
+    ("segmentation", SMALL_SCENES, {"windows": WINDOWS}),
 ]
 
 
@@ -351,7 +381,7 @@ def test_every_format_is_read_and_evaluated(folders, monkeypatch):
     write_voc(data / "voc", "sky\ngrass\n")
     write_mask_dataset(data / "masks")
     (data / "described.json").write_text('{"thing 1": ["It is red."]}')
-    monkeypatch.setattr("freezealign.evaluation.suites.formats.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
+    monkeypatch.setattr("freezealign.evaluation.suites.tasks.load_openmoji", lambda: load_tuxpaint(data / "stamps"))
     assert {(some["format"], EVALUATORS[name][1]) for name, some, _ in FORMATS} == set(READERS)
 
     tasks = [
@@ -425,6 +455,90 @@ def test_poster_runs_on_look_alikes_of_its_data(tmp_path):
     assert (results["voc"]["n_classes"], results["pascal-context"]["n_classes"]) == (20, 2)
     assert results["voc-multilingual"]["ru_miou_chance"] > 0
     assert results["long-captions"]["at_8_n_cut"] == 4 and results["long-captions"]["longest"] == 40
+
+
+# What of a task's data cannot be read
+
+
+def spoil(path: Path) -> None:
+    path.write_bytes(b"no picture")
+
+
+def spoil_shard(root: Path) -> None:
+    write_shards(root / "bench", ["0", "cat", "1"], "cls", classnames="a\nb")
+
+
+def spoil_masks(root: Path) -> None:
+    write_voc(root / "voc", "sky\ngrass\n")
+    spoil(root / "voc/SegmentationClass/0.png")
+    (root / "voc/JPEGImages/2.jpg").unlink()
+
+
+def spoil_table(root: Path) -> None:
+    lines = [{"image": "captioned/0.png", "text": text} for text in ("a cat", ["a dog", 5], "  ", "an owl")]
+    (root / "rows.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, {"image": 3, "text": "a cow"}])
+    )
+
+
+def spoil_stamps(root: Path) -> None:
+    write_stamps(root / "stamps")
+    spoil(sorted((root / "stamps/animals").glob("*.png"))[0])
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "evaluator", "data", "found", "reasons"),
+    [
+        (lambda root: spoil(root / "things/car/1.png"), ZERO, THINGS_DATA, 6, {4: "not an image: "}),
+        (
+            spoil_shard,
+            ZERO,
+            {"format": "clip-benchmark", "path": "bench"},
+            3,
+            {1: "is 'cat', not the index of a class"},
+        ),
+        (lambda root: spoil(root / "captioned/2.png"), RETRIEVAL, CAPTIONS["data"], 5, {2: "not an image: "}),
+        (spoil_table, RETRIEVAL, {"format": "captions", "path": "rows.jsonl"}, 5, {1: "5", 2: "is empty", 4: "3"}),
+        (spoil_masks, SEGMENTATION, {"format": "voc", "path": "voc"}, 3, {0: "cannot read the mask", 2: "is missing"}),
+        (spoil_stamps, ZERO, {"format": "tuxpaint", "path": "stamps"}, 30, {0: "not an image"}),
+    ],
+)
+def test_bad_items_are_left_out_counted_and_listed(folders, spoiled, evaluator, data, found, reasons):
+    class Reader(Toy):
+        """Reads its images, as every real model does."""
+
+        def encode_image(self, items, **options):
+            for item in items:
+                read_item(item, "image")
+            return super().encode_image(items, **options)
+
+    spoiled(folders / "data")
+    task, lines = {"name": "bad", "evaluator": evaluator, "data": data}, []
+    record = run(folders, Reader(), suite(task), announce=lines.append)["bad"]
+    assert [entry["index"] for entry in record["skipped"]] == list(reasons)
+    assert all(reasons[entry["index"]] in entry["reason"] for entry in record["skipped"])
+    assert record["results"]["n_images"] + len(record["skipped"]) == found
+    line = f"Left out {len(reasons)}; the first is item {next(iter(reasons))}: {record['skipped'][0]['reason']}"
+    assert line in report(folders) and lines[1] == f"    {line}"
+    assert json.loads((folders / "out/model/bad/result.json").read_text())["skipped"] == record["skipped"]
+    strict = run(folders, Reader(), suite({**task, "data": {**data, "strict": True}}))["bad"]
+    assert f"InputError: item {next(iter(reasons))} of {found}: " in strict["error"]
+
+
+def test_failure_that_no_image_is_to_blame_for_is_noted_as_it_is(folders):
+    class Broken(Toy):
+        def encode_text(self, texts, **_):
+            self.calls += 1
+            raise InputError("the text is empty")
+
+    class Odd(Toy):
+        def encode_image(self, items, **_):
+            raise KeyError("image")
+
+    broken = Broken()
+    assert errors(run(folders, broken)) == dict.fromkeys(["things", "captions"], "InputError: the text is empty")
+    assert broken.calls == 2  # nothing is tried again
+    assert errors(run(folders, Odd())) == dict.fromkeys(["things", "captions"], "KeyError: 'image'")
 
 
 # Reports
@@ -501,20 +615,34 @@ def test_result_of_an_older_suite_is_not_reported(folders):
 # What is run again, and what is not
 
 
-def test_finished_tasks_are_not_run_again(folders):
+def set_aside(folders) -> None:
+    path = folders / "out/model/things/result.json"
+    path.rename(path.with_suffix(".old"))
+
+
+@pytest.mark.parametrize(
+    ("between", "tasks", "options", "calls"),
+    [
+        (None, (THINGS, CAPTIONS), {}, 0),
+        (None, (CAPTIONS,), {}, 0),
+        (None, (CHANGED, CAPTIONS), {}, 1),
+        (None, (THINGS, {**CAPTIONS, "about": "More."}), {}, 1),
+        (None, (THINGS, CAPTIONS), {"identity": "another"}, 3),
+        (None, (THINGS, CAPTIONS), {"name": "another"}, 3),
+        (None, (THINGS, CAPTIONS), {"identity": "another", "tasks": ["captions"]}, 1),
+        (set_aside, (THINGS, CAPTIONS), {}, 2),
+    ],
+)
+def test_only_what_is_not_finished_is_run(folders, between, tasks, options, calls):
     first, second, lines = Toy(), Toy(), []
-    assert run(folders, first) == run(folders, second, announce=lines.append)
-    assert (first.calls, second.calls) == (3, 0)
-    assert lines == ["[1/2] things: finished earlier", "[2/2] captions: finished earlier"]
-
-
-def test_another_task_or_identity_is_run_again(folders):
-    run(folders)
-    changed, other = Toy(), Toy()
-    run(folders, changed, suite(CHANGED, CAPTIONS))
-    assert changed.calls == 1
-    run(folders, other, identity="another")
-    assert other.calls == 3
+    before = run(folders, first)
+    if between:
+        between(folders)
+    after = run(folders, second, suite(*tasks), announce=lines.append, **options)
+    assert (first.calls, second.calls) == (3, calls)
+    assert any("running" in line for line in lines) == (calls > 0)
+    assert list(after) == options.get("tasks", [task["name"] for task in tasks])
+    assert calls or all(record == before[name] for name, record in after.items())
 
 
 def test_a_model_with_other_weights_is_run_again(folders, callable_model):
@@ -530,51 +658,132 @@ def test_a_model_with_other_weights_is_run_again(folders, callable_model):
     assert lines() == ["[1/1] captions: running"]
 
 
+def test_suite_goes_on_after_a_kill_at_any_call(folders, monkeypatch):
+    def draw(path, *_):
+        write_atomically(path, lambda file: file.write(b"picture"))
+
+    monkeypatch.setattr("time.perf_counter", lambda: 0.0)
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    monkeypatch.setattr("freezealign.evaluation.zero_shot.draw_confusion", draw)
+    monkeypatch.setattr("freezealign.evaluation.long_context.draw_curves", draw)
+    data = {"root": folders / "data", "show_progress_bar": False}
+    tasks = (THINGS, ABSENT | {"name": "absent"}, {**CAPTIONS, "evaluator": "long-context"})
+    check_every_kill(lambda folder: run_suite(Toy(), suite(*tasks), folder, **data), folders / "kills", 30)
+
+
+def test_evaluators_files_are_whole_after_a_kill_at_any_call(folders, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    (task,) = suite(THINGS).tasks
+    evaluator, _ = make_evaluator(task, folders / "data", 8, False)
+    check_every_kill(lambda folder: evaluator(Toy(), folder), folders / "kills", 6)
+
+
+@pytest.mark.parametrize("kill", [1, 2, 3])
+def test_kill_while_a_file_is_written_leaves_no_half(folders, monkeypatch, kill):
+    """Also if the next run is of another task, which draws no such picture."""
+    left = iter(range(1, 9))
+
+    def fsync(_):
+        if next(left) == kill:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fsync)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # the process is dead: nothing is tidied up
+        with pytest.raises(Killed):
+            run(folders)
+    place = folders / "out/model/things"
+    for path in place.glob("*.*"):
+        assert path.name.startswith(".") or (
+            Image.open(path) if path.suffix == ".png" else json.loads(path.read_text())
+        )
+    assert errors(run(folders, some=suite({**CAPTIONS, "name": "things"}))) == {}
+    assert [path.name for path in place.iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize("kill", [1, 2])
+def test_report_is_the_old_or_the_new_one_after_a_kill(folders, monkeypatch, kill):
+    def reports() -> list[bytes]:
+        return [(folders / f"out/report.{kind}").read_bytes() for kind in ("md", "html")]
+
+    def fsync(_):
+        if next(left) == kill:
+            raise Killed
+
+    left = iter((1, 2))
+    run(folders, some=suite(CAPTIONS))
+    old = reports()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fsync)
+        with pytest.raises(Killed):
+            run(folders, some=suite(CAPTIONS, title="New"))
+    killed = reports()
+    run(folders, some=suite(CAPTIONS, title="New"))
+    assert killed == [*reports()[: kill - 1], *old[kill - 1 :]]
+
+
+def test_second_process_of_a_model_is_refused(folders):
+    with exclusive(folders / "out/model"), pytest.raises(RuntimeError, match="another process is writing"):
+        run(folders)
+    assert errors(run(folders)) == {}
+
+
+GOOD = {"languages": [""], "columns": ["top1"], "results": {"top1": 0.5, "protocol": "cosine"}}
+
+
+@pytest.mark.parametrize("name", ["model", "other"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b"\xff", "not valid JSON"),
+        ([], r"\['an object'\] missing"),
+        ({**GOOD, "task_identity": 5}, "'task_identity' is '5'"),
+        ({"error": 5}, "'error' is '5'"),
+        ({**GOOD, "results": [1]}, "'results' is"),
+        ({**GOOD, "columns": "top1"}, "'columns' is 'top1'"),
+        ({**GOOD, "columns": []}, "its scores are damaged"),
+        ({**GOOD, "languages": [["en"]]}, "its scores are damaged: .*missing"),
+        ({**GOOD, "results": {"top1": 0.5}}, r"its scores are damaged: \['protocol'\] missing"),
+        ({**GOOD, "results": {"top1": "0.5", "protocol": "x"}}, r"damaged: .*\['top1'\] of another kind"),
+        ({**GOOD, "results": {"top1": 0.5, "top1_low": [], "protocol": "x"}}, r"\['top1_low'\] of another kind"),
+        ({**GOOD, "skipped": [1]}, "'skipped' is damaged"),
+        ({**GOOD, "skipped": 1}, "'skipped' is damaged"),
+        ({**GOOD, "skipped": [{"index": 1}]}, "'skipped' is damaged"),
+    ],
+)
+def test_damaged_result_is_an_error_that_names_it_until_it_is_removed(folders, name, content, message):
+    run(folders, some=suite(CAPTIONS))
+    path = folders / "out/model/captions/result.json"
+    if isinstance(content, dict):
+        content = {**{key: json.loads(path.read_text())[key] for key in ("task_identity", "model_identity")}, **content}
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    with pytest.raises(ValueError, match=rf"model/captions/result\.json: .*{message}.* Remove it, and the task"):
+        run(folders, some=suite(CAPTIONS), name=name)
+    path.unlink()
+    again = Toy()
+    assert errors(run(folders, again, suite(CAPTIONS))) == {} and again.calls == 1
+
+
+def test_score_that_is_none_is_shown_as_none(folders):
+    names = {"en": ["apple", "car"], "de": ["Apfel", "Auto"]}
+    run(folders, some=suite({**THINGS, "options": {"class_names": names, "ks": [1]}}))
+    path = folders / "out/model/things/result.json"
+    record = json.loads(path.read_text())
+    record["results"] |= {"de_top1": None, "en_mean_per_class": None}
+    path.write_text(json.dumps(record))
+    run(folders, some=suite({**THINGS, "options": {"class_names": names, "ks": [1]}}))
+    assert "|  | mean of 1 other languages | none |" in report(folders)
+    assert re.search(r"\| gap to en \|  \|  \| none \| none \|", report(folders))
+
+
 def test_pictures_of_another_task_are_not_reported(folders):
     run(folders)
     retrieval = {**CAPTIONS, "name": "things"}
     run(folders, some=suite(retrieval))
     assert [path.name for path in (folders / "out/model/things").iterdir()] == ["result.json"]
     assert "confusion" not in report(folders)
-
-
-def test_interrupted_suite_goes_on(folders):
-    class Killed(Toy):
-        def encode_text(self, texts, **options):
-            if self.calls == 2:
-                raise KeyboardInterrupt
-            return super().encode_text(texts, **options)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(folders, Killed())
-    assert (folders / "out/model/things/result.json").is_file()
-    again = Toy()
-    assert "results" in run(folders, again)["captions"]
-    assert again.calls == 1
-
-
-def test_kill_while_a_result_is_written_leaves_no_half(folders, monkeypatch):
-    def kill(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", kill)
-        with pytest.raises(KeyboardInterrupt):
-            run(folders)
-    assert [path.name for path in (folders / "out/model/things").iterdir()] == ["confusion.png"]
-    assert errors(run(folders)) == {}
-
-
-@pytest.mark.parametrize("name", ["model", "other"])
-def test_damaged_result_is_an_error_that_names_it_until_it_is_removed(folders, name):
-    run(folders)
-    path = folders / "out/model/captions/result.json"
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"model/captions/result\.json: not valid JSON .* Remove it, and the task"):
-        run(folders, name=name)
-    path.unlink()
-    again = Toy()
-    assert errors(run(folders, again)) == {} and again.calls == 1
 
 
 def test_missing_data_is_noted_and_tried_again(folders):
@@ -599,15 +808,20 @@ def test_model_that_does_not_suit_a_task_is_noted(folders):
     assert list(errors(found)) == ["voc"] and "Oracle has none" in found["voc"]["error"]
 
 
-def test_only_chosen_tasks_are_run(folders):
-    assert list(run(folders, tasks=["captions"])) == ["captions"]
-    assert "## things\n\nNot run yet." in report(folders)
-    with pytest.raises(ValueError, match=r"no task \['nothing'\]; it has \['things', 'captions'\]"):
-        run(folders, tasks=["captions", "nothing"])
-
-
-@pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden"])
-def test_model_name_is_no_path(folders, name):
-    with pytest.raises(ValueError, match=f"got {re.escape(repr(name))}"):
-        run(folders, name=name)
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tasks": ["captions", "nothing"]}, ValueError, r"no task \['nothing'\]; it has \['things', 'captions'\]"),
+        ({"some": "nowhere"}, FileNotFoundError, r"no suite 'nowhere': .*\['offline', 'poster'\]"),
+        *(({"name": name}, ValueError, f"got {re.escape(repr(name))}") for name in ("../up", "a/b", "", ".hidden")),
+    ],
+)
+def test_what_cannot_be_run_at_all_writes_nothing(folders, options, error, message):
+    with pytest.raises(error, match=message):
+        run(folders, **options)
     assert not (folders / "out").exists()
+
+
+def test_tasks_that_were_not_chosen_are_reported_as_not_run(folders):
+    run(folders, tasks=["captions"])
+    assert "## things\n\nNot run yet." in report(folders)

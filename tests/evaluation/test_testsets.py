@@ -104,17 +104,6 @@ def test_every_image_format_of_the_exporter_is_read(form, tmp_path):
     assert abs(red - 200) < 4
 
 
-def test_a_benchmark_without_templates_has_none(tmp_path):
-    write_classes(tmp_path)
-    (tmp_path / "zeroshot_classification_templates.txt").unlink()
-    assert read_benchmark_classes(tmp_path).templates is None
-
-
-def test_another_split_is_read_by_its_name(tmp_path):
-    write_shards(write_classes(tmp_path), [{"png": encoded(draw(9)), "cls": 0}], split="train")
-    assert reds(read_benchmark_classes(tmp_path, split="train").images) == [9]
-
-
 def test_shards_are_read_in_the_order_of_their_numbers(tmp_path):
     write_shards(tmp_path, [{"png": encoded(draw(number)), "cls": 0} for number in range(12)], size=1)
     (tmp_path / "classnames.txt").write_text("a")
@@ -150,90 +139,11 @@ def test_languages_with_other_images_name_the_first_difference(order, message, t
     assert message.format(*map(len, images)) in str(error.value)
 
 
-def test_no_language_is_refused():
-    with pytest.raises(ValueError, match="at least one"):
-        read_benchmark_captions({})
-
-
-@pytest.mark.parametrize(
-    ("read", "kind", "remedy"),
-    [
-        (read_benchmark_classes, "retrieval", "read it with read_benchmark_captions"),
-        (read_benchmark_classes, "multilabel", "only .* can be read"),
-        (read_benchmark_captions, "classification", "read it with read_benchmark_classes"),
-    ],
-)
-def test_a_data_set_of_another_type_names_its_reader(read, kind, remedy, tmp_path):
-    with pytest.raises(ValueError, match=f"data set for {kind}.*{remedy}"):
-        read(write_classes(tmp_path, dataset_type=f"{kind}\n"))
-
-
-def test_a_split_that_is_not_there_names_those_that_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"val.nshards\.txt is missing.*\['test'\]"):
-        read_benchmark_classes(write_classes(tmp_path), split="val")
-
-
-def test_a_number_of_shards_that_is_none_is_refused(tmp_path):
-    (write_classes(tmp_path) / "test/nshards.txt").write_text("two\n")
-    with pytest.raises(ValueError, match=r"nshards\.txt holds \['two'\], not one number"):
-        read_benchmark_classes(tmp_path)
-
-
-def test_a_missing_shard_is_named(tmp_path):
-    (write_classes(tmp_path) / "test/1.tar").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 shards are missing, the first is '1\.tar'"):
-        read_benchmark_classes(tmp_path)
-
-
-def test_a_shard_too_many_is_named(tmp_path):
-    (write_classes(tmp_path) / "test/nshards.txt").write_text("1\n")
-    with pytest.raises(ValueError, match=r"'1\.tar', but nshards\.txt says 1 shards"):
-        read_benchmark_classes(tmp_path)
-
-
 @pytest.mark.parametrize("size", [0, 700, 1030, 1500, 2000, 2600])
 def test_a_damaged_shard_is_not_read_in_part(size, tmp_path):
     shard = write_classes(tmp_path) / "test/0.tar"
     shard.write_bytes(shard.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"cannot read all of .*0\.tar: .* Fetch it anew"):
-        read_benchmark_classes(tmp_path)
-
-
-def test_an_empty_split_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"the split 'test' of .* is empty: there is no sample in its 1 shards"):
-        read_benchmark_classes(write_classes(tmp_path, labels=()))
-
-
-def test_class_names_that_are_missing_are_asked_for(tmp_path):
-    (write_classes(tmp_path) / "classnames.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"classnames\.txt is missing; write the name of a class a line"):
-        read_benchmark_classes(tmp_path)
-
-
-def test_a_label_without_a_class_name_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="label 2 of image 1 has no name among the 2 class names"):
-        read_benchmark_classes(write_classes(tmp_path, labels=(0, 2)))
-
-
-def test_a_label_that_is_no_number_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"1\.tar: the \.cls of 's0000002' is 'cat', not the index"):
-        read_benchmark_classes(write_classes(tmp_path, labels=(0, 1, "cat")))
-
-
-@pytest.mark.parametrize("sample", [{"cls": 0}, {"png": b"", "txt": "a"}])
-def test_a_sample_without_image_or_label_is_refused(sample, tmp_path):
-    with pytest.raises(ValueError, match=rf"0\.tar: 's0000000' needs .* but has only \['{next(iter(sample))}"):
-        read_benchmark_classes(write_shards(tmp_path, [sample]))
-
-
-def test_captions_that_are_not_utf8_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"the \.txt of 's0000000' is not UTF-8"):
-        read_benchmark_captions(write_captions(tmp_path, [b"\xff"]))
-
-
-def test_class_names_that_are_not_utf8_are_refused(tmp_path):
-    (write_classes(tmp_path) / "classnames.txt").write_bytes(b"\xff")
-    with pytest.raises(ValueError, match=r"classnames\.txt is not UTF-8"):
         read_benchmark_classes(tmp_path)
 
 
@@ -296,26 +206,6 @@ def test_every_template_has_a_place_for_the_name():
         assert all("{c}" in template for template in benchmark_templates("babel_imagenet", language))
 
 
-def test_a_data_set_with_templates_only_says_that_it_has_no_names():
-    assert benchmark_templates("food101") == ["a photo of {c}, a type of food."]
-    with pytest.raises(ValueError, match=r"no class names in 'en' for 'food101', only for .*'pets'.* give your own"):
-        benchmark_class_names("food101")
-
-
-@pytest.mark.parametrize("read", [benchmark_class_names, benchmark_templates])
-@pytest.mark.parametrize("language", ["de", "../en"])
-def test_a_language_without_a_list_names_those_that_have_one(read, language):
-    with pytest.raises(ValueError, match=r"no list in .*\['ar', 'en', 'it', 'ja', 'zh'\].*'babel_imagenet'"):
-        read("imagenet1k", language)
-
-
-def test_a_language_that_babel_imagenet_lacks_is_refused():
-    with pytest.raises(ValueError, match=r"no class names of 'babel_imagenet' for 'tlh', only for .*'de'"):
-        benchmark_class_names("babel_imagenet", "tlh")
-    with pytest.raises(ValueError, match="no prompts of 'babel_imagenet' for 'la'"):
-        benchmark_templates("babel_imagenet", "la")  # class names without prompts
-
-
 @pytest.mark.parametrize("read", [benchmark_class_names, benchmark_templates])
 @pytest.mark.parametrize("dataset", ["pets", "babel_imagenet"])
 def test_without_the_package_the_command_that_installs_it_is_given(read, dataset, monkeypatch):
@@ -345,31 +235,6 @@ def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path):
     found = read_class_folders(tmp_path)
     assert found.class_names == ["dog", "tabby cat"] and found.labels == [0, 1, 1, 1, 1] and found.templates is None
     assert reds(found.images) == [2, 3, 1, 5, 4]
-
-
-def test_a_list_of_names_takes_the_place_of_folder_names(tmp_path):
-    write_folders(tmp_path, {"n01/a.png": 1, "n02/a.png": 2})
-    (tmp_path / "classnames.txt").write_text("tench\ngoldfish\n")
-    assert read_class_folders(tmp_path).class_names == ["tench", "goldfish"]
-
-
-def test_a_list_with_too_few_names_is_refused(tmp_path):
-    write_folders(tmp_path, {"n01/a.png": 1, "n02/a.png": 2})
-    (tmp_path / "classnames.txt").write_text("tench\n")
-    with pytest.raises(ValueError, match=r"classnames\.txt has 1 lines, but there are 2 folders"):
-        read_class_folders(tmp_path)
-
-
-def test_a_folder_without_images_is_named(tmp_path):
-    (write_folders(tmp_path, {"cat/a.png": 1}) / "dog").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no image in '.*dog'; remove the folder"):
-        read_class_folders(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["", "gone"])
-def test_a_folder_without_sub_folders_is_refused(name, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no sub-folder in"):
-        read_class_folders(tmp_path / name)
 
 
 # Masks in Pascal VOC's folders
@@ -407,11 +272,6 @@ def test_the_twenty_classes_of_voc_are_named_in_order(tmp_path):
     assert (len(names), names[0], names[14], names[19]) == (20, "aeroplane", "person", "tv monitor")
 
 
-def test_another_split_has_a_list_of_its_own(tmp_path):
-    write_voc(write_voc(tmp_path, {"a": with_palette(VALUES)}), {"b": with_palette(VALUES)}, split="train")
-    assert [image.name for image in read_voc(tmp_path, split="train").images] == ["b.jpg"]
-
-
 def test_other_data_sets_in_this_layout_bring_their_names(tmp_path):
     write_voc(tmp_path, {"a": with_palette(np.full((2, 3), 59, dtype=np.uint8))})
     names = [f"class {number}" for number in range(1, 60)]
@@ -420,24 +280,6 @@ def test_other_data_sets_in_this_layout_bring_their_names(tmp_path):
     found = read_voc(tmp_path)
     assert found.class_names == names and read_mask(found.masks[0]).tolist() == [[59] * 3] * 2
     assert read_voc(tmp_path, class_names=["a"]).class_names == ["a"]
-
-
-@pytest.mark.parametrize("name", ["SegmentationClass/b.png", "JPEGImages/b.jpg"])
-def test_an_image_without_a_mask_is_named(name, tmp_path):
-    write_voc(tmp_path, {stem: with_palette(VALUES) for stem in "abc"})
-    (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=rf"1 images or masks of the split 'val' are missing, .*{name}'"):
-        read_voc(tmp_path)
-
-
-def test_a_list_that_is_not_there_names_those_that_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"test\.txt is missing.*\['val'\]"):
-        read_voc(write_voc(tmp_path, {"a": with_palette(VALUES)}), split="test")
-
-
-def test_an_empty_list_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"val\.txt is empty"):
-        read_voc(write_voc(tmp_path, {}))
 
 
 # Masks in a table
@@ -478,38 +320,262 @@ def test_nothing_is_decoded_before_it_is_called_for(monkeypatch):
     assert decoded == [1]  # the image without its mask
 
 
-def test_a_row_without_a_mask_is_named():
-    found = read_masks(table([stored(with_palette(VALUES)), None]), ["x"] * 20)
-    with pytest.raises(InputError, match=r"row 1 has no 'mask'; leave it out\.$"):
-        read_mask(found.masks[1])
+# What is refused, and how each layout may be varied
+
+TYPE, NAMES, PROMPTS = "dataset_type.txt", "classnames.txt", "zeroshot_classification_templates.txt"
+COUNT, SHARD, LIST = "test/nshards.txt", "test/1.tar", "ImageSets/Segmentation/val.txt"
+LAYOUTS = {
+    "nothing": lambda root: None,
+    "classes": write_classes,
+    "captions": write_captions,
+    "empty": lambda root: write_classes(root, labels=()),
+    "beyond": lambda root: write_classes(root, labels=(0, 2)),
+    "folders": lambda root: write_folders(root, {"n01/a.png": 1, "n02/b.png": 2}),
+    "voc": lambda root: write_voc(root, {stem: with_palette(VALUES) for stem in "abc"}),
+}
+CLS, TXT = read_benchmark_classes, read_benchmark_captions
 
 
-@pytest.mark.parametrize("keyword", ["image", "mask"])
-def test_a_missing_column_is_named_with_the_keyword_that_chooses_another(keyword):
-    with pytest.raises(ValueError, match=rf"no column 'gone'; the columns are \['image', 'mask'\].*{keyword}='…'"):
-        read_masks(table([None]), ["x"], **{keyword: "gone"})
+def lay_out(root: Path, layout: str, changes: dict[str, bytes | str | None]) -> Path:
+    """Write good data, then change files of it: ``None`` removes one."""
+    LAYOUTS[layout](root)
+    for name, content in changes.items():
+        if content is None:
+            (root / name).unlink()
+        elif content == "":
+            (root / name).mkdir()
+        else:
+            (root / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return root
 
 
-def test_a_table_without_rows_is_refused():
-    with pytest.raises(ValueError, match="no images"):
-        read_masks(table([]), ["x"])
+def pick(read, **options):
+    return lambda root: read(root, **options)
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "read", "attribute", "expected"),
+    [
+        ("classes", {PROMPTS: None}, CLS, "templates", None),
+        ("classes", {NAMES: "\ufeffa \nb\n"}, CLS, "class_names", ["a", "b"]),
+        ("classes", {TYPE: "Classification"}, CLS, "labels", [1, 0, 1]),
+        ("folders", {NAMES: "tench\ngoldfish\n"}, read_class_folders, "class_names", ["tench", "goldfish"]),
+        ("voc", {LIST: "b\n\na\n"}, read_voc, "images", ["b", "a"]),
+        ("voc", {LIST.replace("val", "train"): "c"}, pick(read_voc, split="train"), "images", ["c"]),
+    ],
+)
+def test_files_of_a_layout_say_how_it_is_read(layout, changes, read, attribute, expected, tmp_path):
+    found = getattr(read(lay_out(tmp_path, layout, changes)), attribute)
+    assert ([image.stem for image in found] if attribute == "images" else found) == expected
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "read", "error", "message"),
+    [
+        ("classes", {TYPE: "retrieval"}, CLS, ValueError, "for retrieval.*read it with read_benchmark_captions"),
+        ("classes", {TYPE: "multilabel"}, CLS, ValueError, "data set for multilabel.*only .* can be read"),
+        ("classes", {}, TXT, ValueError, "for classification.*read it with read_benchmark_classes"),
+        ("classes", {}, pick(CLS, split="val"), FileNotFoundError, r"val.nshards\.txt is missing.*\['test'\]"),
+        ("classes", {COUNT: "two"}, CLS, ValueError, r"nshards\.txt holds \['two'\], not one number"),
+        ("classes", {COUNT: "1\n2"}, CLS, ValueError, r"nshards\.txt holds \['1', '2'\], not one number"),
+        ("classes", {COUNT: "1"}, CLS, ValueError, r"'1\.tar', but nshards\.txt says 1 shards"),
+        ("classes", {SHARD: None}, CLS, FileNotFoundError, r"1 of 2 shards are missing, the first is '1\.tar'"),
+        (
+            "classes",
+            {NAMES: None},
+            CLS,
+            FileNotFoundError,
+            r"classnames\.txt is missing; write the name of a",
+        ),
+        ("classes", {NAMES: b"\xff"}, CLS, ValueError, r"classnames\.txt is not UTF-8.*save it as UTF-8"),
+        ("beyond", {}, CLS, ValueError, "label 2 of image 1 has no name among the 2 class names"),
+        ("empty", {}, CLS, ValueError, r"the split 'test' of .* is empty: there is no sample in its 1 shards"),
+        ("nothing", {}, lambda root: TXT({}), ValueError, "there is no language; give at least one"),
+        (
+            "captions",
+            {},
+            lambda root: TXT({False: root}),
+            ValueError,
+            "a language is a text, got False.*'no'",
+        ),
+        ("folders", {NAMES: "tench"}, read_class_folders, ValueError, "has 1 lines, but there are 2 folders"),
+        ("folders", {"dog": ""}, read_class_folders, FileNotFoundError, r"no image in '.*dog'; remove the folder"),
+        ("nothing", {}, read_class_folders, FileNotFoundError, "no sub-folder in"),
+        ("nothing", {}, lambda root: read_class_folders(root / "gone"), FileNotFoundError, "no sub-folder in"),
+        ("voc", {}, pick(read_voc, split="test"), FileNotFoundError, r"test\.txt is missing.*\['val'\]"),
+        ("voc", {LIST: "\n"}, read_voc, ValueError, r"val\.txt is empty"),
+    ],
+)
+def test_data_that_is_not_complete_is_refused(layout, changes, read, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        read(lay_out(tmp_path, layout, changes))
+
+
+@pytest.mark.parametrize(
+    ("masks", "columns", "message"),
+    [
+        ([None], {"image": "gone"}, r"no column 'gone'; the columns are \['image', 'mask'\].*image='…'"),
+        ([None], {"mask": "gone"}, r"no column 'gone'; the columns are \['image', 'mask'\].*mask='…'"),
+        ([], {}, "no images"),
+    ],
+)
+def test_a_table_of_other_columns_is_refused(masks, columns, message):
+    with pytest.raises(ValueError, match=message):
+        read_masks(table(masks), ["x"], **columns)
+
+
+@pytest.mark.parametrize(
+    ("read", "dataset", "language", "message"),
+    [
+        (
+            benchmark_class_names,
+            "food101",
+            "en",
+            r"no class names in 'en' for 'food101', only for .*'pets'.* give",
+        ),
+        (benchmark_class_names, "imagenet1k", "de", r"no list in 'de'.*\['ar', 'en', 'it', 'ja', 'zh'\].*'babel_im"),
+        (benchmark_templates, "imagenet1k", "de", r"no list in 'de'.*\['ar', 'en', 'it', 'ja', 'zh'\].*'babel_im"),
+        (benchmark_templates, "imagenet1k", "../en", r"no list in '\.\./en', only in \['ar', 'en'"),
+        (benchmark_class_names, "babel_imagenet", "tlh", r"no class names of 'babel_imagenet' for 'tlh', .*'de'"),
+        (benchmark_templates, "babel_imagenet", "la", "no prompts of 'babel_imagenet' for 'la'"),  # which has names
+    ],
+)
+def test_prompts_that_are_not_published_name_those_that_are(read, dataset, language, message):
+    with pytest.raises(ValueError, match=message):
+        read(dataset, language)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("en_classnames.json", '{"pets": 3}', "'pets' is no list; install"),
+        ("en_classnames.json", "[" * 100_000, "not valid JSON"),
+        ("en_classnames.json", '["pets"]', "an object.* missing"),
+        ("babel_imagenet.json", '{"EN": [[5], 3]}', "is damaged at 'en'"),
+        ("babel_imagenet.json", '{"EN": [[5000], ["a"]]}', "is damaged at 'en'"),
+        ("babel_imagenet.json", '{"EN": [[1, 2], ["a"]]}', "is damaged at 'en'"),
+    ],
+)
+def test_files_of_the_package_that_are_damaged_are_named(file, content, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("freezealign.evaluation.testsets.clip_benchmark._folder", lambda: tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(ValueError, match=rf"{file}.*{message}"):
+        benchmark_class_names("babel_imagenet" if "babel" in file else "pets")
+
+
+# What cannot be read is left out, and listed
+
+
+def entry(red: int, **text) -> dict:
+    return {"png": encoded(draw(red)), **text}
+
+
+def shards(*entries: dict, kind: str = "classification"):
+    """Return what writes samples as they are into a folder, and reads them."""
+
+    def read(root: Path):
+        write_shards(root, list(entries))
+        lay_out(root, "nothing", {NAMES: "a\nb", TYPE: kind})
+        return CLS(root) if kind == "classification" else TXT(root)
+
+    return read
+
+
+def languages(root: Path) -> CaptionedImages:
+    for code, texts in {"en": [b"one", b"two", b"\xff"], "de": [b"\xff", b"zwei", b"drei"]}.items():
+        write_captions(root / code, texts)
+    return TXT({code: root / code for code in ("en", "de")})
+
+
+def voc_without(name: str):
+    return lambda root: read_voc(lay_out(root, "voc", {name: None}))
+
+
+def broken_folders(root: Path) -> ClassifiedImages:
+    write_folders(root, {"a/0.png": 0, "a/1.png": 1, "b/2.png": 2})
+    return read_class_folders(lay_out(root, "nothing", {"a/1.png": "no picture"}))
+
+
+def mask_table(root: Path) -> MaskedImages:
+    large = Image.fromarray(np.zeros((9, 9), np.uint8))
+    return read_masks(table([stored(with_palette(VALUES)), None, stored(large), stored(with_palette(VALUES))]), ["x"])
+
+
+BAD, LATIN = {"png": b"no picture"}, b"\xff"
+LEFT_OUT = [
+    # how the data is made and read, the pictures that stay, and what is wrong with the others
+    (shards(entry(0, cls=0), entry(1, cls="cat")), [0], {1: "the .cls of 's0000001' is 'cat', not the index"}),
+    (shards(entry(0), entry(1, cls=1)), [1], {0: "needs an image and a .cls, but has only ['png']"}),
+    (shards({"cls": 1}, entry(1, cls=1)), [1], {0: "needs an image and a .cls, but has only ['cls']"}),
+    (shards(entry(0, cls=0), entry(1, cls=LATIN)), [0], {1: "the .cls of 's0000001' is not UTF-8"}),
+    (shards(entry(0, cls=0), {**BAD, "cls": 1}), [0], {1: "not an image"}),
+    (shards(entry(0, cls="x"), {**BAD, "cls": 1}, entry(2, cls=0)), [2], {0: "is 'x'", 1: "not an image"}),
+    (shards(entry(0, txt=b"a"), entry(1, txt=LATIN), kind="retrieval"), [0], {1: "the .txt of 's0000001' is not"}),
+    (shards({"txt": b"a"}, entry(1, txt=b"b"), kind="retrieval"), [1], {0: "has only ['txt']"}),
+    (languages, [1], {0: "the .txt of 's0000000' is not", 2: "the .txt of 's0000002' is not"}),
+    (broken_folders, [0, 2], {1: "not an image"}),
+    (voc_without("SegmentationClass/b.png"), [100, 100], {1: "SegmentationClass/b.png' is missing; add it"}),
+    (voc_without("JPEGImages/a.jpg"), [100, 100], {0: "JPEGImages/a.jpg' is missing; add it"}),
+    (mask_table, [0, 3], {1: "row 1 has no 'mask'", 2: "the mask is (9, 9), its image (3, 4)"}),
+]
+
+
+@pytest.mark.parametrize(("make", "kept", "reasons"), LEFT_OUT)
+def test_what_cannot_be_read_is_left_out_with_its_position_and_reason(make, kept, reasons, tmp_path):
+    found = make(tmp_path)
+    checked = found.readable()
+    assert reds(checked.images) == pytest.approx(kept, abs=1)  # JPEG rounds
+    assert [entry.index for entry in checked.skipped] == list(reasons)
+    for left_out in checked.skipped:
+        assert reasons[left_out.index] in left_out.reason
+    known = getattr(checked, checked.known)
+    assert {len(some) for some in (known.values() if isinstance(known, dict) else [known])} == {len(kept)}
+    assert len(found.images) + len(found.skipped) == len(checked.images) + len(checked.skipped)
+    assert checked.readable() == checked
+    with pytest.raises(InputError, match=rf"item {next(iter(reasons))} of {len(kept) + len(reasons)}: "):
+        found.readable(strict=True)
+
+
+def test_labels_and_captions_stay_with_their_images(tmp_path):
+    found = shards(entry(0), entry(1, cls=1), entry(2, cls="x"), entry(3, cls=0))(tmp_path / "a")
+    assert (found.labels, reds(found.images)) == ([1, 0], [1, 3])
+    assert languages(tmp_path / "b").captions == {"en": [["two"]], "de": [["zwei"]]}
+    broken = ClassifiedImages([b"", encoded(draw(5)), b""], [0, 1, 0], ["a", "b"]).readable()
+    assert (broken.labels, reds(broken.images)) == ([1], [5])
+
+
+def test_data_of_which_nothing_can_be_read_says_why(tmp_path):
+    with pytest.raises(InputError, match=r"item 0 of 2: .* is 'x', not the index of a class"):
+        shards(entry(0, cls="x"), entry(1, cls="y"))(tmp_path)
+    with pytest.raises(InputError, match="item 0 of 1: not an image"):
+        CaptionedImages([b""], {"": [["a"]]}).readable()
 
 
 # Containers
 
 
 @pytest.mark.parametrize(
-    ("make", "what"),
+    ("make", "message"),
     [
-        (lambda some: ClassifiedImages([b""] * 2, [0] * len(some), ["a"]), "labels"),
-        (lambda some: CaptionedImages([b""] * 2, {"de": [["a"]] * len(some)}), "lists of captions in de"),
-        (lambda some: MaskedImages([b""] * 2, some, ["a"]), "masks"),
+        (lambda: ClassifiedImages([], [], []), "the test set has no images"),
+        (lambda: ClassifiedImages([b""] * 2, [0] * 3, ["a"]), "2 images but labels of 3; each"),
+        (lambda: CaptionedImages([b""] * 2, {"de": [["a"]] * 3}), "2 images but captions of 3 in de"),
+        (lambda: MaskedImages([b""] * 2, [VALUES] * 3, ["a"]), "2 images but masks of 3"),
+        (
+            lambda: ClassifiedImages([b""] * 2, [0, "cat"], ["a"]),
+            "label 'cat' of image 1 is no whole number; give",
+        ),
+        (lambda: ClassifiedImages([b""], [None], ["a"]), "label None of image 0 is no whole number"),
+        (lambda: ClassifiedImages([b""], [0.5], ["a"]), r"label 0\.5 of image 0 is no whole number"),
     ],
 )
-def test_counts_that_differ_are_refused(make, what):
-    with pytest.raises(ValueError, match=f"2 images but 3 {what}"):
-        make([lambda: VALUES] * 3)
-    assert len(make([lambda: VALUES] * 2).images) == 2
+def test_what_does_not_fit_its_images_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_whole_numbers_of_any_type_are_labels():
+    assert ClassifiedImages([b""] * 2, [np.int64(1), True], ["a", "b"]).labels == [1, True]
 
 
 @given(st.lists(st.integers(-3, 6), min_size=1), st.integers(1, 4))

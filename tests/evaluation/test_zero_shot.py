@@ -304,7 +304,7 @@ def test_more_classes_than_images_can_be_evaluated():
 def confusion(monkeypatch) -> list:
     """What would be drawn: names, labels and predictions."""
     drawn: list = []
-    monkeypatch.setattr("freezealign.evaluation.pictures.draw_confusion", lambda path, *rest: drawn.append(rest))
+    monkeypatch.setattr("freezealign.evaluation.zero_shot.draw_confusion", lambda path, *rest: drawn.append(rest))
     return drawn
 
 
@@ -358,3 +358,11 @@ def test_labels_are_whole_numbers_whatever_their_type(callable_model, images):
         assert ZeroShotClassificationEvaluator(images, other, names)(callable_model) == expected
     with pytest.raises(ValueError, match=r"and 0\.5 is none"):
         ZeroShotClassificationEvaluator(images, [0, 0.5] * 6, names)
+
+
+@pytest.mark.parametrize(
+    "labels", [["cat"], [None], [[0]], np.array([["cat"]]), [1j], np.zeros((1, 1), int)], ids=lambda labels: str(labels)
+)
+def test_labels_that_are_no_whole_numbers_name_the_remedy(labels):
+    with pytest.raises(ValueError, match=r"whole numbers, one .* \[class_names\.index\(name\) for name in labels\]"):
+        ZeroShotClassificationEvaluator([0], labels, ["cat", "dog"])

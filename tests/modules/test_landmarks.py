@@ -8,7 +8,8 @@ import torch
 from torch.nn.functional import layer_norm, normalize
 
 from freezealign import FreezeAlign, KernelHead, RelativeHead, RetrievalEvaluator
-from freezealign.training.moments import PairMoments, correlated_directions
+from freezealign.moments import Moments
+from freezealign.training.correlation import correlated_directions
 
 QUIET = {"show_progress_bar": False}
 
@@ -104,7 +105,7 @@ def test_kernel_model_is_canonical_correlation_of_kernel_coordinates(callable_mo
         head = KernelHead(frozen.shape[1], 8)
         head.set_landmarks(frozen)
         prepared.append(head.prepared(frozen))
-    moments = PairMoments()
+    moments = Moments(double=True)
     moments.update(prepared)
     maps = correlated_directions(moments, 7, (0.6 / 48, 0.6 / 32))
     first, second = (normalize(x @ m.weight.T + m.bias, dim=-1) for x, m in zip(prepared, maps))

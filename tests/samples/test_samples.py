@@ -99,3 +99,8 @@ def test_openmoji_is_split_as_documented():
     apple = next(sample for sample in data.samples if sample.key == "1F34E")
     assert (apple.captions["en"], apple.captions["de"]) == ("red apple", "roter apfel")
     assert read_image(apple.image).size == (300, 300)
+
+
+def test_a_stamp_whose_description_is_empty_costs_no_other(stamps):
+    next(stamps.rglob("cat.txt")).write_text("")
+    assert [sample.captions.get("en") for sample in load_tuxpaint(stamps).samples] == [None, "A dog.", "A pear."]

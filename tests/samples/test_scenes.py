@@ -22,10 +22,6 @@ def cutout(number: int) -> Image.Image:
     return Image.new("RGBA", (20 + number % 5, 30), colour)
 
 
-def broken() -> Image.Image:
-    raise InputError("cannot render it")
-
-
 def sample(number: int, read=None) -> Sample:
     captions = {"en": f"thing {number}", "de": f"Ding {number}"}
     return Sample(f"key{number:02}", lambda: None, captions, read or partial(cutout, number))
@@ -90,7 +86,11 @@ def test_no_two_objects_share_a_caption():
         assert not {"twin", "key03"} <= set(keys)
 
 
-def test_broken_cutout_is_listed_and_left_out():
+@pytest.mark.parametrize("error", [InputError, OSError, RuntimeError])
+def test_broken_cutout_is_listed_and_left_out(error):
+    def broken() -> Image.Image:
+        raise error("cannot render it")
+
     scenes = compose_scenes([*SAMPLES, sample(99, broken)], 8, side=64)
     assert [(entry.index, entry.reason) for entry in scenes.skipped] == [(20, "cannot render it")]
     assert len(scenes.class_names["en"]) == 20

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 from freezealign import ContrastiveLoss, FeatureStore, FitArguments, FreezeAlign, FrozenEncoder
 from freezealign.data.reader import PairReader
 from freezealign.encoders.callable import CallableEncoder
-from freezealign.training.batches import CachedBatches, OnlineBatches, order
+from freezealign.training import batches as module
+from freezealign.training import order
+from freezealign.training.batches import CachedBatches, OnlineBatches
 from freezealign.training.batches import TrainingBatch as Batch
-from freezealign.training.batches import cached as module
 from freezealign.training.objective import Objective
 
 QUIET = {"show_progress_bar": False}

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from runs import QUIET, Score, make_model, make_pairs, trained
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-from freezealign import FeatureStore
-from freezealign.training.batches import cached, order
+from freezealign import FeatureStore, FreezeAlign
+from freezealign.training import batches, order
 
 PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
 
@@ -85,7 +85,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupted_run_ends_as_if_it_had_not_been(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(cached, "WINDOW_BYTES", 4000)
+    monkeypatch.setattr(batches, "WINDOW_BYTES", 4000)
     monkeypatch.setattr(order, "CHUNK", 5)
     make_data, options = KINDS[kind]
     options, data = {"save_every": 2, **options}, make_data(tmp_path)
@@ -170,6 +170,33 @@ def test_run_out_of_patience_stays_so(tmp_path):
     assert len(history.steps) == len(again.steps) < 6 * 20
 
 
+RERUNS = {
+    "kernel by itself": ("auto", {}),
+    "kernel, then trained": ("auto", {"epochs": 2}),
+    "kernel": ("kernel", {"epochs": 2}),
+    "kernel, kept": ("kernel", {"init": "closed-form", "epochs": 1, "loss": "sigmoid"}),
+    "relative": ("relative", {"init": "closed-form"}),
+    "tokens": ("auto", {"init": "closed-form", "schedule": "paper", "epochs": 2}),
+    "pooled": ("auto", {"init": "random", "epochs": 2, "level": "pooled"}),
+    "sigmoid": ("token", {"schedule": "paper", "epochs": 2, "loss": "sigmoid"}),
+}
+
+
+@pytest.mark.parametrize("kind", RERUNS)
+def test_finished_run_is_returned_to_its_own_model_and_to_a_new_one(kind, tmp_path):
+    """What a run makes of the model, other blocks, landmarks or a bias, does not make it another run."""
+    recipe, options = RERUNS[kind]
+    options = {"batch_size": 6, "output_dir": tmp_path, **options, **QUIET}
+    level = options.pop("level", None)
+    models = [FreezeAlign(make_model().encoders, recipe=recipe, dim=8, seed=0, device="cpu") for _ in range(2)]
+    data = make_pairs() if level is None else models[0].extract_features(make_pairs(), level=level, **QUIET)
+    first, weights = models[0].fit(data, **options), trained(models[0])
+    for model in models:
+        again = model.fit(data, **options)
+        assert again.steps == first.steps
+        assert all(torch.equal(value, weights[name]) for name, value in trained(model).items())
+
+
 # What is refused
 
 
@@ -250,6 +277,68 @@ def test_damaged_checkpoint_is_refused_by_name(finished, name, damage):
     with pytest.raises(ValueError, match=rf"step-00000018/{name}"):
         model.fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
     assert all(torch.equal(value, before[key]) for key, value in trained(model).items())
+
+
+ODD_STATES = {
+    "no progress": lambda state: state.pop("progress"),
+    "progress is a number": lambda state: state.update(progress=3),
+    "step is a word": lambda state: state["progress"].update(step="18"),
+    "epoch is a truth value": lambda state: state["progress"].update(epoch=True),
+    "no batch": lambda state: state["progress"].pop("batch"),
+    "best is a list": lambda state: state["progress"].update(best=[1]),
+    "no scaler": lambda state: state.pop("scaler"),
+    "steps is an object": lambda state: state.update(steps={}),
+    "a step is a number": lambda state: state["steps"].append(3),
+    "a step has no loss": lambda state: state["steps"][4].pop("loss"),
+    "a loss is a word": lambda state: state["steps"][4].update(loss="low"),
+    "evaluations is a word": lambda state: state.update(evaluations="none"),
+    "an evaluation has no step": lambda state: state["evaluations"][0].pop("step"),
+    "the version is a word": lambda state: state.update(format_version="1"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_STATES)
+def test_odd_state_is_refused_by_name(finished, kind):
+    path = finished / "checkpoints" / "step-00000018" / "state.json"
+    state = json.loads(path.read_text())
+    ODD_STATES[kind](state)
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match=r"step-00000018/state\.json: .*not what freezealign writes"):
+        make_model().fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
+
+
+ODD_TENSORS = {
+    "NaN": lambda value: torch.full_like(value, torch.nan),
+    "infinity": lambda value: torch.full_like(value, -torch.inf),
+    "another shape": lambda value: torch.zeros(3, 3, 3),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "best.safetensors"])
+@pytest.mark.parametrize("kind", ODD_TENSORS)
+def test_checkpoint_of_odd_tensors_is_refused_by_name(finished, name, kind):
+    path = finished / "checkpoints" / "step-00000018" / name
+    tensors = load_file(path)
+    key = sorted(tensors)[0]
+    value = tensors.pop(key)
+    tensors |= {key: ODD_TENSORS[kind](value)} if ODD_TENSORS[kind] else {f"other.{key}": value}
+    save_file(tensors, path)
+    model = make_model()
+    before = trained(model)
+    with pytest.raises(ValueError, match=rf"{name} holds .*; remove that folder to go on from an earlier checkpoint"):
+        model.fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
+    assert all(torch.equal(value, before[name]) for name, value in trained(model).items())
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.6])
+def test_checkpoint_of_an_odd_temperature_is_refused(finished, value):
+    path = finished / "checkpoints" / "step-00000018" / "weights.safetensors"
+    save_file({**load_file(path), "logit_scale.temperature": torch.tensor(value)}, path)
+    model = make_model()
+    with pytest.raises(ValueError, match=rf"step-00000018: the temperature is {value}"):
+        model.fit(make_pairs(), Score(), **PAPER, keep_best=True, output_dir=finished)
+    assert model.logit_scale.temperature.item() == pytest.approx(0.07)
 
 
 def other_pictures(pairs):

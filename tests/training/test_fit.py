@@ -22,7 +22,7 @@ from freezealign import (
     TokenProjector,
 )
 from freezealign.encoders.callable import CallableEncoder
-from freezealign.training.optimizer import make_optimizer
+from freezealign.training.trainer import make_optimizer
 
 QUIET = {"show_progress_bar": False}
 CAPTIONS = [["a", "a red apple"], ["a car"], ["a dog", "a blue dog", "number 1 2 3 4"]]

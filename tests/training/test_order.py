@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from freezealign.training.batches import order as module
-from freezealign.training.batches.order import Order
+from freezealign.training import order as module
+from freezealign.training.order import Order
 
 SIZES = st.integers(2, 400)
 BATCHES = st.integers(2, 50)

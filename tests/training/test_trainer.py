@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from freezealign import FitArguments, FreezeAlign, FrozenEncoder, Pooling, RetrievalEvaluator, TokenProjector
 from freezealign.training import checkpoints
 from freezealign.training import trainer as trainer_module
-from freezealign.training.neighbourhoods import neighbourhood_loss
+from freezealign.training.objective import neighbourhood_loss
 from freezealign.training.plan import make_plan
 
 PAPER = {"schedule": "paper", "epochs": 3, "batch_size": 6, **QUIET}
@@ -121,7 +121,8 @@ def test_fp16_scale_is_kept_in_checkpoints(tmp_path, monkeypatch):
     whole = make_model()
     losses = whole.fit(make_pairs(), **options).losses
     scales = {
-        int(path.name[5:]): checkpoints.read_state(path)["scaler"] for path in (tmp_path / "checkpoints").glob("step-*")
+        int(path.name[5:]): checkpoints.read_state(path, True)["scaler"]
+        for path in (tmp_path / "checkpoints").glob("step-*")
     }
     assert scales[3]["scale"] == 2.0**10 and scales[18]["scale"] > 2.0**10 and scales[3]["_growth_tracker"] == 3
     for path in (tmp_path / "checkpoints").glob("step-*"):
@@ -130,7 +131,7 @@ def test_fp16_scale_is_kept_in_checkpoints(tmp_path, monkeypatch):
     again = make_model()
     assert again.fit(make_pairs(), **options).losses == losses
     assert same_weights(again, trained(whole))
-    assert checkpoints.read_state(tmp_path / "checkpoints" / "step-00000018")["scaler"] == scales[18]
+    assert checkpoints.read_state(tmp_path / "checkpoints" / "step-00000018", True)["scaler"] == scales[18]
 
 
 def test_model_on_the_cpu_trains_after_one_on_an_accelerator(monkeypatch):
@@ -181,11 +182,12 @@ def test_patience_counts_from_the_best():
 
 @pytest.mark.parametrize("options", [{"keep_best": True}, {"patience": 1}])
 @pytest.mark.parametrize("evaluator", [None, lambda model, **_: {"score": 1.0}])
-def test_evaluator_without_a_metric_is_refused_before_training(options, evaluator):
+@pytest.mark.parametrize("init", ["random", "closed-form"])
+def test_evaluator_without_a_metric_is_refused_before_training(options, evaluator, init):
     model = make_model()
     before = trained(model)
     with pytest.raises(ValueError, match=r"keep_best and patience need an evaluator.*primary_metric"):
-        model.fit(make_pairs(), evaluator, **PAPER, **options)
+        model.fit(make_pairs(), evaluator, **PAPER, **options, init=init)
     assert same_weights(model, before)
 
 

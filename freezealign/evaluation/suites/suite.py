@@ -14,8 +14,19 @@ from typing import Any
 from freezealign.files import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-KINDS = {"title": str, "tasks": list, "about": str, "name": str, "evaluator": str, "data": dict, "options": dict}
-"""What each key of a suite or a task holds."""
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("title", "about", "name", "evaluator", "text", "split", "samples", "benchmark"), (str,)),
+    **dict.fromkeys(("descriptions", "protocol", "background", "candidates"), (str,)),
+    **dict.fromkeys(("fold", "count", "objects", "side", "variants", "changed", "seed", "ignore_label"), (int,)),
+    **dict.fromkeys(("short_side", "window", "stride"), (int,)),
+    **dict.fromkeys(("strict", "renormalize", "squash"), (bool,)),
+    **dict.fromkeys(("tasks", "languages", "metrics", "ks", "budgets"), (list,)),
+    **dict.fromkeys(("data", "options", "windows"), (dict,)),
+    **{"threshold": (int, float), "path": (str, dict), "class_names": (list, dict), "templates": (str, list, dict)},
+}
+"""What each key of a suite, a task, its data and its options holds."""
+MEMBERS: dict[str, type] = {"languages": str, "metrics": str, "ks": int, "budgets": int, "path": str}
+"""What a list or a mapping under a key holds."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Task:
     Args:
         name: Its folder and its heading: letters, digits, ``.``, ``_`` and ``-``.
         evaluator: Key of :data:`freezealign.evaluation.suites.tasks.EVALUATORS`.
-        data: ``format``, which names one of :data:`freezealign.evaluation.suites.formats.READERS`, and its arguments.
+        data: ``format``, which names one of :data:`freezealign.evaluation.suites.tasks.READERS`, and its arguments.
         options: Arguments of the evaluator.
         about: A sentence for the report.
     """
@@ -70,9 +81,13 @@ class Suite:
         """
         import yaml
 
+        known = builtin_suites()
+        path = resources.files(__package__) / f"{source}.yaml" if str(source) in known else Path(source)
         try:
-            return cls.from_dict(yaml.safe_load(_read(source)))
-        except (yaml.YAMLError, ValueError) as error:
+            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no suite '{source}': give a YAML file or one of {known}.") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not a suite: {error}") from None
 
     @classmethod
@@ -93,6 +108,11 @@ class Suite:
         for name in names:
             if not NAME.fullmatch(name) or names.count(name) > 1:
                 raise ValueError(f"each task needs a name of its own, of letters, digits, ._ and -; got {name!r}.")
+        for task in tasks:
+            try:
+                to_json(task.to_dict())
+            except (TypeError, ValueError) as error:  # YAML has dates and infinities
+                raise ValueError(f"task {task.name!r} holds what JSON has not: {error}; write it in quotes.") from None
         return cls(**{**content, "tasks": tasks})
 
 
@@ -102,26 +122,29 @@ def builtin_suites() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def _read(source: str | PathLike[str]) -> str:
-    if str(source) in builtin_suites():
-        return resources.files(__package__).joinpath(f"{source}.yaml").read_text(encoding="utf-8")
-    try:
-        return Path(source).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        known = builtin_suites()
-        raise FileNotFoundError(f"there is no suite '{source}': give a YAML file or one of {known}.") from None
-
-
 def _check_keys(kind: type, content: Any, what: str) -> None:
     """Raise a ``ValueError`` unless ``content`` is a mapping with the fields of a dataclass, each of its kind."""
     if not isinstance(content, dict):
         raise ValueError(f"{what} is a mapping, got {content!r}.")
     known = {entry.name for entry in fields(kind)}
-    needed = {"title", "tasks"} if kind is Suite else {"name", "evaluator", "data"}
+    needed = {entry.name for entry in fields(kind) if entry.default is entry.default_factory}  # both are missing
     if missing := sorted(needed - set(content)):
         raise ValueError(f"{what} needs {missing}: {content!r}.")
-    if unknown := sorted(set(content) - known):
+    if unknown := sorted(set(content) - known, key=str):
         raise ValueError(f"{what} has {sorted(known)}, not {unknown}.")
+    check_kinds(content, what)
+
+
+def check_kinds(content: Mapping[str, Any], what: str) -> None:
+    """Raise a ``ValueError`` unless each value is of the kind that its key holds."""
     for key, value in content.items():
-        if not isinstance(value, KINDS[key]):
-            raise ValueError(f"'{key}' of {what} is a {KINDS[key].__name__}, got {value!r}.")
+        if not _is_any(value, KINDS.get(key, (object,))):
+            kinds = " or ".join(kind.__name__ for kind in KINDS[key])
+            raise ValueError(f"'{key}' of {what} is a {kinds}, got {value!r}.")
+        for member in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            if key in MEMBERS and not _is_any(member, (MEMBERS[key],)):
+                raise ValueError(f"'{key}' of {what} holds a {MEMBERS[key].__name__} each, got {member!r}.")
+
+
+def _is_any(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (int not in kinds or not isinstance(value, bool))

@@ -2,33 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar
+
+from typing_extensions import Self
+
+from freezealign.evaluation.masks import read_masked
+from freezealign.inputs import InputError, Skipped, shorten
+from freezealign.modality import read_item
 
 
 @dataclass(frozen=True)
-class ClassifiedImages:
-    """Images of which the class is known.
+class TestSet:
+    """Images, and what is known of each.
 
     Args:
         images: n images, in any form ``encode_image`` takes.
+        skipped: What was left out, by its position in the data.
+
+    Raises:
+        ValueError: If there are no images, or what is known is of another number of them.
+    """
+
+    __test__ = False  # pytest takes it for one of its own
+    known: ClassVar[str]
+
+    images: Sequence[Any]
+    skipped: list[Skipped] = field(default_factory=list, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not len(self.images):
+            raise ValueError("the test set has no images.")
+        known = getattr(self, self.known)
+        for language, values in known.items() if isinstance(known, Mapping) else [("", known)]:
+            if len(values) != len(self.images):
+                where = f" in {language}" * bool(language)
+                raise ValueError(f"{len(self.images)} images but {self.known} of {len(values)}{where}; each needs one.")
+
+    def readable(self, strict: bool = False) -> Self:
+        """Return the set without what cannot be read, which is added to ``skipped``; reads every image once.
+
+        Args:
+            strict: Raise at the first one instead.
+
+        Raises:
+            InputError: If none can be read, or ``strict`` and one cannot; the message gives its position.
+        """
+        reasons = {entry.index: entry.reason for entry in self.skipped}
+        places = [place for place in range(len(self.images) + len(reasons)) if place not in reasons]
+        for number, place in enumerate(places):
+            try:
+                self._read(number)
+            except InputError as error:
+                reasons[place] = str(error)
+        skipped = left_out(reasons, len(self.images) + len(self.skipped), strict)
+
+        def kept(values: Any) -> Any:
+            if isinstance(values, Mapping):
+                return {language: kept(some) for language, some in values.items()}
+            return [value for value, place in zip(values, places) if place not in reasons]
+
+        known = {name: kept(getattr(self, name)) for name in ("images", self.known)}
+        return replace(self, skipped=skipped, **known)
+
+    def _read(self, number: int) -> Any:
+        return read_item(self.images[number], "image")
+
+
+@dataclass(frozen=True)
+class ClassifiedImages(TestSet):
+    """Images of which the class is known.
+
+    Args:
         labels: For each the index of its class.
         class_names: The names of the classes.
         templates: Prompts with ``{c}`` where the name goes, if the data set comes with any.
 
     Raises:
-        ValueError: If there are no images, their number is not that of the labels, or a label has no class name.
+        ValueError: Also if a label is no index of a class name.
     """
 
-    images: Sequence[Any]
+    known = "labels"
+
     labels: list[int]
     class_names: list[str]
     templates: list[str] | None = None
 
     def __post_init__(self) -> None:
-        _check_counts(self.images, self.labels, "labels")
+        super().__post_init__()
         for number, label in enumerate(self.labels):
+            if not isinstance(label, Integral):
+                raise ValueError(
+                    f"label {shorten(label)} of image {number} is no whole number; give the index of its class name."
+                )
             if not 0 <= label < len(self.class_names):
                 raise ValueError(
                     f"label {label} of image {number} has no name among the {len(self.class_names)} class names; give "
@@ -37,49 +106,55 @@ class ClassifiedImages:
 
 
 @dataclass(frozen=True)
-class CaptionedImages:
+class CaptionedImages(TestSet):
     """Images with captions, in one language or several.
 
     Args:
-        images: n images, in any form ``encode_image`` takes.
-        captions: For each language the captions of each image; the only language may be called ``""``.
-
-    Raises:
-        ValueError: If there are no images, or a language has captions for another number of them.
+        captions: For each language a list of captions of each image; the only language may be called ``""``.
     """
 
-    images: Sequence[Any]
-    captions: dict[str, list[list[str]]]
+    known = "captions"
 
-    def __post_init__(self) -> None:
-        for language, captions in self.captions.items():
-            _check_counts(self.images, captions, f"lists of captions{f' in {language}' * bool(language)}")
+    captions: dict[str, list[list[str]]]
 
 
 @dataclass(frozen=True)
-class MaskedImages:
+class MaskedImages(TestSet):
     """Images of which the class of each pixel is known.
 
     Args:
-        images: n images, in any form ``encode_image`` takes.
         masks: For each its mask, in any form :func:`freezealign.evaluation.masks.read_mask` takes: 0 is background, i
             is ``class_names[i - 1]``, 255 does not count.
         class_names: The names of the classes, without background; or such a list for each language.
-
-    Raises:
-        ValueError: If there are no images, or their number is not that of the masks.
     """
 
-    images: Sequence[Any]
+    known = "masks"
+
     masks: Sequence[Any]
     class_names: list[str] | dict[str, list[str]]
 
-    def __post_init__(self) -> None:
-        _check_counts(self.images, self.masks, "masks")
+    def _read(self, number: int) -> None:
+        read_masked(self.images[number], self.masks[number])
 
 
-def _check_counts(images: Sized, others: Sized, what: str) -> None:
-    if not len(images):
-        raise ValueError("the test set has no images.")
-    if len(images) != len(others):
-        raise ValueError(f"{len(images)} images but {len(others)} {what}; each image needs one.")
+def left_out(reasons: Mapping[int, str], found: int, strict: bool = False) -> list[Skipped]:
+    """Return what is left out of so much; if that is all, or ``strict`` and there is any, raise an ``InputError``."""
+    skipped = [Skipped(index, reason) for index, reason in sorted(reasons.items())]
+    if skipped and (strict or len(skipped) == found):
+        raise InputError(f"item {skipped[0].index} of {found}: {skipped[0].reason}")
+    return skipped
+
+
+def read_lines(path: Path, remedy: str) -> list[str]:
+    """Return the lines of a UTF-8 file, without white space around them; the remedy is told where there is no file."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing; {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
+
+
+def find_lines(path: Path) -> list[str] | None:
+    """Return what :func:`read_lines` does, or ``None`` if there is no such file."""
+    return read_lines(path, "") if path.is_file() else None

@@ -1,13 +1,15 @@
-"""Test sets in folders: one of images for each class, or Pascal VOC's with masks."""
+"""Test sets as folders and tables: a folder of images for each class, Pascal VOC's layout, columns with masks."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from freezealign.data.sources.folder import class_folders
-from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages
-from freezealign.evaluation.testsets.lines import find_lines, read_lines
+from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages, find_lines, left_out, read_lines
+from freezealign.inputs import InputError
 
 NAMES = "classnames.txt"
 VOC_CLASSES = (
@@ -41,6 +43,8 @@ def read_class_folders(root: str | Path) -> ClassifiedImages:
 def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | None = None) -> MaskedImages:
     """Return images with masks, in the layout of Pascal VOC; other data sets have it too, such as Pascal Context.
 
+    What lacks its image or its mask is left out, and listed in ``skipped``.
+
     Args:
         root: The folder with ``JPEGImages/*.jpg``, ``SegmentationClass/*.png``, and ``ImageSets/Segmentation/*.txt``,
             which lists the images of a split. A mask is a picture with a palette, or a grey one: 0 is background, i is
@@ -50,28 +54,56 @@ def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | 
             there is one, and VOC's 20 otherwise.
 
     Raises:
-        FileNotFoundError: If the list, an image or a mask is missing.
+        FileNotFoundError: If the list is missing.
+        InputError: If no image with its mask is there.
         ValueError: If the list is empty.
     """
     root = Path(root)
-    stems = _read_split(root, split)
-    images = [root / "JPEGImages" / f"{stem}.jpg" for stem in stems]
-    masks = [root / "SegmentationClass" / f"{stem}.png" for stem in stems]
-    if missing := [path for path in (*images, *masks) if not path.is_file()]:
-        raise FileNotFoundError(
-            f"{root}: {len(missing)} images or masks of the split '{split}' are missing, the first is '{missing[0]}'; "
-            "add them, or take them off the list."
-        )
-    names = find_lines(root / NAMES) if class_names is None else class_names
-    return MaskedImages(images, masks, list(VOC_CLASSES if names is None else names))
-
-
-def _read_split(root: Path, split: str) -> list[str]:
-    """Return the names of a split's images, without their suffix."""
     lists = root / "ImageSets/Segmentation"
     found = sorted(path.stem for path in lists.glob("*.txt"))
-    lines = read_lines(lists / f"{split}.txt", f"it lists the images of the split. There are lists for {found}.")
-    stems = [line for line in lines if line]
+    remedy = f"it lists the images of the split. There are lists for {found}."
+    stems = [line for line in read_lines(lists / f"{split}.txt", remedy) if line]
     if not stems:
         raise ValueError(f"{lists / f'{split}.txt'} is empty; write the name of an image a line, without suffix.")
-    return stems
+    files = [(root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png") for stem in stems]
+    reasons = {
+        index: f"'{path}' is missing; add it, or take it off the list."
+        for index, pair in enumerate(files)
+        for path in pair
+        if not path.is_file()
+    }
+    skipped = left_out(reasons, len(files))
+    images, masks = zip(*(pair for index, pair in enumerate(files) if index not in reasons))
+    names = find_lines(root / NAMES) if class_names is None else class_names
+    return MaskedImages(images, masks, list(VOC_CLASSES if names is None else names), skipped=skipped)
+
+
+def read_masks(dataset: Any, class_names: Sequence[str], image: str = "image", mask: str = "mask") -> MaskedImages:
+    """Return the images and masks of a data set's columns; a row is decoded when it is called for.
+
+    Args:
+        dataset: A ``datasets.Dataset``.
+        class_names: The names of the classes, without background.
+        image: The column of images.
+        mask: The column of masks: pictures with a palette or grey ones, or integers (H, W). 0 is background, i is
+            class number i from 1, 255 does not count.
+
+    Raises:
+        ValueError: If a column is missing, or there are no rows.
+    """
+    for keyword, column in (("image", image), ("mask", mask)):
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"there is no column '{column}'; the columns are {list(dataset.column_names)}. "
+                f"Say which one to use: {keyword}='…'."
+            )
+    alone = [dataset.select_columns([column]) for column in (image, mask)]  # because a row decodes all that it holds
+    images, masks = ([partial(_read_cell, some, row) for row in range(len(some))] for some in alone)
+    return MaskedImages(images, masks, list(class_names))
+
+
+def _read_cell(dataset: Any, row: int) -> Any:
+    ((column, content),) = dataset[row].items()
+    if content is None:
+        raise InputError(f"row {row} has no '{column}'; leave it out.")
+    return content

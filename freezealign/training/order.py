@@ -20,12 +20,7 @@ CHUNK = 256
 
 
 class Draw(NamedTuple):
-    """Pairs drawn for training.
-
-    Args:
-        positions: (n,) which pairs.
-        row_draws: (n,) a number in [0, 1) for each, which draws one of its rows in each modality, captions or views.
-    """
+    """Pairs by position (n,), and for each a number in [0, 1) that draws one of its rows in each modality (n,)."""
 
     positions: np.ndarray
     row_draws: np.ndarray
@@ -74,10 +69,11 @@ class Order:
         chunks = rng.permutation(np.concatenate([self._chunks(part, number) for part in range(len(self.sizes))]))
         left, missing = Draw(np.arange(0), np.zeros(0)), len(self)
         for start in range(0, len(chunks), per_window := math.ceil(self.window / self.chunk)):
-            fresh = rng.permutation(self._members(chunks[start : start + per_window]))
-            draw = Draw(
-                np.concatenate([left.positions, fresh]), np.concatenate([left.row_draws, rng.random(len(fresh))])
-            )
+            parts, numbers = chunks[start : start + per_window].T
+            starts = self.starts[parts] + numbers * self.chunk
+            ends = np.minimum(starts + self.chunk, self.starts[parts + 1])
+            fresh = rng.permutation(neighbours(starts, ends - starts))
+            draw = Draw(*(np.concatenate(both) for both in zip(left, (fresh, rng.random(len(fresh))))))
             full = min(len(draw.positions) // self.batch_size, missing)
             yield [draw.rows(i * self.batch_size, (i + 1) * self.batch_size) for i in range(full)]
             left, missing = draw.rows(full * self.batch_size), missing - full
@@ -94,13 +90,6 @@ class Order:
         orders = [np.random.default_rng([self.seed, part, number]).permutation(count) for number in passes]
         chunks = np.concatenate([np.arange(0), *orders])[first - passes.start * count :][: last - first]
         return np.stack([np.full(len(chunks), part), chunks], axis=1)
-
-    def _members(self, chunks: np.ndarray) -> np.ndarray:
-        """Return the positions of the pairs in these chunks."""
-        parts, numbers = chunks.T
-        starts = self.starts[parts] + numbers * self.chunk
-        lengths = np.minimum(starts + self.chunk, self.starts[parts + 1]) - starts
-        return neighbours(starts, lengths)
 
     def _least(self, part: int) -> int:
         """Return how many pairs of a data set every epoch draws at least."""
