@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezealign.files import write_atomically
+from freezealign.inputs import skipped_pairs
 from freezealign.training.arguments import NEUTRAL
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class CardData:
         self.training = {
             "data_name": arguments.data_name,
             "pairs": pairs,
-            "skipped": len(history.skipped),
+            "skipped": len(skipped_pairs(history.skipped)),
             "steps": len(history.steps),
             "final_loss": history.losses[-1] if history.losses else None,
             "plan": history.plan,

@@ -48,6 +48,23 @@ def is_folder(path: str | Path) -> bool:
         return False
 
 
+def check_file(path: str | Path) -> None:
+    """Raise an ``OSError`` if ``path`` is no regular file, by what it is: reading a pipe or a device may never end."""
+    try:
+        kind = stat.S_IFMT(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        raise FileNotFoundError(f"there is no file {str(path)[:80]!r}") from None
+    if kind != stat.S_IFREG:
+        what = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(kind, "a device")
+        raise OSError(f"{path} is {what} and no file")
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file for reading after :func:`check_file`: what a user names may be anything."""
+    check_file(path)
+    return Path(path).open("rb")
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 

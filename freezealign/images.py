@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from freezealign.files import is_file
-from freezealign.inputs import InputError, download, is_url, shorten
+from freezealign.files import open_file
+from freezealign.inputs import DownloadError, InputError, download, is_url, shorten
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
@@ -35,30 +35,52 @@ def read_image(item: Any) -> Image.Image:
         item: PIL image in any mode; path; http(s) address; encoded bytes; a dict with ``bytes`` or ``path`` (as
             ``datasets`` stores undecoded images); NumPy array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); tensor
             (1, H, W), (3, H, W) or (4, H, W). Arrays and tensors are uint8, or floating point in [0, 1]. Or a function
-            without arguments that returns any of these, called when the image is due.
+            without arguments that returns any of these, called when the image is due. Of PIL's modes, ``F`` holds
+            values in [0, 1], and those that begin with ``I`` 0 to 65,535, whatever the largest of them is.
 
     Raises:
-        InputError: If there is no such file, it is truncated or not an image, or the array has another shape or range.
+        InputError: Whatever reading it raises; the message names the image and says why.
     """
-    item = item() if callable(item) else item
-    if isinstance(item, Image.Image):
-        return to_rgb(item, "the image")
-    if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
-        item = item.get("bytes") or item["path"]
-    if isinstance(item, ENCODED):
+    try:
+        item = item() if callable(item) else item
+        if isinstance(item, dict) and (item.get("bytes") or item.get("path")):
+            item = item.get("bytes") or item["path"]
         item = item.getvalue() if isinstance(item, io.BytesIO) else item
-        return _decode(io.BytesIO(item), f"{len(item)} bytes")
-    if isinstance(item, torch.Tensor):
-        return _from_array(_channels_last(item), f"tensor of shape {tuple(item.shape)}")
-    if isinstance(item, np.ndarray):
-        return _from_array(item, f"array of shape {item.shape}")
-    if is_url(item):
-        return _decode(io.BytesIO(download(item)), item)
-    if isinstance(item, (str, Path)):
-        if not is_file(item):
-            raise InputError(f"no such image file: {shorten(str(item))}.")
-        return _decode(Path(item), str(item))
-    raise InputError(f"expected an image, got {shorten(item)} ({type(item).__name__}).")
+        return _read(item, _name(item))
+    except (InputError, DownloadError):
+        raise
+    except UnidentifiedImageError:
+        raise InputError(f"not an image: {_name(item)}.") from None
+    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
+        raise InputError(f"cannot read {_name(item)}: {type(error).__name__}: {error}.") from None
+
+
+def _read(item: Any, name: str) -> Image.Image:
+    if isinstance(item, Image.Image):
+        return _to_rgb(item, name)
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        return _from_array(item, name)
+    item = download(item) if is_url(item) else item
+    if not isinstance(item, (str, Path, *ENCODED)):
+        raise InputError(f"expected an image, got {shorten(item)} ({type(item).__name__}).")
+    file: BinaryIO
+    try:
+        file = open_file(item) if isinstance(item, (str, Path)) else io.BytesIO(cast(bytes, item))
+    except FileNotFoundError:
+        raise InputError(f"no such image file: {shorten(str(item))}.") from None
+    with file, Image.open(file, formats=formats()) as image:
+        return _to_rgb(image, name)
+
+
+def _name(item: Any) -> str:
+    """Return what an image is called in errors."""
+    if isinstance(item, (np.ndarray, torch.Tensor)):
+        return f"{'array' if isinstance(item, np.ndarray) else 'tensor'} of shape {tuple(item.shape)}"
+    if isinstance(item, Image.Image):
+        return getattr(item, "filename", "") or f"image of mode {item.mode}"
+    if isinstance(item, ENCODED):
+        return f"{len(cast(bytes, item))} bytes"
+    return str(item) if isinstance(item, (str, Path)) else shorten(item)
 
 
 @cache
@@ -68,31 +90,18 @@ def formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def _decode(source: Path | io.BytesIO, name: str) -> Image.Image:
-    try:
-        with Image.open(source, formats=formats()) as image:
-            return to_rgb(image, name)
-    except InputError:
-        raise
-    except UnidentifiedImageError:
-        raise InputError(f"not an image: {name}.") from None
-    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever they happen to trip over
-        raise InputError(f"cannot read the image {name}: {error}.") from None
-
-
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white.
-
-    Raises:
-        InputError: If it is damaged, has no pixels or too many, or is longer than :data:`ASPECT_LIMIT` times its width.
-    """
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Return the image upright, as RGB, 16-bit and floating-point modes scaled to 8 bits, transparency on white."""
     _check_size(image, name)
-    try:
-        image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError) as error:
-        raise InputError(f"cannot read the image {name}: {error}.") from None
-    if image.mode.startswith(("I", "F")):
-        image = _to_8_bits(image, name)
+    image = ImageOps.exif_transpose(image)
+    _check_size(image, name)  # what a file holds may have another size than it says
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise InputError(f"{name} has values from {values.min()} to {values.max()}; at most 16 bits are read.")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if image.mode == "F":
+        image = _from_array(np.asarray(image), name)
     if image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert(image.mode.upper())
     if image.has_transparency_data:
@@ -112,27 +121,13 @@ def _check_size(image: Image.Image, name: str) -> None:
         raise InputError(f"{name} is {width} x {height}; at most {ASPECT_LIMIT} times as long as wide is read.")
 
 
-def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
-    """Scale integers, of 16 bits, by 1/257, and floats from [0, 1] if nothing exceeds 1, else from [0, 255]."""
-    values: np.ndarray = np.asarray(image, dtype=np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{name} has values that are NaN or Inf.")
-    if image.mode == "F":
-        values = values * 255 if values.max(initial=0) <= 1 else values
-    else:
-        values = values / 257
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8), mode="L")
-
-
-def _channels_last(tensor: torch.Tensor) -> np.ndarray:
-    if tensor.ndim == 3 and tensor.shape[0] not in (1, 3, 4):
-        raise InputError(f"an image tensor is (1, H, W), (3, H, W) or (4, H, W), got {tuple(tensor.shape)}.")
-    tensor = tensor.detach().cpu()
-    tensor = tensor.float() if tensor.is_floating_point() else tensor
-    return (tensor.permute(1, 2, 0) if tensor.ndim == 3 else tensor).numpy()
-
-
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _from_array(array: Any, name: str) -> Image.Image:
+    if isinstance(array, torch.Tensor):
+        if array.ndim == 3 and array.shape[0] not in (1, 3, 4):
+            raise InputError(f"an image tensor is (1, H, W), (3, H, W) or (4, H, W), got {tuple(array.shape)}.")
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+        return _from_array((array.permute(1, 2, 0) if array.ndim == 3 else array).numpy(), name)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)) or 0 in array.shape:
         raise InputError(f"an image array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); got {name}.")
     if array.dtype.kind == "f":
@@ -144,7 +139,7 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
         raise InputError(f"{name} has dtype {array.dtype}; images are uint8, or floating point in [0, 1].")
-    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), name)
+    return _to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array), name)
 
 
 def random_view(image: Image.Image, rng: np.random.Generator) -> Image.Image:

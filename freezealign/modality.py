@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,10 @@ import torch
 from PIL import Image
 
 from freezealign.images import ENCODED, IMAGE_SUFFIXES, random_view, read_image
-from freezealign.inputs import InputError, Unreadable, shorten
+from freezealign.inputs import DownloadError, InputError, Unreadable, shorten
+
+TEXT_LIMIT = 1_000_000
+"""Characters of the longest text that is read: no encoder reads as many, and cutting one into tokens takes seconds."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,17 @@ def read_text(item: Any) -> str:
     """Return the item if it is a non-empty string.
 
     Raises:
-        InputError: If it is not a string, has nothing but white space, or is not valid Unicode.
+        InputError: If it is not a string, has nothing but white space, over a million characters, or a lone surrogate,
+            which stands for a byte that is no UTF-8.
     """
     if not isinstance(item, str):
         raise InputError(f"expected a text, got {shorten(item)} ({type(item).__name__}).")
     if not item.strip():
         raise InputError(f"the text is empty: {shorten(item)}.")
+    if len(item) > TEXT_LIMIT:
+        raise InputError(f"the text has {len(item):,} characters, at most {TEXT_LIMIT:,} are read: {shorten(item)}.")
     if any("\ud800" <= letter <= "\udfff" for letter in item):
-        raise InputError(f"the text is not valid Unicode (a lone surrogate): {shorten(item)}.")
+        raise InputError(f"the text is not UTF-8: {shorten(item)}.")
     return item
 
 
@@ -105,10 +111,24 @@ def read_item(item: Any, modality: str) -> Any:
         item()
     try:
         return modality_of(modality).read(item)
-    except InputError:
+    except (InputError, DownloadError):
         raise
     except Exception as error:  # whatever one item trips over is that item's failure
         raise InputError(f"cannot read {shorten(item)}: {type(error).__name__}: {error}") from error
+
+
+def read_items(items: Sequence[Any], read: Callable[[Any], Any]) -> tuple[list[Any], dict[int, str]]:
+    """Read what a pair has of one modality: what of it is good, and by place what is wrong with the rest.
+
+    This is the one rule for a bad caption among good ones: it costs itself alone.
+    """
+    good, bad = [], {}
+    for place, item in enumerate(items):
+        try:
+            good.append(read(item))
+        except InputError as error:
+            bad[place] = str(error)
+    return good, bad
 
 
 def unwrap(item: Any, modality: str) -> Any:

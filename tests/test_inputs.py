@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import http.server
 import io
+import struct
 import threading
 import time
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from freezealign import FrozenEncoder, inputs
+from freezealign import FrozenEncoder, images, inputs
 from freezealign.images import read_image
 from freezealign.inputs import InputError
 from freezealign.modality import read_item, read_text
@@ -100,9 +102,23 @@ def test_a_16_bit_png_is_scaled_to_8_bits(tmp_path):
     assert pixel(tmp_path / "deep.png") == (100, 100, 100)
 
 
-@pytest.mark.parametrize(("value", "expected"), [(0.0, 0), (1.0, 255), (0.2, 51), (200.0, 200)])
-def test_a_float_image_lies_in_0_to_1_or_else_in_0_to_255(value, expected):
+@pytest.mark.parametrize(("value", "expected"), [(0.0, 0), (1.0, 255), (0.2, 51)])
+def test_a_float_image_lies_in_0_to_1_as_a_float_array_does(value, expected):
     assert pixel(Image.fromarray(np.full((2, 3), value, dtype=np.float32))) == (expected,) * 3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "remedy"),
+    [
+        (np.float32, 200, r"from 200 to 200; floating-point images lie in \[0, 1\]"),
+        (np.float32, 1.01, r"lie in \[0, 1\]"),
+        (np.int32, 65536, "from 65536 to 65536; at most 16 bits are read"),
+        (np.int32, -1, "from -1 to -1; at most 16 bits are read"),
+    ],
+)
+def test_values_beyond_those_of_the_mode_are_refused_and_not_scaled_by_the_largest(dtype, value, remedy):
+    with pytest.raises(InputError, match=remedy):
+        read_image(Image.fromarray(np.full((2, 3), value, dtype=dtype)))
 
 
 def test_a_float_image_with_nan_is_refused_rather_than_read_as_black():
@@ -310,7 +326,7 @@ def test_a_damaged_image_is_read_or_refused_but_never_another_error(kind):
         damaged[position] ^= 0xFF
         for data in (bytes(damaged), content[:position]):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("error")
                 try:
                     assert read_image(data).mode == "RGB"
                 except InputError:
@@ -361,6 +377,32 @@ def test_an_image_so_large_that_it_may_be_a_bomb_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(InputError, match="decompression bomb"):
         read_image(encoded(noise(64, 64)))
+
+
+def icon(size: tuple[int, int]) -> bytes:
+    """An ICO that says it is 16 x 16 and holds a PNG of another size."""
+    inner = encoded(Image.new("L", size))
+    entry = struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(inner), 22)
+    return struct.pack("<HHH", 0, 1, 1) + entry + inner
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+@pytest.mark.parametrize("size", [(20, 20 * 60), (200, 200)])
+def test_a_picture_that_is_larger_than_its_file_says_is_refused(size, action, monkeypatch):
+    monkeypatch.setattr(images, "PIXEL_LIMIT", 30_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(InputError):
+            read_image(icon(size))
+
+
+def test_a_text_in_a_picture_that_swells_when_it_is_unpacked_is_bounded():
+    bomb = zlib.compress(b"x" * 20_000_000)
+    chunk = b"zTXtComment\0\0" + bomb
+    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    content = encoded(noise())
+    with pytest.raises(InputError):
+        read_image(content[:33] + chunk + content[33:])
 
 
 # Addresses
@@ -432,7 +474,7 @@ def test_a_server_that_does_not_answer_in_time_is_refused(site, monkeypatch):
 
 def test_a_download_above_the_limit_is_refused(site, monkeypatch):
     monkeypatch.setattr(inputs, "URL_LIMIT_BYTES", 10)
-    with pytest.raises(InputError, match=r"picture\.png is larger than"):
+    with pytest.raises(InputError, match=r"cannot fetch .*picture\.png: it is larger than"):
         read_image(f"{site}/picture.png")
 
 

@@ -48,6 +48,7 @@ def extract(
     `shards/*.json`. Train on it with `freezealign train STORE`, or `model.fit(FeatureStore.open("STORE"))`.
     """
     from freezealign.data.sources import open_pairs
+    from freezealign.inputs import skipped_pairs
     from freezealign.model import FreezeAlign
 
     model = FreezeAlign({"image": image_encoder, "text": text_encoder})
@@ -64,4 +65,6 @@ def extract(
         engine=engine,
         strict=strict,
     )
-    typer.echo(f"{store}, {store.nbytes / 2**20:,.1f} MiB, {len(store.skipped):,} pairs skipped: {output}")
+    typer.echo(
+        f"{store}, {store.nbytes / 2**20:,.1f} MiB, {len(skipped_pairs(store.skipped)):,} pairs skipped: {output}"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from freezealign.data.sources.parquet import open_parquet
+from freezealign.data.sources.tables import open_parquet
 
 FIRST_ROWS = 1000
 """Rows that tell the width of a column of vectors."""

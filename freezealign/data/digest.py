@@ -29,7 +29,13 @@ def pairs_digest(pairs: Iterable[Pair], pixels: bool = True) -> str:
         pairs: The pairs, not yet read.
         pixels: Whether there is a second half: not where data may be augmented anew each time it is read.
     """
-    return "".join(_pair_digest(pair, pixels) for pair in pairs)
+    digests = []
+    for pair in pairs:
+        items = {key: [_told(item) for item in own] for key, own in pair.items.items()}
+        form = _short(json.dumps([pair.id, items], sort_keys=True).encode())
+        contents = (_content(item) for own in pair.items.values() for item in own)
+        digests.append(form + (_short(*contents) if pixels else UNKNOWN))
+    return "".join(digests)
 
 
 def first_difference(one: str, other: str) -> int | None:
@@ -45,19 +51,8 @@ def first_difference(one: str, other: str) -> int | None:
     return None
 
 
-def _pair_digest(pair: Pair, pixels: bool) -> str:
-    items = {key: [_told(item) for item in own] for key, own in pair.items.items()}
-    form = _short(json.dumps([pair.id, items], sort_keys=True).encode())
-    if not pixels:
-        return form + UNKNOWN
-    return form + _short(*(_content(item) for own in pair.items.values() for item in own))
-
-
 def _short(*parts: bytes) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:HALF]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:HALF]
 
 
 def _told(item: Any) -> Any:

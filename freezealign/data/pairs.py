@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import chain
+from math import isnan
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import DataLoader, default_collate
 
 from freezealign.inputs import Unreadable
+
+COLLATE = "DataLoader(…, collate_fn=list)"
 
 
 class Pair(NamedTuple):
@@ -25,75 +28,52 @@ class Pair(NamedTuple):
     id: str | None = None
 
 
-def is_map_style(data: Any, modalities: Sequence[str]) -> bool:
-    """Whether single pairs can be read by position, in any order."""
-    if isinstance(data, (str, Path, Mapping, DataLoader)) or not (
-        hasattr(data, "__getitem__") and hasattr(data, "__len__")
-    ):
-        return False
-    try:
-        return len(data) == 0 or not is_batch(data[0], modalities)
-    except Exception:  # a pair that cannot be had
-        return True
+@dataclass(frozen=True)
+class Malformed(Unreadable):
+    """Stands for the items of what is no pair of these modalities."""
 
 
-def iterate_pairs(data: Iterable[Any], modalities: Sequence[str]) -> Iterator[Pair]:
+def iterate_pairs(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[Pair]:
     """Yield the pairs of ``data`` one by one.
 
     Args:
         data: An iterable of pairs, or of batches of pairs (a ``DataLoader``). A pair is ``(image, text)`` or
             ``{"image": …, "text": …}``, several captions as a list of strings. A batch is ``(images, texts)`` or the
-            same dict with lists, arrays or tensors of equal length.
+            same dict with lists, arrays or tensors of equal length. What is none of these is a pair whose items say so
+            when they are read.
         modalities: Names of the model's towers, in the order that tuples follow.
+        position: Number of the first pair, for errors.
 
     Raises:
-        ValueError: If a pair lacks a modality, or a batch holds more of one than of another.
+        RuntimeError: If ``data`` raises; the message names the pair at which it ended.
+        ValueError: If a batch lacks a modality, or holds more of one than of another.
     """
-    is_loader = isinstance(data, DataLoader) and data.batch_size is not None
-    for element in data:
-        if is_loader:
-            yield from pairs_of_batch(element, modalities, data)
-        elif is_batch(element, modalities):
-            yield from split_batch(element, modalities)
-        else:
-            yield as_pair(element, modalities)
+    return chain.from_iterable(iterate_batches(data, modalities, position))
 
 
-def pairs_of_batch(batch: Any, modalities: Sequence[str], loader: Any) -> Iterator[Pair]:
-    """Yield the pairs of one batch of a ``DataLoader``, of which every element is a batch."""
-    if _is_list_of_pairs(batch, modalities):
-        return (as_pair(pair, modalities) for pair in batch)
-    return split_batch(batch, modalities, collated=loader.collate_fn is default_collate)
-
-
-def pairs_from(data: Iterable[Any], modalities: Sequence[str], start: int) -> Iterator[Pair]:
-    """Yield the pairs of ``data`` from number ``start`` on, without reading the ones before where that is possible."""
-    if is_map_style(data, modalities):
-        return (pair_at(data, index, modalities) for index in range(start, len(data)))  # type: ignore[arg-type]
-    if hasattr(data, "iter_from"):
-        return iterate_pairs(data.iter_from(start), modalities)
-    if hasattr(data, "skip"):
-        return iterate_pairs(data.skip(start), modalities)
-    return islice(iterate_pairs(data, modalities), start, None)
-
-
-def pair_at(data: Any, index: int, modalities: Sequence[str]) -> Pair:
-    """Return one pair of data that has positions; if it cannot be had, one whose items say so when they are read."""
-    try:
-        element = data[index]
-    except Exception as error:
-        reason = f"the data raised {type(error).__name__}: {error}"
-        return Pair({modality: [Unreadable(reason)] for modality in modalities})
-    return as_pair(element, modalities)
-
-
-def count_pairs(data: Any, modalities: Sequence[str]) -> int | None:
-    """Return the number of pairs in ``data`` where it can tell."""
-    if isinstance(data, DataLoader):
-        data = data.dataset
-        return len(data) if hasattr(data, "__len__") else None
-    countable = is_map_style(data, modalities) or (hasattr(data, "iter_from") and hasattr(data, "__len__"))
-    return len(data) if countable else None
+def iterate_batches(data: Iterable[Any], modalities: Sequence[str], position: int = 0) -> Iterator[list[Pair]]:
+    """Yield the pairs of each element of ``data``; see :func:`iterate_pairs`."""
+    loader: Any = getattr(data, "renamed", data)  # of which columns have other names
+    is_loader = isinstance(loader, DataLoader) and loader.batch_size is not None
+    elements = iter(data)
+    while True:
+        try:
+            element = next(elements)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise RuntimeError(f"the data ended at pair {position}: {type(error).__name__}: {error}") from error
+        try:
+            if is_loader:
+                pairs = _pairs_of_batch(element, modalities, loader.collate_fn)
+            elif is_batch(element, modalities):
+                pairs = split_batch(element, modalities)
+            else:
+                pairs = [as_pair(element, modalities)]
+        except ValueError as error:
+            raise ValueError(f"the batch that begins with pair {position}: {error}") from None
+        yield pairs
+        position += len(pairs)
 
 
 def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
@@ -101,14 +81,17 @@ def as_pairs(data: Any, modalities: Sequence[str]) -> Any:
 
     Raises:
         TypeError: If it is a dict of data sets; the message names them.
+        ValueError: If a table has two columns of one name, or a dict columns of different lengths.
     """
     if hasattr(data, "columns") and hasattr(data, "to_dict"):
+        if twice := [name for name in modalities if list(data.columns).count(name) > 1]:
+            raise ValueError(f"the table has several columns {twice}; rename all but one of each.")
         return data.to_dict("records")
     if not isinstance(data, Mapping):
         return data
     if not set(modalities) <= set(data):
         raise TypeError(f"a {type(data).__name__} of {list(data)} holds no pairs; pass one of its values.")
-    return [{**pair.items, "id": pair.id} for pair in split_batch(data, modalities)]
+    return split_batch(data, modalities)
 
 
 def undecoded(data: Any) -> Any:
@@ -133,9 +116,9 @@ def is_batch(element: Any, modalities: Sequence[str]) -> bool:
 
     What has one id is one pair: a picture's several captions.
     """
+    if isinstance(element, Pair) or (isinstance(element, Mapping) and isinstance(element.get("id"), (str, int))):
+        return False
     if isinstance(element, Mapping):
-        if isinstance(element.get("id"), (str, int)):
-            return False
         members = [element[modality] for modality in modalities if modality in element]
     else:
         members = list(element) if isinstance(element, (list, tuple)) else []
@@ -144,12 +127,18 @@ def is_batch(element: Any, modalities: Sequence[str]) -> bool:
 
 def as_pair(element: Any, modalities: Sequence[str]) -> Pair:
     """Return one pair with its items as lists; see :func:`iterate_pairs`."""
-    items = {modality: _as_list(item) for modality, item in _by_modality(element, modalities).items()}
-    return Pair(items, _id(element))
+    if isinstance(element, Pair):
+        return element
+    name = element.get("id") if isinstance(element, Mapping) else None
+    name = None if name is None or (isinstance(name, float) and isnan(name)) else str(name)  # as tables have it
+    try:
+        return Pair({key: _as_list(item) for key, item in _by_modality(element, modalities).items()}, name)
+    except ValueError as error:
+        return Pair({modality: [Malformed(str(error))] for modality in modalities}, name)
 
 
-def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> Iterator[Pair]:
-    """Yield the pairs of one batch; see :func:`iterate_pairs`.
+def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -> list[Pair]:
+    """Return the pairs of one batch; see :func:`iterate_pairs`.
 
     Args:
         batch: A column for each modality.
@@ -158,42 +147,48 @@ def split_batch(batch: Any, modalities: Sequence[str], collated: bool = False) -
             list for each place, of B captions: that is undone.
     """
     columns = _by_modality(batch, modalities)
+    for modality, column in columns.items():
+        is_column = hasattr(column, "__getitem__") and getattr(column, "ndim", 1) > 0
+        if isinstance(column, (str, bytes, Mapping)) or not is_column:
+            raise ValueError(
+                f"'{modality}' of a batch is a list, an array or a tensor of items, not {type(column).__name__}. "
+                f"{COLLATE} keeps pairs as they are."
+            )
     if collated:
-        columns = {key: _by_pair(column) for key, column in columns.items()}
+        for key, places in columns.items():
+            if isinstance(places, list) and places and all(isinstance(place, (list, tuple)) for place in places):
+                columns[key] = [list(captions) for captions in zip(*places)]
     sizes = {modality: len(column) for modality, column in columns.items()}
     if len(set(sizes.values())) > 1:
         raise ValueError(
-            f"a batch must hold as many items of each modality, got {sizes}. Where pairs have several captions, give "
-            "the DataLoader collate_fn=list."
+            f"a batch must hold as many items of each modality, got {sizes}. Where pairs have several captions, "
+            f"{COLLATE} keeps them together."
         )
     ids = batch.get("id") if isinstance(batch, Mapping) else None
-    for row, items in enumerate(zip(*columns.values())):
-        named = {modality: _as_list(item) for modality, item in zip(columns, items)}
-        yield Pair(named, None if ids is None else _id({"id": ids[row]}))
+    rows = [dict(zip(columns, map(_as_list, items))) for items in zip(*columns.values())]
+    return [Pair(items, None if ids is None else str(ids[row])) for row, items in enumerate(rows)]
 
 
-def _is_list_of_pairs(element: Any, modalities: Sequence[str]) -> bool:
-    """Whether a batch is the list of its pairs, as ``collate_fn=list`` leaves it, rather than of its columns.
-
-    What is in a column is of one type, what is in a pair is not.
-    """
-    if not isinstance(element, list):
-        return False
-    if all(isinstance(pair, Mapping) for pair in element):
-        return True
-    are_tuples = all(isinstance(pair, tuple) and len(pair) == len(modalities) for pair in element)
-    return are_tuples and any(len(set(map(type, pair))) > 1 for pair in element)
-
-
-def _by_pair(column: Any) -> Any:
-    """Return a column of torch's default collation with one entry a pair."""
-    nested = isinstance(column, list) and column and all(isinstance(place, (list, tuple)) for place in column)
-    return [list(captions) for captions in zip(*column)] if nested else column
+def _pairs_of_batch(batch: Any, modalities: Sequence[str], collate: Any) -> list[Pair]:
+    """Return the pairs of a batch of a ``DataLoader``: the list of them that ``collate_fn=list`` leaves, or columns."""
+    count, holds_pairs = len(modalities), False
+    if isinstance(batch, (list, tuple)) and collate is not default_collate:
+        holds_pairs = collate is list or all(isinstance(pair, Mapping) for pair in batch)
+        if not holds_pairs and all(isinstance(pair, (list, tuple)) and len(pair) == count for pair in batch):
+            holds_pairs = len(batch) != count or _all_alike(zip(*batch))
+            if len(batch) == count and holds_pairs == _all_alike(batch):
+                raise ValueError(
+                    f"it is {count} lists of {count}: pairs, or columns? {COLLATE} says that they are pairs; columns "
+                    f"are told by their names: {{'{modalities[0]}': […], …}}."
+                )
+    if holds_pairs:
+        return [as_pair(pair, modalities) for pair in batch]
+    return split_batch(batch, modalities, collate is default_collate)
 
 
-def _id(element: Any) -> str | None:
-    name = element.get("id") if isinstance(element, Mapping) else None
-    return None if name is None else str(name)
+def _all_alike(groups: Iterable[Iterable[Any]]) -> bool:
+    """Whether each group is texts, or lists of them, throughout, or nothing of the kind."""
+    return all(len({isinstance(i, (str, list, tuple)) for i in group if i is not None}) <= 1 for group in groups)
 
 
 def _by_modality(element: Any, modalities: Sequence[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from freezealign.files import write_atomically, write_json_atomically
-from freezealign.inputs import Skipped
+from freezealign.inputs import Skipped, skipped_pairs
 from freezealign.markdown import markdown_table, score_cell
 from freezealign.samples import SampleSet
 
@@ -78,8 +78,8 @@ class DemoReport:
 
     def to_markdown(self) -> str:
         """Return the report as Markdown."""
-        train = len(self.samples.train) - len(self.skipped["training"])
-        test = len(self.samples.test) - len(self.skipped["test"])
+        train = len(self.samples.train) - len(skipped_pairs(self.skipped["training"]))
+        test = len(self.samples.test) - len(skipped_pairs(self.skipped["test"]))
         parts = [
             f"# {' + '.join(self.encoders)} on {self.samples.name}",
             f"Trained on {train} pictures with **English** captions only; tested on {test} others. "

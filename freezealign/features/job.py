@@ -15,7 +15,7 @@ from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
 from freezealign.features.store import FeatureStore
-from freezealign.inputs import Skipped
+from freezealign.inputs import Skipped, skipped_pairs
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +108,9 @@ def _check_skipped(kept: int, skipped: Sequence[Skipped]) -> None:
         reasons = "; ".join(f"pair {entry.index}: {entry.reason}" for entry in skipped[:3])
         raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
     if skipped:
-        first, total = skipped[0], kept + len(skipped)
-        logger.warning("skipped %d of %d pairs; the first is %d: %s", len(skipped), total, first.index, first.reason)
+        first, pairs = skipped[0], len(skipped_pairs(skipped))
+        told = (pairs, kept + pairs, len(skipped) - pairs, first.index, first.item and f" ({first.item})", first.reason)
+        logger.warning("skipped %d of %d pairs, and %d items of others; the first is %d%s: %s", *told)
 
 
 class _MemoryWatch:

@@ -15,7 +15,7 @@ from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
 from freezealign.inputs import InputError, Skipped
-from freezealign.modality import modality_of
+from freezealign.modality import modality_of, read_items
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -39,11 +39,11 @@ class ReadBatch:
     inputs: dict[str, Features] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
-    def skip(self, position: int, reason: str, strict: bool) -> None:
-        """List a pair as bad; with ``strict``, raise an :class:`InputError` instead."""
+    def skip(self, position: int, reason: str, strict: bool, item: str = "") -> None:
+        """List a pair, or an item of it, as bad; with ``strict``, raise an :class:`InputError` instead."""
         if strict:
-            raise InputError(f"pair {position}: {reason}")
-        self.skipped.append(Skipped(position, reason))
+            raise InputError(f"pair {position}: {item}{': ' if item else ''}{reason}")
+        self.skipped.append(Skipped(position, reason, item))
 
 
 def read_batch(
@@ -66,10 +66,12 @@ def read_batch(
     batch = ReadBatch()
     for position, pair in pairs:
         try:
-            read = read_pair(pair, encoders)
+            read, bad = read_pair(pair, encoders)
         except InputError as error:
             batch.skip(position, str(error), strict)
             continue
+        for item, reason in bad.items():
+            batch.skip(position, reason, strict, item)
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
     if batch.pairs:
@@ -121,16 +123,20 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
     return work(batch.pairs) if batch.pairs else {}
 
 
-def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> Pair:
-    """Return ``pair`` with every item read as its encoder takes it; what has no encoder is left out.
+def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> tuple[Pair, dict[str, str]]:
+    """Return ``pair`` with every item read as its encoder takes it, and what is wrong with those that are left out.
 
     Raises:
-        InputError: If an item cannot be read, or there is none of a modality.
+        InputError: If no item of a modality can be read, or there is none.
     """
-    for key in encoders:
-        if not pair.items[key]:
-            raise InputError(f"there is no {key}.")
-    return Pair({key: [encoder.read(item) for item in pair.items[key]] for key, encoder in encoders.items()}, pair.id)
+    read: dict[str, list[Any]] = {}
+    wrong: dict[str, str] = {}
+    for key, encoder in encoders.items():
+        read[key], bad = read_items(pair.items[key], encoder.read)
+        if not read[key]:
+            raise InputError(next(iter(bad.values()), f"there is no {key}."))
+        wrong |= {f"{key} {place}": reason for place, reason in bad.items()}
+    return Pair(read, pair.id), wrong
 
 
 def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], views: int) -> Pair:

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from written import picture, write
+from written import picture, write, write_table
 
 from freezealign.data.sources import open_pairs
-
-
-def write_metadata(place: Path, suffix: str, rows: list[dict]) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    path = place / f"metadata{suffix}"
-    if suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path)
-    elif suffix == ".jsonl":
-        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
@@ -34,7 +14,9 @@ def test_the_layouts_of_imagefolder_have_their_captions(tmp_path, suffix, splits
     expected = {}
     for split in splits:
         rows = [{"file_name": f"{number}.png", "text": f"{split} {number}"} for number in range(3)]
-        write_metadata(tmp_path / split, suffix, rows)
+        place = tmp_path / split
+        place.mkdir(exist_ok=True)
+        write_table(place, suffix, rows).rename(place / f"metadata{suffix}")
         for row in rows:
             write(tmp_path / split / row["file_name"], picture(9))
             expected[f"{split}/{row['file_name']}".lstrip("/")] = [row["text"]]

@@ -76,11 +76,11 @@ class Broken(list):
 
 
 def test_the_pair_at_which_map_style_data_raises_is_one_that_says_so_when_read():
-    from freezealign.data.pairs import pairs_from
+    from freezealign.data.reader import PairReader
     from freezealign.inputs import InputError
     from freezealign.modality import read_item
 
-    found = list(pairs_from(Broken([("a.png", "a")] * 3), ["image", "text"], 0))
+    found = list(PairReader(Broken([("a.png", "a")] * 3), ["image", "text"]).read())
     assert [len(pair.items["text"]) for pair in found] == [1, 1, 1] and found[2].items["text"] == ["a"]
     with pytest.raises(InputError, match="OSError: gone"):
         read_item(found[1].items["image"][0], "image")

@@ -11,6 +11,7 @@ from written import ids, make_folder, reason, red, write, write_table
 from freezealign.data.sources import open_pairs
 from freezealign.images import read_image
 from freezealign.inputs import InputError
+from freezealign.modality import read_items, read_text
 
 
 def test_a_folder_gives_its_pictures_by_path_with_a_caption_a_line(tmp_path):
@@ -25,11 +26,11 @@ def test_a_folder_gives_its_pictures_by_path_with_a_caption_a_line(tmp_path):
     assert list(map(red, source)) == [9] * 4
 
 
-def test_captions_that_are_not_utf8_make_their_pair_unreadable(tmp_path):
-    write(make_folder(tmp_path) / "a.txt", "Äpfel".encode("latin-1"))
+def test_a_caption_that_is_not_utf8_costs_itself_alone(tmp_path):
+    write(make_folder(tmp_path) / "a.txt", "Äpfel\n".encode("latin-1") + "Äpfel".encode())
     pairs = list(open_pairs(tmp_path))
-    assert "a.jpg" in reason(pairs[0]) and "utf-8" in reason(pairs[0])
-    assert len(pairs) == 4 and pairs[1]["text"] == ["one"]
+    assert pairs[0]["text"] == ["\udcc4pfel", "Äpfel"] and pairs[1]["text"] == ["one"]
+    assert [read_items(pair["text"], read_text)[0] for pair in pairs][:2] == [["Äpfel"], ["one"]]
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "captions.csv", "metadata.jsonl", "captions.jsonl"])
@@ -45,7 +46,7 @@ def test_a_table_in_the_folder_holds_the_captions(name, column, tmp_path):
         ("b/c/one.png", []),
         ("b/two.PNG", ["second", "zwei"]),
         ("gone.png", ["y"]),
-        ("z.png", []),
+        ("z.png", [""]),
     ]
     with pytest.raises(InputError, match=r"no such image file: .*gone\.png"):
         read_image(pairs[3]["image"])
@@ -60,7 +61,7 @@ def test_a_table_in_the_folder_may_hold_lists_nulls_and_addresses(tmp_path):
     ]
     write(make_folder(tmp_path) / "metadata.jsonl", "\n".join(map(json.dumps, lines)) + "\n{\n")
     pairs = list(open_pairs(tmp_path))
-    assert pairs[0]["text"] == ["one", "two"] and pairs[4]["text"] == []
+    assert pairs[0]["text"] == ["one", None, "two"] and pairs[4]["text"] == [None]
     assert pairs[3] == {"id": "https://x.org/p.jpg", "image": "https://x.org/p.jpg", "text": ["far"]}
     assert ids(pairs[5:]) == ["metadata.jsonl, row 2", "metadata.jsonl, row 4"]
     assert "'file_name' names no file: None" in reason(pairs[5]) and "line 5 is not JSON" in reason(pairs[6])

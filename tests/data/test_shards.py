@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import tarfile
@@ -25,6 +24,7 @@ from written import (
 )
 
 from freezealign.data.sources import open_pairs
+from freezealign.inputs import Unreadable
 
 
 @pytest.mark.parametrize("form", ["", "*.tar", "0000[0-2].tar", "{00000..00002}.tar"])
@@ -66,9 +66,9 @@ def test_the_text_of_a_sample_comes_from_txt_else_from_json(tmp_path):
         ("0", b"0", "ä"),
         ("1", b"1", "text"),
         ("2", b"2", "caption"),
-        ("3", b"3", []),
-        ("4", b"4", []),
-        ("5", None, "no picture"),
+        ("3", b"3", None),
+        ("4", b"4", Unreadable(f"{path}: '4' has only ['jpg'], and no .txt or .json.")),
+        ("5", Unreadable(f"{path}: '5' has only ['txt', 'cls'], and no picture."), "no picture"),
         ("sub/6", b"6", "six"),
         ("7", b"7", ["a", "b"]),
     ]
@@ -133,12 +133,8 @@ def test_damage_that_tarfile_passes_over_is_reported(damage, tmp_path):
 
 
 def test_files_twice_in_a_sample_are_reported_once_and_the_rest_is_read(tmp_path):
-    path = tmp_path / "a.tar"
-    with tarfile.open(path, "w") as archive:
-        for name in ("0.jpg", "0.jpg", "0.txt", "0.TXT", "1.jpg", "1.txt"):
-            header = tarfile.TarInfo(name)
-            header.size = 1
-            archive.addfile(header, io.BytesIO(str(archive.offset // 1024).encode()))
+    names = ("0.jpg", "0.jpg", "0.txt", "0.TXT", "1.jpg", "1.txt")
+    path = write_shard(tmp_path / "a.tar", [(name, str(number).encode()) for number, name in enumerate(names)])
     first, second, note = open_pairs(path)
     assert [tuple(pair.values()) for pair in (first, second)] == [("0", b"0", "2"), ("1", b"4", "5")]
     assert "0.jpg: duplicate file name" in reason(note) and "0.TXT: duplicate file name" in reason(note)
@@ -148,7 +144,7 @@ def test_a_shard_that_cannot_be_opened_does_not_end_the_run(tmp_path):
     source = open_pairs(write_img2dataset(tmp_path))
     (tmp_path / "00001.tar").unlink()
     pairs = list(source)
-    assert ids(pairs)[2] == "00001.tar" and "No such file" in reason(pairs[2]) and len(pairs) == 5
+    assert ids(pairs)[2] == "00001.tar" and "there is no file" in reason(pairs[2]) and len(pairs) == 5
 
 
 @same_folder
@@ -178,12 +174,13 @@ def test_leaving_samples_out_does_not_read_their_pictures(tmp_path, monkeypatch)
     assert read == ["000020001.jpg", "000020001.txt"]
 
 
-@pytest.mark.parametrize("form", ["", "{0..1}.tar"])
-def test_without_webdataset_the_command_that_installs_it_is_given(form, tmp_path, monkeypatch):
+def test_without_webdataset_shards_are_read_and_for_braces_the_command_that_installs_it_is_given(tmp_path, monkeypatch):
     write_img2dataset(tmp_path)
-    monkeypatch.setitem(sys.modules, "webdataset", None)
+    for module in ("webdataset", "braceexpand"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert len(list(open_pairs(tmp_path))) == 6
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'freezealign\[web\]'"):
-        open_pairs(tmp_path / form)
+        open_pairs(tmp_path / "{0..1}.tar")
 
 
 def test_without_pyarrow_the_command_that_installs_it_is_given(tmp_path, monkeypatch):

@@ -155,8 +155,8 @@ def test_the_extractor_lists_what_it_skips_with_the_reasons(tmp_path, dinov2_fol
     model = FreezeAlign({"text": bert_folder, "image": dinov2_folder}, dim=16, seed=0, device="cpu")
     store = model.extract_features(open_pairs(path), show_progress_bar=False)
     assert [(entry.index, entry.reason[:28]) for entry in store.skipped] == [
-        (1, "there is no text."),
-        (2, "got None where image was exp"),
+        (1, "got None where text was expe"),
+        (2, f"{path}: '2' has only ['txt'], and no picture."[:28]),
         (4, f"cannot read all of {path}: "[:28]),
     ]
     assert len(store) == 2

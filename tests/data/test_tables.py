@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from written import ids, make_source, picture, reason, red, shown, texts, write, write_table
 
-from freezealign.data.pairs import iterate_pairs
+from freezealign.data.pairs import as_pair, iterate_pairs
 from freezealign.data.sources import open_pairs
+from freezealign.modality import read_items, read_text
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".csv.gz", ".tsv.gz", ".jsonl.gz", ".parquet"])
@@ -58,8 +59,8 @@ def test_rows_without_an_image_text_or_id_keep_their_place(suffix, tmp_path):
     assert list(open_pairs(write_table(tmp_path, suffix, rows))) == [
         {"id": "one", "image": tmp_path / "a.png", "text": "x"},
         {"id": "1", "image": None, "text": "x"},
-        {"id": "2", "image": None, "text": []},
-        {"id": "0", "image": tmp_path / "a.png", "text": []},
+        {"id": "2", "image": None, "text": "" if suffix == ".csv" else None},
+        {"id": "0", "image": tmp_path / "a.png", "text": ""},
     ]
 
 
@@ -118,13 +119,21 @@ def test_a_bad_row_keeps_its_place_and_says_why(wrong, tmp_path):
     header = b"image,text\n" if suffix == ".csv" else b""
     pairs = list(open_pairs(write(tmp_path / f"t{suffix}", header + row + good.encode())))
     assert ids(pairs) == ["0", "1"] and pairs[1]["text"] == "fine"
-    assert re.match(why, reason(pairs[0]))
+    if "UTF-8" in why:
+        _, bad = read_items(as_pair(pairs[0], ["text"]).items["text"], read_text)
+        assert len(bad) == 1 and all(re.match(why, told) for told in bad.values())
+    else:
+        assert re.match(why, reason(pairs[0]))
     assert len(list(iterate_pairs(pairs, ["image", "text"]))) == 2
 
 
 def test_a_quotation_mark_that_is_never_closed_swallows_no_row_in_silence(tmp_path):
-    first, second = open_pairs(write(tmp_path / "t.csv", 'image,text\na.png,fine\nb.png,"open\nc.png,swallowed\n'))
-    assert first["text"] == "fine" and "is a quotation mark missing" in reason(second)
+    table = 'image,text\na.png,fine\nb.png,"open\nc.png,swallowed\n\nd.png,"x ""y"""\ne.png,"open\nf.png,last\n'
+    pairs = list(open_pairs(write(tmp_path / "t.csv", table)))
+    assert [pair["text"] for pair in pairs if not callable(pair["image"])] == ["fine", "swallowed", 'x "y"', "last"]
+    assert [number for number, pair in enumerate(pairs) if callable(pair["image"])] == [1, 4]
+    assert reason(pairs[1]).startswith("line 3: ") and reason(pairs[4]).startswith("line 7: ")
+    assert "is a quotation mark missing" in reason(pairs[1])
 
 
 def test_a_picture_is_found_by_a_name_that_is_not_utf8(tmp_path):
@@ -204,3 +213,25 @@ def test_every_file_of_a_folder_of_parquet_is_checked_before_any_is_read(tmp_pat
     with pytest.raises(ValueError, match=r"c\.parquet: there is no column 'text'"):
         open_pairs(tmp_path)
     assert ids(open_pairs(tmp_path / "[ab].parquet")) == [f"i{n}" for n in range(7)]
+
+
+def test_a_page_of_parquet_whose_checksum_does_not_hold_is_told(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = pa.table({"image": ["a.png"] * 3, "text": ["a green car"] * 3})
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)
+    assert texts(open_pairs(path)) == ["a green car"] * 3
+    path.write_bytes(path.read_bytes().replace(b"a green car", b"a gremn car", 1))
+    assert ["row group 0 cannot be read" in reason(pair) for pair in open_pairs(path)] == [True] * 3
+
+
+def test_a_damaged_table_in_a_folder_costs_its_rows_and_not_the_pictures(tmp_path):
+    rows = [{"file_name": f"{n}.png", "text": f"{n} " + "x" * 500} for n in range(6)]
+    for row in rows:
+        write(tmp_path / row["file_name"], picture(9))
+    path = tmp_path / "metadata.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=3, compression="none", write_page_checksum=True)
+    path.write_bytes(path.read_bytes().replace(b"1 xxx", b"1 xyx", 1))
+    pairs = list(open_pairs(tmp_path))
+    assert [len(pair["text"]) for pair in pairs[:6]] == [0, 0, 0, 1, 1, 1] and len(pairs) == 9
+    assert "row group 0 cannot be read" in reason(pairs[8])

@@ -54,10 +54,10 @@ def write_table(folder: Path, suffix: str, rows: list[dict]) -> Path:
     return path
 
 
-def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+def write_shard(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name, content in members.items():
+        for name, content in members.items() if isinstance(members, dict) else members:
             header = tarfile.TarInfo(name)
             header.size = len(content)
             archive.addfile(header, io.BytesIO(content))

@@ -400,7 +400,7 @@ BAD = {
     "empty caption": (lambda image: (image, "  "), "empty"),
     "no caption": (lambda image: (image, None), "None where text"),
     "no captions": (lambda image: (image, []), "no text"),
-    "one bad caption of two": (lambda image: (image, ["a", ""]), "empty"),
+    "no good caption of two": (lambda image: (image, ["", None]), "empty"),
     "number for a caption": (lambda image: (image, 3), "expected a text"),
 }
 

@@ -98,7 +98,7 @@ def test_training_draws_every_view_with_every_caption(store):
 
 def test_interrupted_extraction_gives_the_same_views(tmp_path):
     extract(tmp_path / "whole", views=2)
-    with pytest.raises(KeyError):
+    with pytest.raises(RuntimeError, match="the data ended at pair 30: KeyError"):
         extract(tmp_path / "store", interrupted(), views=2)
     extract(tmp_path / "store", views=2)
     assert files_of(tmp_path / "store") == files_of(tmp_path / "whole")

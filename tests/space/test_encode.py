@@ -46,7 +46,7 @@ def run(source, forward=lambda batch: batch["row"].tolist(), batch_size: int = 2
 
 
 def background_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "freezealign-prefetch"]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("freezealign-prefetch")]
 
 
 def wait_until(condition, seconds: float = 5.0) -> bool:

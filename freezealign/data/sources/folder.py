@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
-from freezealign.data.sources.rows import Row, locate, make_pair, unreadable, with_slashes
-from freezealign.data.sources.source import Columns, PairSource
-from freezealign.data.sources.text_table import column_names, read_rows
+from freezealign.data.sources.source import Columns, PairSource, locate, make_pair, unreadable, with_slashes
+from freezealign.data.sources.tables import column_names, read_rows
 from freezealign.inputs import is_url
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "captions.csv", "captions.jsonl")
+CAPTIONS_LIMIT_BYTES = 16 * 2**20
 
 
 class PictureFolder(PairSource):
     """The pictures of a folder and its sub-folders, by path; a picture without a caption has an empty list of them.
 
-    Args:
-        folder: The folder. A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder
-            holds a table (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by a path
-            relative to where the table is.
-        columns: The names of the table's columns; that of the paths may also be ``file_name``.
-
-    Raises:
-        ValueError: If there are several tables, or a column is missing.
+    A picture's captions are the lines of the ``.txt`` file of the same name; or, if the folder holds a table
+    (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by its path from the table.
     """
 
     def __init__(self, folder: Path, columns: Columns) -> None:
@@ -49,22 +44,30 @@ class PictureFolder(PairSource):
     def _pair(self, name: str) -> dict[str, Any]:
         try:
             captions = self._read_captions(name) if self._captions is None else self._captions.get(name, [])
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             return unreadable(name, f"cannot read the captions of {self.folder / name}: {error}.")
         return make_pair(name, locate(name, self.folder), captions)
 
     def _read_captions(self, name: str) -> list[str]:
+        from freezealign.files import open_file
+
         try:
-            text = (self.folder / name).with_suffix(".txt").read_text(encoding="utf-8-sig")
+            with open_file((self.folder / name).with_suffix(".txt")) as file:
+                content = file.read(CAPTIONS_LIMIT_BYTES + 1)
         except FileNotFoundError:
             return []
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        if len(content) > CAPTIONS_LIMIT_BYTES:
+            raise OSError(f"they are larger than {CAPTIONS_LIMIT_BYTES // 2**20} MiB")
+        return [line.strip() for line in content.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
 
     def _read_metadata(self, path: Path, columns: Columns) -> None:
         """Gather the captions by picture; they are held in memory, because rows need not be in order."""
         self._captions = self._captions or {}
-        columns = _with_file_name(columns, path)
-        for number, row in enumerate(_rows(path)):
+        found = column_names(path)
+        if "file_name" in found and "image" not in columns.renamed():
+            columns = replace(columns, image="file_name")
+        columns.check(found, str(path))
+        for number, row in enumerate(read_rows(path)):
             name = None if isinstance(row, str) else row.get(columns.image)
             if isinstance(row, str) or not isinstance(name, str) or not name:
                 reason = row if isinstance(row, str) else f"column '{columns.image}' names no file: {name!r}."
@@ -72,16 +75,9 @@ class PictureFolder(PairSource):
                 continue
             text = row.get(columns.text)
             texts = text if isinstance(text, list) else [text]
-            self._captions.setdefault(self._path_of(name, path.parent), []).extend(
-                text for text in texts if text not in (None, "")
-            )
-
-    def _path_of(self, name: str, place: Path) -> str:
-        """Return a path in a table at ``place`` as :func:`find_pictures` spells it; Windows writes backslashes."""
-        if is_url(name):
-            return name
-        name = with_slashes(name, place)
-        return (place.relative_to(self.folder) / PurePosixPath(name)).as_posix()
+            if not is_url(name):  # as find_pictures spells it
+                name = (path.parent.relative_to(self.folder) / with_slashes(name, path.parent)).as_posix()
+            self._captions.setdefault(name, []).extend(texts)
 
 
 def find_metadata(folder: Path) -> list[Path]:
@@ -93,7 +89,7 @@ def find_metadata(folder: Path) -> list[Path]:
     for places in ([folder], sorted(path for path in folder.iterdir() if path.is_dir())):
         tables = []
         for place in places:
-            found = [place / name for name in METADATA if (place / name).is_file()]
+            found = [place / name for name in METADATA if (place / name).exists()]
             if len(found) > 1:
                 raise ValueError(f"{place} holds several tables, {[path.name for path in found]}; leave one there.")
             tables += found
@@ -111,25 +107,17 @@ def find_pictures(folder: Path) -> Iterator[str]:
             yield path.relative_to(folder).as_posix()
 
 
-def _with_file_name(columns: Columns, path: Path) -> Columns:
-    """Return the columns that hold paths and texts: ``file_name`` for the image, unless another was asked for."""
-    found = _column_names(path)
-    if "file_name" in found and "image" not in columns.renamed():
-        columns = replace(columns, image="file_name")
-    columns.check(found, str(path))
-    return columns
+def class_folders(root: str | PathLike[str]) -> dict[str, list[Path]]:
+    """Return the pictures below each sub-folder of ``root`` under its name, both in the order of their names.
 
-
-def _rows(path: Path) -> Iterator[Row]:
-    if path.suffix != ".parquet":
-        yield from read_rows(path)
-        return
-    from freezealign.data.sources.parquet import open_parquet
-
-    with open_parquet(path) as file:
-        for batch in file.iter_batches():
-            yield from batch.to_pylist()
-
-
-def _column_names(path: Path) -> list[str]:
-    return list(next(iter(_rows(path)), {})) if path.suffix == ".parquet" else column_names(path)
+    Raises:
+        FileNotFoundError: If there are no sub-folders, or there is no image in one.
+    """
+    found = {}
+    for folder in sorted(path for path in Path(root).glob("*") if path.is_dir()):
+        found[folder.name] = [folder / name for name in sorted(find_pictures(folder))]
+        if not found[folder.name]:
+            raise FileNotFoundError(f"there is no image in '{folder}'; remove the folder if it is no class.")
+    if not found:
+        raise FileNotFoundError(f"there is no sub-folder in '{root}'; make one for each class.")
+    return found

@@ -1,8 +1,9 @@
-"""Pairs from webdataset shards, as img2dataset writes them: tar files in which a sample's files follow one another."""
+"""Pairs from webdataset shards, as img2dataset writes them: tar files in which the files of a sample share a name."""
 
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from freezealign.data.sources.rows import make_pair, unreadable
-from freezealign.data.sources.source import Columns, PairSource
+from freezealign.data.sources.source import Columns, PairSource, make_pair, unreadable
+from freezealign.inputs import Unreadable
 
 END_MARK_BYTES = 1024
 PADDING_BYTES = 2**20
@@ -21,23 +22,13 @@ PADDING_BYTES = 2**20
 class Shards(PairSource):
     """The samples of tar files; nothing in them is decoded but UTF-8 and JSON, and pictures stay bytes.
 
-    webdataset groups the files of a shard into samples. Python's ``tarfile`` finds them, because webdataset's own
-    reader ends without a word at a damaged header; and it finds them by their headers, so that leaving samples out
-    reads none of their content.
-
-    Args:
-        paths: The tar files, in the order in which they are read.
-        columns: Only that of the text can be chosen: it is a key of the samples' ``.json``.
-
-    Raises:
-        ModuleNotFoundError: If webdataset is not installed.
-        ValueError: If a column of images or ids was chosen.
+    A sample is what has one key, wherever in the tar it stands. Only headers are read of samples that are left out. Of
+    the columns only the text can be chosen: it is a key of the samples' ``.json``.
     """
 
     def __init__(self, paths: Sequence[Path], columns: Columns) -> None:
         columns.refuse(["image", "id"], str(paths[0]))
         self.paths, self.text = paths, columns.text
-        import_webdataset()
 
     def _read(self, position: int) -> Iterator[dict[str, Any]]:
         for read in islice(self._readers(), position, None):
@@ -45,10 +36,12 @@ class Shards(PairSource):
 
     def _readers(self) -> Iterator[Callable[[], dict[str, Any]]]:
         """Yield for each pair a function that reads it; it is called before the next is asked for."""
+        from freezealign.files import open_file
+
         for path in self.paths:
             damage: list[str] = []
             try:
-                with path.open("rb") as file:
+                with open_file(path) as file:
                     for sample in iterate_samples(path, file, damage):
                         yield partial(self._pair, sample, path, file)
             except OSError as error:
@@ -57,18 +50,20 @@ class Shards(PairSource):
                 yield partial(unreadable, path.name, f"cannot read all of {path}: {' '.join(damage)}")
 
     def _pair(self, sample: Mapping[str, Any], path: Path, file: IO[bytes]) -> dict[str, Any]:
-        key, image = sample["__key__"], find_image(sample)
+        key, member = sample["__key__"], find_image(sample)
+        found = f"{path}: '{key}' has only {[suffix for suffix in sample if not suffix.startswith('__')]}, and"
         try:
-            return make_pair(key, image and _content(file, image), self._caption(sample, file))
+            image = Unreadable(f"{found} no picture.") if member is None else _content(file, member)
+            return make_pair(key, image, self._caption(sample, file, found))
         except (OSError, ValueError, RecursionError) as error:
             return unreadable(key, f"{path}: cannot read '{key}': {error}")
 
-    def _caption(self, sample: Mapping[str, Any], file: IO[bytes]) -> Any:
+    def _caption(self, sample: Mapping[str, Any], file: IO[bytes], found: str) -> Any:
         if "txt" in sample and self.text == "text":
-            return _content(file, sample["txt"]).decode("utf-8-sig").strip()
+            return _text(file, sample["txt"]).strip()
         if "json" not in sample:
-            return None
-        row = json.loads(_content(file, sample["json"]))
+            return Unreadable(f"{found} no .txt or .json.")
+        row = json.loads(_text(file, sample["json"]))
         if not isinstance(row, dict):
             raise ValueError("its .json is not an object.")
         if self.text not in row and self.text != "text":
@@ -76,29 +71,9 @@ class Shards(PairSource):
         return row.get(self.text, row.get("caption"))
 
 
-def import_webdataset() -> Any:
-    """Return the module ``webdataset``.
-
-    Raises:
-        ModuleNotFoundError: If it is not installed.
-    """
-    try:
-        import webdataset
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("this needs webdataset: pip install 'freezealign[web]'") from None
-    return webdataset
-
-
 @dataclass(frozen=True)
 class Member:
-    """A file in a shard, by where its content lies; calling it opens the shard and reads it.
-
-    Args:
-        path: The shard.
-        name: The file's name in it.
-        offset: First byte of the content.
-        size: Bytes of the content.
-    """
+    """A file in a shard, by the bytes where its content lies; calling it opens the shard and reads it."""
 
     path: Path
     name: str
@@ -106,12 +81,7 @@ class Member:
     size: int
 
     def __call__(self) -> bytes:
-        """Return the content.
-
-        Raises:
-            OSError: If the shard cannot be opened.
-            ValueError: If it ends before the content does.
-        """
+        """Return the content; raise an ``OSError`` or a ``ValueError`` if the shard is gone, or ends before it does."""
         with self.path.open("rb") as file:
             return _content(file, self)
 
@@ -123,12 +93,31 @@ def iterate_samples(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[
         path: The shard.
         file: The same, open.
         damage: Gets the reasons for which files are left out.
-
-    Raises:
-        ModuleNotFoundError: If webdataset is not installed.
     """
-    group_by_keys = import_webdataset().tariterators.group_by_keys
-    yield from group_by_keys(_members(path, file, damage), handler=partial(_note, damage))
+    from freezealign.images import IMAGE_SUFFIXES
+
+    found = list(_members(path, file, damage))
+    members = [member for member in found if re.fullmatch(r"[^.]+\..*", member.name.rpartition("/")[2], re.DOTALL)]
+    parted = [_split(member.name) for member in members]
+    whole = {key for key, suffix in parted if f".{suffix}" in IMAGE_SUFFIXES}
+    dotted = {key for key, suffix in parted if Path(suffix).suffix in IMAGE_SUFFIXES} - whole
+    samples: dict[str, dict[str, Any]] = {}
+    for member, (first, _) in zip(members, parted):
+        key, suffix = _split(member.name, last=first in dotted)  # "a.b.jpg" is no picture of "a"
+        sample = samples.setdefault(key, {"__key__": key})
+        if suffix in sample:
+            damage.append(f"{member.name}: duplicate file name.")
+        sample.setdefault(suffix, member)
+    if found and not members:
+        damage.append(f"none of its {len(found):,} files has a suffix, the first is '{found[0].name}'.")
+    yield from samples.values()
+
+
+def _split(name: str, last: bool = False) -> tuple[str, str]:
+    """Return the key and the suffix of a file, parted at the first dot as webdataset does it, or at the last."""
+    folder, slash, base = name.rpartition("/")
+    key, _, suffix = base.rpartition(".") if last else base.partition(".")
+    return folder + slash + key, suffix.lower()
 
 
 def find_image(sample: Mapping[str, Any]) -> Member | None:
@@ -138,15 +127,14 @@ def find_image(sample: Mapping[str, Any]) -> Member | None:
     return next((member for suffix, member in sample.items() if f".{suffix}" in IMAGE_SUFFIXES), None)
 
 
-def _members(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the files of a shard as webdataset groups them; add to ``damage`` why there are no more of them."""
+def _members(path: Path, file: IO[bytes], damage: list[str]) -> Iterator[Member]:
+    """Yield the files of a shard; add to ``damage`` why there are no more of them."""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for header in archive:
                 archive.members.clear()  # type: ignore[attr-defined]  # else they add up over the shard
                 if header.isreg():
-                    member = Member(path, header.name, header.offset_data, header.size)
-                    yield {"fname": header.name, "data": member, "__url__": ""}
+                    yield Member(path, header.name, header.offset_data, header.size)
             _check_end(file, archive.offset)
     except Exception as error:  # a damaged header makes tarfile raise whatever it happens to trip over
         damage.append(f"{error}; what follows is lost.")
@@ -160,6 +148,10 @@ def _content(file: IO[bytes], member: Member) -> bytes:
     return file.read(member.size)
 
 
+def _text(file: IO[bytes], member: Member) -> str:
+    return _content(file, member).decode("utf-8-sig", "surrogateescape")
+
+
 def _check_end(file: IO[bytes], offset: int) -> None:
     """Raise if there is anything but the mark of the end, where ``tarfile`` stops at a bad header without a word."""
     file.seek(offset)
@@ -168,9 +160,3 @@ def _check_end(file: IO[bytes], offset: int) -> None:
         raise ValueError(f"there is no valid header at byte {offset}")
     if len(rest) < END_MARK_BYTES:
         raise ValueError(f"it ends at byte {offset + len(rest)} without the mark of its end")
-
-
-def _note(damage: list[str], error: Exception) -> bool:
-    """Keep the reason for which webdataset left a file out, and let it go on."""
-    damage.append(f"{error.args[0]}.")
-    return True

@@ -88,7 +88,8 @@ def _check_scores(path: Path, record: dict[str, Any]) -> None:
     if not shown or absent or strange:
         raise ValueError(f"{path}: its scores are damaged: {absent[:3]} missing, {strange[:3]} of another kind.")
     skipped = record.get("skipped", [])
-    if not isinstance(skipped, list) or any(not isinstance(e, dict) or set(e) != {"index", "reason"} for e in skipped):
+    keys = {"index", "reason"}
+    if not isinstance(skipped, list) or any(not isinstance(e, dict) or set(e) - {"item"} != keys for e in skipped):
         raise ValueError(f"{path}: 'skipped' is damaged.")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from freezealign.data.sources.shards import Member, find_image, iterate_samples
 from freezealign.evaluation.base import by_language
 from freezealign.evaluation.testsets.base import CaptionedImages, ClassifiedImages, find_lines, left_out, read_lines
-from freezealign.files import read_object
+from freezealign.files import open_file, read_object
 
 SUFFIXES = {"classification": "cls", "retrieval": "txt"}
 """For each type of data set the suffix of what goes with an image."""
@@ -118,7 +118,7 @@ def _read_split(root: Path, split: str, kind: str) -> list[_Entry]:
     entries: list[_Entry] = []
     for path in shards:
         damage: list[str] = []
-        with path.open("rb") as file:
+        with open_file(path) as file:
             samples = list(iterate_samples(path, file, damage))
         if damage:  # told first, because it may have left out what a sample lacks
             raise ValueError(f"cannot read all of {path}: {' '.join(damage)} Fetch it anew.")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from freezealign.data.class_folders import class_folders
+from freezealign.data.sources.folder import class_folders
 from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages, find_lines, left_out, read_lines
 from freezealign.inputs import InputError
 
