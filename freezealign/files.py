@@ -94,14 +94,13 @@ def regular(path: Path, limit: int | None = None) -> Path:
         ValueError: If it is missing, no regular file, or larger than ``limit`` bytes.
     """
     try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+        check_file(path)
+        size = path.stat().st_size
+    except FileNotFoundError:
         raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path} is no regular file; refusing to read it.")
-    if limit is not None and status.st_size > limit:
+        raise ValueError(f"{error}; it is not what freezealign writes.") from None
+    if limit is not None and size > limit:
         raise ValueError(f"{path} is larger than {limit // 2**20} MiB; this is not what freezealign writes.")
     return path
 

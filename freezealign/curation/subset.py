@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import as_line, claim, exclusive, formed, write_atomically, write_json_atomically
+from freezealign.files import as_line, claim, exclusive, formed, open_file, write_atomically, write_json_atomically
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:
@@ -59,8 +59,8 @@ def write_subset(
     digest = hashlib.sha256("\n".join(as_line(name) for name in sorted(wanted)).encode()).hexdigest()
     request = {"ids": digest, "shards": [[shard.name, shard.stat().st_size] for shard in shards]}
     with exclusive(folder):
-        begun = claim(path, request, "subset", damage={})
-        damage: dict[str, list[str]] = formed(path, begun, {"damage": dict[str, list[str]]})["damage"]
+        begun = formed(path, claim(path, request, "subset", damage={}), {"damage": dict[str, list[str]]})
+        damage: dict[str, list[str]] = begun["damage"]
         for shard in tqdm(shards, desc="Picking samples", unit="shard", delay=1, disable=not show_progress_bar):
             if (folder / shard.name).is_file():
                 continue
@@ -88,7 +88,7 @@ def keys_of(shard: Path) -> list[str]:
 def _samples(shard: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the samples of a shard that are whole, and what is wrong with it."""
     lost: list[str] = []
-    with shard.open("rb") as file:
+    with open_file(shard) as file:
         samples = list(iterate_samples(shard, file, lost))
     if lost and samples:
         cut = samples.pop()  # what comes before damage may lack some of its files
@@ -100,7 +100,7 @@ def _copy(shard: Path, samples: Sequence[dict[str, Any]], target: Path) -> None:
     members = [member for sample in samples for member in sample.values() if isinstance(member, Member)]
 
     def write(file: IO[bytes]) -> None:
-        with tarfile.open(fileobj=file, mode="w") as archive, shard.open("rb") as source:
+        with tarfile.open(fileobj=file, mode="w") as archive, open_file(shard) as source:
             for member in members:
                 entry = tarfile.TarInfo(member.name)
                 entry.size = member.size

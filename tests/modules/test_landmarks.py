@@ -108,7 +108,7 @@ def test_kernel_model_is_canonical_correlation_of_kernel_coordinates(callable_mo
     moments = Moments(double=True)
     moments.update(prepared)
     maps = correlated_directions(moments, 7, (0.6 / 48, 0.6 / 32))
-    first, second = (normalize(x @ m.weight.T + m.bias, dim=-1) for x, m in zip(prepared, maps))
+    first, second = (normalize(x @ m.weight.T + m.bias, dim=-1) for x, [m] in zip(prepared, maps))
     similarity = model.similarity(model.encode(images), model.encode(texts))
     torch.testing.assert_close(similarity.double(), first @ second.T, atol=1e-3, rtol=0)
 
