@@ -25,6 +25,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=2, help="Pairs a step, over all processes.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak of the schedule.")] = None,
     loss: Annotated[Literal["infonce", "sigmoid"], typer.Option(help="Contrastive loss.")] = "infonce",
+    class_names: Annotated[
+        bool, typer.Option("--class-names", help="Learn from the names of the image encoder's own classes too.")
+    ] = False,
     precision: Annotated[Literal["no", "bf16", "fp16"] | None, typer.Option(help="Autocast.")] = None,
     report_to: Annotated[list[str] | None, typer.Option(help="Tracker: tensorboard, wandb, …")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and dropout.")] = 0,
@@ -46,6 +49,7 @@ def train(
         batch_size=batch_size,
         learning_rate=learning_rate,
         loss=loss,
+        class_names=class_names,
         precision=precision,
         report_to=tuple(report_to or ()),
         output_dir=output,

@@ -104,6 +104,10 @@ class Encoder(nn.Module):
         """
         return [self.forward(batch)]
 
+    def classifier(self) -> tuple[Tensor, list[str]] | None:
+        """Return the weights (C, dim) that tell the encoder's classes apart, and their names, if it has any."""
+        return None
+
     @property
     def center_crop_share(self) -> float:
         """The share of a square picture's side that preprocessing keeps: less than 1 where it cuts out the centre."""
