@@ -138,7 +138,12 @@ def _base_models(model: Space) -> list[str]:
 
 
 def _usage(model: Space) -> str:
-    lines = [USAGE.get(name, f'{name} = model.encode(items, modality="{name}")') for name in model.towers]
+    lines = [
+        f'{name}s = model.encode(vectors, modality="{name}")  # (n, {encoder.get_embedding_dimension()})'
+        if encoder.kind == "vector"
+        else USAGE.get(name, f'{name} = model.encode(items, modality="{name}")')
+        for name, encoder in model.encoders.items()
+    ]
     if {"image", "text"} <= set(model.towers):
         lines.append("print(model.similarity(texts, images))")
     return "\n".join(lines)

@@ -221,7 +221,7 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
     for key, output in outputs.items():
         stored = {"sentence_embedding": output["sentence_embedding"]} if key in extraction.poolings else output
         builder.add_features(key, stored, rows[key].rows(np.array(kept)))
-        if extraction.encoders[key].modality == "text":
+        if extraction.encoders[key].kind == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
     names = {number: batch.pairs[number].id for number in kept}
     ids = [str(batch.positions[number]) if name is None else name for number, name in names.items()]

@@ -149,7 +149,7 @@ def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], 
     rng = np.random.default_rng(position)
     items = dict(pair.items)
     for key, originals in items.items():
-        if augment := modality_of(encoders[key].modality).augment:
+        if augment := modality_of(encoders[key].kind).augment:
             items[key] = [
                 view for item in originals for view in (item, *(augment(item, rng) for _ in range(views - 1)))
             ]

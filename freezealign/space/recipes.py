@@ -13,7 +13,8 @@ from freezealign.modules import KernelHead, Module, Pooling, ProjectionHead, Rel
 from freezealign.modules.projection import ProjectionKind
 from freezealign.space.tower import Tower
 
-EncoderLike = str | FrozenEncoder
+EncoderLike = str | int | FrozenEncoder
+"""A name, an encoder, or the width of vectors that were made elsewhere."""
 
 HEADS: dict[str, ProjectionKind] = {"pooled": "linear+mlp", "linear": "linear", "glu": "glu"}
 """Recipes that pool first, and the kind of their head."""
@@ -53,7 +54,7 @@ def build_blocks(encoder: FrozenEncoder, recipe: str = "token", dim: int = 1024)
 
 def default_pooling(encoder: FrozenEncoder) -> Pooling:
     """Return how the recipes that pool first pool: CLS of an image, else the mean over tokens."""
-    return Pooling("cls" if modality_of(encoder.modality).cls and encoder.encoder.has_cls else "mean")
+    return Pooling(encoder.summary)
 
 
 def pooled_extraction(encoder: FrozenEncoder, **settings: Any) -> Extraction:
@@ -80,7 +81,11 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
     """Load encoders and key them by their modality."""
     if isinstance(encoders, str):
         raise ValueError(f"pass a list of encoders, one a modality: FreezeAlign(['{encoders}', …]).")
-    loaded = [encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder) for encoder in encoders]
+    loaded = []
+    for encoder in encoders:
+        if isinstance(encoder, int):
+            raise ValueError(f"say whose vectors are {encoder} wide: FreezeAlign({{'image': {encoder}, 'text': …}}).")
+        loaded.append(encoder if isinstance(encoder, FrozenEncoder) else FrozenEncoder(encoder))
     named = {encoder.modality: encoder for encoder in loaded}
     if len(named) < len(loaded):
         kinds = [f"{encoder.name} ({encoder.modality})" for encoder in loaded]
@@ -92,6 +97,8 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
 
 def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
     """Return ``value`` as a frozen encoder; a name is loaded as ``tower``, if that is a modality."""
+    if isinstance(value, int):
+        return FrozenEncoder.precomputed(value, tower)
     encoder = (
         value if isinstance(value, FrozenEncoder) else FrozenEncoder(value, tower if tower in MODALITIES else None)
     )
@@ -102,6 +109,6 @@ def as_encoder(value: EncoderLike, tower: str) -> FrozenEncoder:
 
 def build_tower(name: str, value: EncoderLike | Sequence[Module], recipe: str, dim: int) -> Tower:
     """Return a tower out of a list of blocks, or out of an encoder and the recipe's blocks."""
-    if isinstance(value, (str, FrozenEncoder)):
+    if isinstance(value, EncoderLike):
         return Tower(build_blocks(as_encoder(value, name), recipe, dim))
     return Tower(value)

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -56,7 +56,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
     """Do what :meth:`freezealign.FreezeAlign.fit` says."""
     check_trainable(space, arguments, evaluator)
     accelerator = make_accelerator(space, arguments)
-    stores = given_stores(data)
+    stores = given_stores(space, data, arguments.strict)
     reader = None if stores else PairReader(data, space.modalities)
     arguments = settle(space, stores, reader, arguments, accelerator.num_processes)
     with seeded(arguments.seed, space.device):
@@ -111,8 +111,12 @@ def settle(
     return replace(arguments, batch_size=arguments.batch_size or own)
 
 
-def given_stores(data: Any) -> list[FeatureStore]:
-    """Return the feature stores that ``data`` is, or none if it is something else."""
+def given_stores(space: Space, data: Any, strict: bool) -> list[FeatureStore]:
+    """Return the feature stores that ``data`` is, or holds all vectors of; none if it is something else."""
+    takes_vectors = all(encoder.kind == "vector" for encoder in space.encoders.values())
+    if takes_vectors and isinstance(data, Mapping) and set(space.modalities) <= set(data):
+        arrays = {name: data[name] for name in space.modalities}
+        return [FeatureStore.from_arrays(arrays, data.get("id"), encoders=space.encoders, strict=strict)]
     data = [data] if isinstance(data, FeatureStore) else data
     is_stores = isinstance(data, (list, tuple)) and data and all(isinstance(part, FeatureStore) for part in data)
     return list(data) if is_stores else []
