@@ -66,7 +66,7 @@ class CallableEncoder(Encoder):
         """Call the function; see :class:`Encoder` for what comes back.
 
         Raises:
-            ValueError: If it raises, gives neither vectors nor tokens, none for some item, not one result an item, or
+            ValueError: If it gives neither vectors nor tokens, none for some item, not one result an item, or
                 vectors of another width than before.
         """
         results = [self._tensor(result) for result in self._results(batch["inputs"])]
@@ -85,19 +85,12 @@ class CallableEncoder(Encoder):
 
     def _results(self, items: list[Any]) -> list[Any]:
         """Return what the function gives, one result an item."""
-        try:
-            results = self.function(items)
-            iterable = not isinstance(results, (str, bytes, dict)) and hasattr(results, "__iter__")
-            listed = list(islice(results, len(items) + 1)) if iterable else []  # it may have no end
-        except (ValueError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"[:300]
-            raise ValueError(f"the function that encodes {self.modality} raised {told}") from error
-        if not iterable:
+        results = self.function(items)
+        if isinstance(results, (str, bytes, dict)) or not hasattr(results, "__iter__"):
             raise ValueError(
                 f"a function from n inputs gives n vectors or n arrays of tokens, not a {type(results).__name__}."
             )
+        listed = list(islice(results, len(items) + 1))  # it may have no end
         if len(listed) != len(items):
             count = len(results) if hasattr(results, "__len__") else len(listed)
             raise ValueError(f"the function gave {count} vectors or token arrays for {len(items)} inputs.")
