@@ -26,11 +26,11 @@ from freezealign.features import FeatureStore
 from freezealign.features.job import extract_features
 from freezealign.features.read import read_batch
 from freezealign.files import claim, exclusive
-from freezealign.space.recipes import as_encoder, default_pooling, pooled_extraction
+from freezealign.space.recipes import EncoderLike, as_encoder, default_pooling, is_encoder, pooled_extraction
 
 logger = logging.getLogger(__name__)
 
-CandidateLike = str | FrozenEncoder | FeatureStore
+CandidateLike = EncoderLike | FeatureStore
 TIMED_ITEMS = 16
 SETTLED_RUNS, MOST_RUNS, FASTER = 5, 50, 0.95
 """An encoder is timed until so many runs in a row are not below this share of the fastest, or so many in all: what runs
@@ -101,6 +101,8 @@ def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what:
 
 
 def _name(encoder: CandidateLike, what: str) -> str:
+    if isinstance(encoder, (list, tuple)):
+        return "+".join(_name(one, what) for one in encoder)
     if not isinstance(encoder, FeatureStore):
         return encoder if isinstance(encoder, str) else encoder.name
     if what not in encoder.origins:
@@ -180,8 +182,11 @@ class CandidateLoader:
                 raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
         elif self.reader is None:
             raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
-        elif isinstance(encoder, FrozenEncoder) and encoder.modality != modality:
-            raise ValueError(f"'{name}' is an encoder of {encoder.modality}, among encoders of {modality}.")
+        elif not is_encoder(encoder):
+            raise ValueError(f"'{name}': encoders that stand side by side are names or FrozenEncoders.")
+        for one in encoder if isinstance(encoder, (list, tuple)) else [encoder]:
+            if isinstance(one, FrozenEncoder) and one.modality != modality:
+                raise ValueError(f"'{one.name}' is an encoder of {one.modality}, among encoders of {modality}.")
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
