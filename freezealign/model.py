@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from freezealign.card import CardData
-from freezealign.encoders import FrozenEncoder
 from freezealign.features import FeatureStore, Level, StoreDtype
 from freezealign.modules import LogitScale, Module
 from freezealign.space import Space, Tower

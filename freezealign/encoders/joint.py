@@ -80,7 +80,7 @@ class SideBySide(Encoder):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """That of every encoder, in order."""
-        return {"encoders": [part.identity["preprocessing"] for part in self.parts]}
+        return {f"encoder_{number}": part.identity["preprocessing"] for number, part in enumerate(self.parts)}
 
     @property
     def configuration(self) -> str:
