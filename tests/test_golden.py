@@ -1,7 +1,7 @@
 """A folder that was saved once, and its vectors: it loads for ever. Make a new folder for a new format; keep this one.
 
-``golden/format-1`` was written before blocks had public names, ``golden/format-2`` since; ``golden/format-2-joint`` has two
-encoders in each tower.
+``golden/format-1`` was written before blocks had public names, ``golden/format-2`` since; ``golden/format-2-joint``
+has two encoders in each tower.
 """
 
 from __future__ import annotations

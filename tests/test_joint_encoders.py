@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from freezealign import (
+    FeatureStore,
     FreezeAlign,
     FrozenEncoder,
     JointEncoder,
@@ -19,6 +20,7 @@ from freezealign import (
     rank_encoders,
 )
 from freezealign.encoders.callable import CallableEncoder
+from freezealign.features import join_encoders
 from freezealign.inputs import InputError
 
 POOLING = ["pooled", "linear", "glu", "kernel", "relative"]
@@ -245,3 +247,83 @@ def test_sets_of_another_modality_or_of_stores_are_refused_before_anything_runs(
     store = make(names, recipe="linear").extract_features(pairs, show_progress_bar=False)
     with pytest.raises(ValueError, match="names or FrozenEncoders"):
         rank_encoders([[store, store]], names["text"], pairs)
+
+
+# One store an encoder, put together
+
+
+def stores_of(names, data, folder: Path | None = None, **options) -> list:
+    """A store with a vision and a text encoder, and one with another vision encoder only."""
+    text, found = names["text"][0], []
+    for number, (name, modalities) in enumerate(zip(names["image"], (None, ["image"]))):
+        model = make({"image": name, "text": text}, recipe="linear")
+        path = None if folder is None else folder / str(number)
+        options = {"modalities": modalities, "level": "pooled", "show_progress_bar": False, **options}
+        found.append(model.extract_features(data, path, **options))
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_stores_of_one_encoder_each_are_put_side_by_side(dtype, names, pairs, images, tmp_path):
+    joined = join_encoders(stores_of(names, pairs, tmp_path, dtype=dtype))
+    model = make({**names, "text": names["text"][0]}, recipe="kernel")
+    expected = model.extract_features(pairs, dtype="float32", show_progress_bar=False)
+    assert joined.origins == expected.origins and joined.ids == expected.ids
+    slack = {"float32": 1e-6, "float16": 1e-3, "int8": 2e-2}[dtype]
+    for modality in ("image", "text"):
+        found = joined[modality].vectors().float()
+        torch.testing.assert_close(found, expected[modality].vectors(), atol=slack, rtol=slack)
+    assert joined["text"].captions(np.arange(12)) == expected["text"].captions(np.arange(12))
+    model.fit(joined, show_progress_bar=False)
+    assert model.encode(joined["image"]).shape == model.encode(images).shape
+    joined.save(tmp_path / "joined")
+    assert FeatureStore.open(tmp_path / "joined").origins == joined.origins
+
+
+def test_what_one_encoder_has_no_features_of_is_left_out_and_listed(names, pairs, images):
+    def moody(items):
+        if any(item.size == images[3].size for item in items):
+            raise RuntimeError("not this one")
+        return np.stack([np.asarray(item.resize((2, 2)), np.float32).reshape(-1) for item in items])
+
+    function = FrozenEncoder(CallableEncoder(moody, "image", fingerprint="moody"))
+    joined = join_encoders(stores_of({**names, "image": [names["image"][0], function]}, pairs))
+    assert joined.ids == [str(place) for place in range(12) if place != 3]
+    assert [entry.index for entry in joined.skipped] == [3]
+    assert joined.origins["image"].pooling == "mean"
+    make({"image": [names["image"][0], function], "text": names["text"][0]}).fit(joined, show_progress_bar=False)
+
+
+def test_one_encoder_in_two_stores_counts_once(names, pairs):
+    first, _ = stores_of(names, pairs)
+    assert join_encoders([first, first]).origins == first.origins
+
+
+def test_stores_that_cannot_be_put_side_by_side_are_refused(names, pairs, images):
+    first, second = stores_of(names, pairs)
+    tokens = make({"image": names["image"][1], "text": names["text"][1]}).extract_features(pairs, level="tokens")
+    with pytest.raises(ValueError, match="extract with level='pooled'"):
+        join_encoders([first, tokens])
+    with pytest.raises(ValueError, match="no item id in common"):
+        join_encoders([first.select([0]), second.select([1])])
+    with pytest.raises(ValueError, match="no item id in common"):
+        join_encoders([])
+    with pytest.raises(ValueError, match="are not those of one encoder"):
+        join_encoders([join_encoders([first, second]), *stores_of({**names, "image": names["image"][::-1]}, pairs)])
+
+
+def test_other_texts_of_an_item_are_noticed(names, pairs, images):
+    one = make({"image": names["image"][0], "text": names["text"][0]}, recipe="linear").extract_features(pairs)
+    model = make({"image": names["image"][0], "text": names["text"][1]}, recipe="linear")
+    for text in ("other words", ["a red apple", "another"]):
+        two = model.extract_features([*pairs[:4], (images[4], text), *pairs[5:]])
+        with pytest.raises(ValueError, match="item '4' has other text rows"):
+            join_encoders([one, two])
+
+
+def test_a_ranked_set_runs_no_encoder_that_ran_before(names, pairs, tmp_path):
+    options = {"metrics": ["cka"], "permutations": 20, "resamples": 20, "show_progress_bar": False, "path": tmp_path}
+    rank_encoders(names["image"], names["text"][:1], pairs, **options)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
+    rank_encoders([names["image"]], names["text"][:1], pairs, **options)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,16 +80,21 @@ class SideBySide(Encoder):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """That of every encoder, in order."""
-        return {f"encoder_{number}": part.identity["preprocessing"] for number, part in enumerate(self.parts)}
+        found: dict[str, Any] = self._identity["preprocessing"]
+        return found
 
     @property
     def configuration(self) -> str:
         """A digest of the encoders' own."""
-        return digest([part.identity["configuration"] for part in self.parts])
+        return str(self._identity["configuration"])
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over the encoders' own, in order."""
-        return digest([part.fingerprint for part in self.parts])
+        return str(self._identity["fingerprint"])
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return joint_identity([part.identity for part in self.parts])
 
     def num_parameters(self) -> int:
         """Return the sum of the encoders'."""
@@ -154,6 +159,15 @@ class JointEncoder(FrozenEncoder):
         encoder = cls([FrozenEncoder.from_folder(inside(folder, name)) for name in config["encoders"]])
         encoder.check_identity(config)
         return encoder
+
+
+def joint_identity(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the identity of several encoders side by side, from their own, in order."""
+    return {
+        "fingerprint": digest([one["fingerprint"] for one in identities]),
+        "preprocessing": {f"encoder_{number}": one["preprocessing"] for number, one in enumerate(identities)},
+        "configuration": digest([one["configuration"] for one in identities]),
+    }
 
 
 def side_by_side(vectors: Sequence[Tensor]) -> Tensor:
