@@ -102,10 +102,10 @@ def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what:
 
 
 def _name(encoder: CandidateLike, what: str) -> str:
-    if isinstance(encoder, (list, tuple)):
-        return "+".join(_name(one, what) for one in encoder)
-    if not isinstance(encoder, FeatureStore):
+    if isinstance(encoder, (str, FrozenEncoder)):
         return encoder if isinstance(encoder, str) else encoder.name
+    if not isinstance(encoder, FeatureStore):
+        return "+".join(_name(one, what) for one in encoder)
     if what not in encoder.origins:
         raise ValueError(f"{encoder} has no {what} features; it has {sorted(encoder.origins)}.")
     return encoder.origins[what].name

@@ -32,6 +32,8 @@ class SideBySide(Encoder):
         ValueError: If their modalities differ.
     """
 
+    parts: Sequence[FrozenEncoder]
+
     def __init__(self, parts: Sequence[FrozenEncoder]) -> None:
         super().__init__()
         kinds = {part.modality for part in parts}
@@ -39,7 +41,7 @@ class SideBySide(Encoder):
             told = ", ".join(f"{part.name} ({part.modality})" for part in parts) or "none"
             raise ValueError(f"encoders that stand side by side have one modality, got {told}.")
         self.modality, self.dim = kinds.pop(), sum(part.get_embedding_dimension() for part in parts)
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
         by_cls = modality_of(self.modality).cls
         self.poolings = [Pooling("cls" if by_cls and part.encoder.has_cls else "mean") for part in parts]
         self.has_grid = self.has_cls = by_cls and all(part.encoder.has_cls for part in parts)
@@ -133,7 +135,7 @@ class JointEncoder(FrozenEncoder):
     @property
     def parts(self) -> list[FrozenEncoder]:
         """The encoders, in order."""
-        return list(self.encoder.parts)  # type: ignore[arg-type]
+        return list(self.encoder.parts)
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the folders of the encoders, and what is told of them together, as JSON."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import Any
+
+from typing_extensions import TypeIs
 
 from freezealign.encoders import FrozenEncoder, JointEncoder
 from freezealign.features import SHARD_SIZES
@@ -102,7 +104,7 @@ def by_modality(encoders: Sequence[EncoderLike]) -> dict[str, FrozenEncoder]:
     return named
 
 
-def is_encoder(value: object) -> TypeGuard[EncoderLike]:
+def is_encoder(value: object) -> TypeIs[EncoderLike]:
     """Whether ``value`` stands for an encoder, or for several; a frozen encoder alone in a list is a list of blocks."""
     if not isinstance(value, (list, tuple)):
         return isinstance(value, (str, FrozenEncoder))
