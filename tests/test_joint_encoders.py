@@ -327,3 +327,21 @@ def test_a_ranked_set_runs_no_encoder_that_ran_before(names, pairs, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")}
     rank_encoders([names["image"]], names["text"][:1], pairs, **options)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npy")} == before
+
+
+def test_towers_of_any_name_and_modality(names, pairs, images, texts):
+    model = make({"photo": [FrozenEncoder(name) for name in names["image"]], "caption": names["text"]}, recipe="linear")
+    data = [{"photo": image, "caption": text} for image, text in pairs]
+    model.fit(data, epochs=0, show_progress_bar=False)
+    assert model.encode([{"photo": images[0]}, {"caption": texts[0]}]).shape == (2, 8)
+    stores = []
+    for name in names["image"]:
+        one = make({"photo": FrozenEncoder(name), "caption": names["text"][0]}, recipe="linear")
+        stores.append(one.extract_features(data, modalities=["photo"], show_progress_bar=False))
+    assert join_encoders(stores).origins["photo"] == model.origins("pooled")["photo"]
+
+    sounds = [
+        FrozenEncoder(CallableEncoder(lambda items: np.array(items), "sound", dim=3, fingerprint=f)) for f in "ab"
+    ]
+    model = make({"sound": sounds, "text": names["text"]}, recipe="linear")
+    assert model.encode([{"sound": [1.0, 2.0, 4.0]}]).shape == (1, 8)

@@ -44,7 +44,7 @@ class SideBySide(Encoder):
         self.parts = nn.ModuleList(parts)  # type: ignore[assignment]
         by_cls = modality_of(self.modality).cls
         self.poolings = [Pooling("cls" if by_cls and part.encoder.has_cls else "mean") for part in parts]
-        self.has_grid = self.has_cls = by_cls and all(part.encoder.has_cls for part in parts)
+        self.has_grid = self.has_cls = self.modality == "image" and all(part.encoder.has_cls for part in parts)
         self.shares = [part.encoder.center_crop_share for part in parts]
 
     def preprocess(self, items: list[Any]) -> Features:

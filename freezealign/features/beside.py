@@ -111,6 +111,6 @@ def _joint_origin(origins: Sequence[Origin]) -> Origin:
                 f"the features of '{origin.name}' (pooling {origin.pooling!r}) are not those of one encoder, CLS or "
                 "the mean over tokens, and cannot stand beside others: extract each encoder with level='pooled'."
             )
-    pooling = "cls" if all(origin.pooling == "cls" for origin in origins) else "mean"
+    pooling = "cls" if all(origin.pooling == "cls" for origin in origins) else "mean"  # as SideBySide.has_grid
     identity = joint_identity([vars(origin) for origin in origins])
     return Origin("+".join(origin.name for origin in origins), **identity, pooling=pooling)
