@@ -113,6 +113,8 @@ class JointEncoder(FrozenEncoder):
     interpolation where grids or crops differ. Texts, and images where one encoder gives vectors only, have no common
     grid: there is one vector an item, for recipes that pool first.
 
+    An English text encoder beside a multilingual one costs the other languages: docs/encoders.md has the numbers.
+
     Args:
         encoders: Names, as :class:`FrozenEncoder` takes them, or frozen encoders with options of their own.
         modality: Of all; needed for names that could be of several.
