@@ -17,7 +17,7 @@ import torch
 
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
-from freezealign.encoders import FrozenEncoder
+from freezealign.encoders import FrozenEncoder, JointEncoder
 from freezealign.files import check_version, formed, inside, read_object, write_json_atomically
 from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
@@ -44,6 +44,7 @@ CLASSES: dict[str, type[Module]] = {
     f"freezealign.{block.__name__}": block
     for block in (
         FrozenEncoder,
+        JointEncoder,
         KernelHead,
         LogitScale,
         Normalize,
@@ -145,7 +146,7 @@ def _load_block(root: Path, folder: str, types: Mapping[str, str], other: Encode
     if kind not in CLASSES:
         raise ValueError(f"{root}: '{folder}' is of class '{kind}', which is none of ours: {sorted(CLASSES)}.")
     path = inside(root, folder)
-    if CLASSES[kind] is not FrozenEncoder or other is None:
+    if not issubclass(CLASSES[kind], FrozenEncoder) or other is None:
         return CLASSES[kind].from_folder(path)
     encoder = as_encoder(other, modality)
     width = read_object(path / FrozenEncoder.config_file_name, {"dim": int})["dim"]

@@ -121,6 +121,11 @@ class FrozenEncoder(Module):
         return [self.modality]
 
     @property
+    def parts(self) -> list[FrozenEncoder]:
+        """The encoders it is made of: itself, or the several of a :class:`~freezealign.encoders.JointEncoder`."""
+        return [self]
+
+    @property
     def name(self) -> str:
         """What the user called the encoder: a short name, a hub id or a folder."""
         return self.reference.name
