@@ -6,8 +6,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import reprlib
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -29,6 +31,8 @@ from freezealign.words import CONTROL
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 JSON_LIMIT_DEPTH = 100
+OWN_LEFTOVER = re.compile(r"\..+\.\d+-\d+\.tmp")
+"""What :func:`write_atomically` calls a file until it is whole: by process and thread, as several may write at once."""
 OPTIONAL: Any = NotRequired
 
 
@@ -65,6 +69,19 @@ def open_file(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
+def read_limited(path: str | Path, limit: int = JSON_LIMIT_BYTES) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        OSError: If it is missing, no regular file, or larger than ``limit`` bytes.
+    """
+    with open_file(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(f"{path} is larger than {limit // 2**20} MiB")
+    return content
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
@@ -73,9 +90,9 @@ def read_json(path: Path) -> Any:
     """
     regular(path, JSON_LIMIT_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(path).decode())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+        raise ValueError(f"{path} cannot be read ({error}).") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
     level: list[Any] = [[content]]
@@ -237,12 +254,10 @@ def read_lines(path: Path) -> list[str]:
     """Read what :func:`write_lines` wrote, or any file with a text a line: what is no JSON string stands as it is.
 
     Raises:
-        ValueError: If it is missing, or not UTF-8.
+        ValueError: If it is missing, no regular file, or not UTF-8.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
+        lines = regular(path).read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}).") from None
     return [_parse_line(line.removesuffix("\r")) for line in (lines if lines[-1] else lines[:-1])]
@@ -256,9 +271,12 @@ def _parse_line(line: str) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that after a kill at any moment the old one or the new one is there, whole."""
+    """Write a file so that after a kill at any moment the old one or the new one is there, whole.
+
+    Of several processes that write it at once, each from a file of its own, the last one's stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # see OWN_LEFTOVER
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -333,7 +351,7 @@ def is_leftover(path: Path) -> bool:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep every other process out of it while the block runs.
+    """Make a folder, and keep every other process out of it while the block runs; remove what a killed one left.
 
     Raises:
         FileExistsError: If a file is in its place.
@@ -351,6 +369,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     except Timeout:
         raise RuntimeError(f"another process is writing to {folder}; wait for it, or stop it.") from None
     try:
+        for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
+            if OWN_LEFTOVER.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
         yield
     finally:
         # before the release: a file unlinked after it may already be the lock of the next writer
@@ -445,6 +466,16 @@ def file_digest(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def changed_files(root: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return which of a folder's files, by their paths in it, have not the SHA-256 that was noted.
+
+    Raises:
+        ValueError: If one is missing, no regular file, or its folder lies elsewhere.
+    """
+    paths = {name: inside(root, str(Path(name).parent)) / Path(name).name for name in digests}
+    return [name for name, path in paths.items() if file_digest(regular(path)) != digests[name]]
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:

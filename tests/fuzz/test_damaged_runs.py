@@ -12,7 +12,7 @@ import numpy as np
 from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require_equal
+from judge import driver, judge, require_equal
 from PIL import Image
 from valid import TEXTS
 
@@ -56,7 +56,6 @@ def damaged_runs(draw: st.DrawFn) -> dict[str, Any]:
     return draw(damaged_folder(whole()[0]))
 
 
-@UNMENDED
 @driver(15)
 @given(damaged_runs())
 @example({"checkpoints/step-00000004/state.json": Edit(b'"step"', b'"x"')})

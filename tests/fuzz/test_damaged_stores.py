@@ -14,7 +14,7 @@ import numpy as np
 from damage import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
+from judge import driver, judge, require, require_equal
 from PIL import Image
 from valid import TEXTS, contents, extract, model
 
@@ -48,7 +48,6 @@ def damaged_stores(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return level, draw(damaged_folder(whole(level)[0], only))
 
 
-@UNMENDED
 @driver(40)
 @given(damaged_stores(), st.booleans())
 @example(("tokens", {"manifest.json": b"1" * 5000}), False)
@@ -71,7 +70,6 @@ def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
     judge("stores", (level, in_short(files, damage), {"partial": partial}), run)
 
 
-@UNMENDED
 @driver(30)
 @given(damaged_stores())
 @example(("int8", {"manifest.json": Edit(b'"preprocessing": {}', b'"preprocessing": "x"')}))
@@ -95,7 +93,6 @@ def test_a_damaged_store_that_is_not_verified(damaged):
     judge("stores not verified", (level, in_short(files, damage)), run, "features were made by another encoder")
 
 
-@UNMENDED
 @driver(25)
 @given(damaged_stores())
 @example(("tokens", {"shards/00000.json": b'{"files": 7, "skipped": []}'}))

@@ -26,7 +26,7 @@ from damage import (
 )
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
+from judge import driver, judge, require, require_equal
 from valid import TEXTS, accounted, picture
 
 from freezealign.data.sources import open_pairs
@@ -117,7 +117,6 @@ def open_table(folder: Path, suffix: str, content: bytes) -> Any:
     return open_pairs(folder / f"table{suffix}")
 
 
-@UNMENDED
 @driver(40)
 @given(damaged_tables())
 @example((".parquet", TABLES[".parquet"].replace(b"a green car", b"a gremn car", 1)))
@@ -192,7 +191,6 @@ def damaged_picture_folders(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return kind, damage
 
 
-@UNMENDED
 @driver(40)
 @given(damaged_picture_folders())
 @example(("parquet", {"metadata.parquet": Edit(b"PAR1\x15\x04", b"PAR1\x15\x24")}))

@@ -8,7 +8,7 @@ from typing import Any
 from damage import Link, damaged_folder, in_short, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
+from judge import driver, judge, require, require_equal
 from PIL import Image
 from valid import picture, tar
 
@@ -76,7 +76,6 @@ def is_read(read: Any, item: Any) -> Any:
         return None
 
 
-@UNMENDED
 @driver(40)
 @given(damaged_sets())
 @example(("classes", {"test/nshards.txt": b"1" * 5000}))

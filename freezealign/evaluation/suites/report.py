@@ -97,7 +97,10 @@ def left_out_line(record: dict[str, Any]) -> str:
     """Return how much of a task's data was left out and what was wrong with the first; all are in its ``skipped``."""
     if not (skipped := record.get("skipped")):
         return ""
-    return f"Left out {len(skipped)}; the first is item {skipped[0]['index']}: {skipped[0]['reason']}"
+    items, first = sum(bool(entry.get("item")) for entry in skipped), skipped[0]
+    others = f", and {items} captions of others" * bool(items)
+    what = f", {first['item']}" if first.get("item") else ""
+    return f"Left out {len(skipped) - items}{others}; the first is item {first['index']}{what}: {first['reason']}"
 
 
 def _records(task: Task, folder: Path) -> Records:
