@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 import os
-import re
 import reprlib
 import stat
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -28,11 +27,10 @@ from typing_extensions import NotRequired
 
 from freezealign.words import CONTROL
 
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 JSON_LIMIT_DEPTH = 100
-OWN_LEFTOVER = re.compile(r"\..+\.\d+-\d+\.tmp")
-"""What :func:`write_atomically` calls a file until it is whole: by process and thread, as several may write at once."""
 OPTIONAL: Any = NotRequired
 
 
@@ -75,11 +73,13 @@ def read_limited(path: str | Path, limit: int = JSON_LIMIT_BYTES) -> bytes:
     Raises:
         OSError: If it is missing, no regular file, or larger than ``limit`` bytes.
     """
+    content = bytearray()
     with open_file(path) as file:
-        content = file.read(limit + 1)
+        while len(content) <= limit and (part := file.read(2**16)):  # read(limit) would take as much memory at once
+            content += part
     if len(content) > limit:
         raise OSError(f"{path} is larger than {limit // 2**20} MiB")
-    return content
+    return bytes(content)
 
 
 def read_json(path: Path) -> Any:
@@ -273,19 +273,37 @@ def _parse_line(line: str) -> str:
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     """Write a file so that after a kill at any moment the old one or the new one is there, whole.
 
-    Of several processes that write it at once, each from a file of its own, the last one's stays.
+    Processes that write it at once do so one after the other, so that the last one's stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")  # see OWN_LEFTOVER
-    try:
-        with temporary.open("wb") as file:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with _open_alone(temporary) as file:
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            if fcntl is None:  # Windows moves no open file
+                file.close()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open a file for writing, empty, when no other process has it; what a killed one left there is overwritten."""
+    if fcntl is None:
+        return path.open("wb")
+    while True:
+        path.touch()
+        with suppress(FileNotFoundError):  # the other one has put it in its place, or taken it away
+            file = path.open("r+b")
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate()
+                return file
+            file.close()
 
 
 def differences(begun: Mapping[str, Any], identity: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
@@ -351,7 +369,7 @@ def is_leftover(path: Path) -> bool:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make a folder, and keep every other process out of it while the block runs; remove what a killed one left.
+    """Make a folder, and keep every other process out of it while the block runs.
 
     Raises:
         FileExistsError: If a file is in its place.
@@ -369,9 +387,6 @@ def exclusive(folder: Path) -> Iterator[None]:
     except Timeout:
         raise RuntimeError(f"another process is writing to {folder}; wait for it, or stop it.") from None
     try:
-        for path in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):
-            if OWN_LEFTOVER.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
         yield
     finally:
         # before the release: a file unlinked after it may already be the lock of the next writer

@@ -119,17 +119,25 @@ def read_state(path: Path, scales: bool) -> dict[str, Any]:
     """Return a checkpoint's state, with its :class:`Progress`, and that of the scaler if it ``scales`` the loss.
 
     Raises:
-        ValueError: If it or a file beside it is damaged, or a later version wrote it.
+        ValueError: If it is damaged, or a later version wrote it.
     """
     file = path / STATE
     check_version(path, read_object(file, {"format_version": int}), FORMAT_VERSION)
     state = read_object(file, {**FORM, "scaler": SCALER if scales else dict})
-    if changed := changed_files(path, state.get("files", {})):
-        raise ValueError(f"{path / changed[0]} is not as it was written, by its SHA-256; {REMEDY}.")
     try:
         return {**state, "progress": Progress(**state["progress"])}
     except TypeError as error:
         raise ValueError(f"{file}: {error}; {REMEDY}.") from None
+
+
+def check_files(path: Path, state: Mapping[str, Any]) -> None:
+    """Compare a checkpoint's files with the digests in its state, which earlier versions did not note.
+
+    Raises:
+        ValueError: If one differs. What is wrong in it says more, so read them before.
+    """
+    if changed := changed_files(path, state.get("files", {})):
+        raise ValueError(f"{path / changed[0]} is not as it was written, by its SHA-256; {REMEDY}.")
 
 
 def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None, partial: bool = False) -> dict[str, Tensor]:
