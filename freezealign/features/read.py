@@ -152,7 +152,8 @@ def _without_captions(batch: ReadBatch, number: int, strict: bool, work: Callabl
     for key, own in pair.items.items():
         if len(own) == 1 or modality_of(key).augment:  # views of a picture stay together
             continue
-        if bad := failures(own, lambda item, key=key: work([Pair({**pair.items, key: [item]}, pair.id)])):
+        alone = [Pair({**pair.items, key: [item]}, pair.id) for item in own]
+        if bad := failures(alone, lambda one: work([one])):
             return batch.skip_items(number, key, {place: _told(fault) for place, fault in bad.items()}, strict)
     return None
 
