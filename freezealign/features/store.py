@@ -250,7 +250,12 @@ class FeatureStore:
             folder.verify(*own)
         skipped = [one for entry in entries.values() for one in entry["skipped"]]
         source = "".join(told["sha256"] for entry in entries.values() for told in entry["files"].values())
-        return cls.from_shards(manifest["modalities"], shards, skipped, source)
+        try:
+            return cls.from_shards(manifest["modalities"], shards, skipped, source)
+        except ValueError as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from None
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]

@@ -37,7 +37,7 @@ def encoder(bert_folder) -> FrozenEncoder:
     return FrozenEncoder(bert_folder, "text")
 
 
-@driver(25)
+@driver(12)
 @given(captions=st.lists(ODD_CAPTIONS, min_size=1, max_size=4))
 def test_odd_captions(encoder, captions):
     def run(folder):

@@ -48,7 +48,7 @@ def damaged_encoders(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return name, draw(damaged_folder(whole(name)[0], draw(st.sampled_from([[".json"], [".json"], []]))))
 
 
-@driver(12)
+@driver(4)
 @given(damaged_encoders())
 @example(("bert", {"config.json": b"0.1"}))
 @example(("bert", {"model.safetensors": b""}))

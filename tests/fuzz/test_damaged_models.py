@@ -48,7 +48,7 @@ def damaged_models(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return recipe, draw(damaged_folder(whole(recipe)[0]))
 
 
-@driver(40)
+@driver(8)
 @given(damaged_models())
 @example(("token", {"image_2_Pooling/config.json": Link("/dev/zero")}))
 @example(("token", {"image_2_Pooling/config.json": b"1" * 5000}))

@@ -56,7 +56,7 @@ def damaged_runs(draw: st.DrawFn) -> dict[str, Any]:
     return draw(damaged_folder(whole()[0]))
 
 
-@driver(15)
+@driver(4)
 @given(damaged_runs())
 @example({"checkpoints/step-00000004/state.json": Edit(b'"step"', b'"x"')})
 @example({"checkpoints/step-00000004/state.json": Link("/dev/zero")})

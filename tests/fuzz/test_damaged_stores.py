@@ -48,7 +48,7 @@ def damaged_stores(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return level, draw(damaged_folder(whole(level)[0], only))
 
 
-@driver(40)
+@driver(20)
 @given(damaged_stores(), st.booleans())
 @example(("tokens", {"manifest.json": b"1" * 5000}), False)
 @example(("tokens", {"manifest.json": Link("/dev/zero")}), False)
@@ -56,6 +56,7 @@ def damaged_stores(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @example(("tokens", {"items/text/00001.npy": Edit(b"'<i4'", b"#<i4'")}), False)
 @example(("tokens", {"manifest.json": Edit(b'"complete": true', b'"complete": true, "shards": "2"')}), False)
 @example(("tokens", {"shards/00000.json": Edit(b'"index": 2', b'"index": Infinity')}), False)
+@example(("tokens", {"manifest.json": Edit(b'"text": {', b'"x": {')}), False)
 def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
     level, damage = damaged
     files, right = whole(level)
@@ -70,7 +71,7 @@ def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
     judge("stores", (level, in_short(files, damage), {"partial": partial}), run)
 
 
-@driver(30)
+@driver(10)
 @given(damaged_stores())
 @example(("int8", {"manifest.json": Edit(b'"preprocessing": {}', b'"preprocessing": "x"')}))
 @example(("pooled", {"shards/00000.json": Edit(b'"image/sentence_embedding"', b'"image/x"')}))
@@ -93,7 +94,7 @@ def test_a_damaged_store_that_is_not_verified(damaged):
     judge("stores not verified", (level, in_short(files, damage)), run, "features were made by another encoder")
 
 
-@driver(25)
+@driver(10)
 @given(damaged_stores())
 @example(("tokens", {"shards/00000.json": b'{"files": 7, "skipped": []}'}))
 @example(("tokens", {"shards/00000.json": b'{"files": {}, "skipped": [7]}'}))

@@ -117,7 +117,7 @@ def open_table(folder: Path, suffix: str, content: bytes) -> Any:
     return open_pairs(folder / f"table{suffix}")
 
 
-@driver(40)
+@driver(20)
 @given(damaged_tables())
 @example((".parquet", TABLES[".parquet"].replace(b"a green car", b"a gremn car", 1)))
 def test_a_damaged_table(damaged):
@@ -135,7 +135,7 @@ def test_a_damaged_table(damaged):
     judge("tables", damaged, run)
 
 
-@driver(15)
+@driver(8)
 @given(
     column=st.sampled_from(["id", "image", "text"]), values=st.lists(st.sampled_from(ODD[5:]), min_size=1, max_size=3)
 )
@@ -191,7 +191,7 @@ def damaged_picture_folders(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return kind, damage
 
 
-@driver(40)
+@driver(20)
 @given(damaged_picture_folders())
 @example(("parquet", {"metadata.parquet": Edit(b"PAR1\x15\x04", b"PAR1\x15\x24")}))
 @example(("txt", {"2.txt": Link("/dev/zero")}))

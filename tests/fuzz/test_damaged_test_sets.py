@@ -76,7 +76,7 @@ def is_read(read: Any, item: Any) -> Any:
         return None
 
 
-@driver(40)
+@driver(20)
 @given(damaged_sets())
 @example(("classes", {"test/nshards.txt": b"1" * 5000}))
 @example(("classes", {"classnames.txt": Link("/dev/zero")}))
