@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -669,6 +670,19 @@ def test_suite_goes_on_after_a_kill_at_any_call(folders, monkeypatch):
     data = {"root": folders / "data", "show_progress_bar": False}
     tasks = (THINGS, ABSENT | {"name": "absent"}, {**CAPTIONS, "evaluator": "long-context"})
     check_every_kill(lambda folder: run_suite(Toy(), suite(*tasks), folder, **data), folders / "kills", 30)
+
+
+def test_one_file_written_from_many_places_at_once_is_whole(tmp_path):
+    path, contents = tmp_path / "report.md", [bytes([number]) * (1000 + number) for number in range(8)]
+
+    def write(content):
+        for _ in range(40):
+            write_atomically(path, lambda file: [file.write(content[:500]), file.write(content[500:])])
+            assert path.read_bytes() in contents
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, contents))
+    assert [file.name for file in tmp_path.iterdir()] == ["report.md"]
 
 
 def test_evaluators_files_are_whole_after_a_kill_at_any_call(folders, monkeypatch):

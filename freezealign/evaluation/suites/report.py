@@ -12,6 +12,7 @@ from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.suites.suite import Suite, Task
 from freezealign.files import read_object, write_atomically
 from freezealign.markdown import markdown_table, score_cell
+from freezealign.words import printable
 
 RESULT = "result.json"
 IDENTITY = {"task_identity": str, "model_identity": str}
@@ -100,7 +101,8 @@ def left_out_line(record: dict[str, Any]) -> str:
     items, first = sum(bool(entry.get("item")) for entry in skipped), skipped[0]
     others = f", and {items} captions of others" * bool(items)
     what = f", {first['item']}" if first.get("item") else ""
-    return f"Left out {len(skipped) - items}{others}; the first is item {first['index']}{what}: {first['reason']}"
+    told = f"Left out {len(skipped) - items}{others}; the first is item {first['index']}{what}: {first['reason']}"
+    return printable(told)  # of data, which may put anything into a message
 
 
 def _records(task: Task, folder: Path) -> Records:
@@ -145,7 +147,7 @@ def _section(task: Task, records: Records, folder: Path) -> list[str]:
     for model, record in records.items():
         parts.append(f"### {model}")
         if "error" in record:
-            parts.append(f"Not run: {record['error']}")
+            parts.append(f"Not run: {printable(record['error'])}")
             continue
         pictures = sorted((folder / model / task.name).glob("*.png"))
         parts += [
