@@ -55,7 +55,10 @@ class FeatureStore:
             prefix = f"{modality}/"
             own = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
             self.features[modality] = FrozenFeatures(modality, origin, own)
-            self.rows[modality] = Runs(columns[f"items/{modality}"].all())
+            vectors = own.get("lengths", own.get("sentence_embedding"))
+            if vectors is None:
+                raise ValueError(f"its shards hold no features of '{modality}'; extract them again.")
+            self.rows[modality] = columns[f"items/{modality}"].runs(len(vectors))
         self._ids = Strings(columns["items/ids.utf8"], columns["items/ids.lengths"])
 
     @classmethod

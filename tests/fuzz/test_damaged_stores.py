@@ -74,6 +74,7 @@ def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
 @driver(10)
 @given(damaged_stores())
 @example(("int8", {"manifest.json": Edit(b'"preprocessing": {}', b'"preprocessing": "x"')}))
+@example(("tokens", {"image/lengths/00000.npy": Edit(b"PY\x01\x00v", b"PY\x01\x00t")}))
 @example(("pooled", {"shards/00000.json": Edit(b'"image/sentence_embedding"', b'"image/x"')}))
 def test_a_damaged_store_that_is_not_verified(damaged):
     level, damage = damaged
