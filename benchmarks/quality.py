@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from class_pairs import class_pairs
 from report import record
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder, RetrievalEvaluator
 from freezealign.demo.demo import feature_cache
 from freezealign.samples import Sample, SampleSet, load_openmoji
 from freezealign.samples.tuxpaint import LANGUAGES, load_tuxpaint
+from freezealign.space.recipes import as_encoder
 
 DIM, FOLDS = 512, 5
 TRAINED = {"schedule": "paper", "init": "random"}
@@ -37,16 +37,22 @@ class Method:
         recipe: The model's blocks.
         fit: Options of ``fit``.
         data: From the model, the training pairs and the other data set's pairs to what it is trained on.
+        images: The image encoders, side by side where there are several.
     """
 
     name: str
     recipe: str = "auto"
     fit: dict[str, Any] = field(default_factory=dict)
     data: Callable[[FreezeAlign, FeatureStore, FeatureStore], Any] = lambda model, train, other: train
+    images: tuple[str, ...] = ("efficientnet-lite2",)
 
 
 METHODS = [
     Method("default `fit`: kernel, closed form"),
+    Method(
+        "default, three image encoders: EfficientNet-Lite0, 1 and 2",
+        images=("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"),
+    ),
     Method("`linear`, closed form", "linear"),
     Method("`token` (paper's blocks), closed form", "token"),
     Method("`relative` (ASIF), training-free", "relative"),
@@ -66,7 +72,7 @@ METHODS = [
     ),
     Method(
         "default + the encoder's 1,000 ImageNet class names",
-        data=lambda model, train, other: [train, class_pairs(model, train)],
+        fit={"class_names": True},
     ),
     Method("`token`, the paper's training, 20 epochs", "token", TRAINED),
 ]
@@ -135,20 +141,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stamps", type=Path, default=Path("stamps"), help="folder of the Tux Paint stamps")
     folder = parser.parse_args().stamps
-    encoders = {name: FrozenEncoder(name) for name in ("efficientnet-lite2", "use-multilingual")}
-    encoders = {encoder.modality: encoder for encoder in encoders.values()}
-    stamps = [load_tuxpaint(folder, fold) for fold in range(FOLDS)]
-    tux, moji = Bench(encoders, stamps[0]), Bench(encoders, load_openmoji())
-    splits = {
-        "Tux Paint, mean of five folds": (tux, moji, [_held_out(tux.samples, fold) for fold in stamps]),
-        "OpenMoji, held-out fifth": (moji, tux, [_held_out(moji.samples, load_openmoji())]),
-    }
+    stamps, moji = [load_tuxpaint(folder, fold) for fold in range(FOLDS)], load_openmoji()
+    text, benches = FrozenEncoder("use-multilingual"), {}
+    for images in {method.images: None for method in METHODS}:
+        encoders = {"image": as_encoder(images, "image"), "text": text}
+        benches[images] = Bench(encoders, stamps[0]), Bench(encoders, moji)
     tables: dict[str, list[str]] = {}
-    for title, (bench, other, held_out) in splits.items():
+    for place, (title, splits) in enumerate(
+        {"Tux Paint, mean of five folds": stamps, "OpenMoji, held-out fifth": [moji]}.items()
+    ):
         lines = tables.setdefault(title, [])
         for method in METHODS:
+            bench, other = benches[method.images][place], benches[method.images][1 - place]
             level = "tokens" if method.recipe == "token" else "pooled"
-            folds = [_fold(bench, method, test, other, level) for test in held_out]
+            folds = [_fold(bench, method, _held_out(bench.samples, split), other, level) for split in splits]
             lines.append(row(method, folds))
             print(lines[-1], flush=True)
     header = (

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "FreezeAlign": "freezealign.model",
     "FrozenEncoder": "freezealign.encoders",
+    "JointEncoder": "freezealign.encoders",
     "TokenProjector": "freezealign.modules",
     "Pooling": "freezealign.modules",
     "ProjectionHead": "freezealign.modules",
@@ -41,6 +42,7 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 if TYPE_CHECKING:  # under the same name again: for type checkers that makes it public
     from freezealign.alignment import rank_encoders as rank_encoders
     from freezealign.encoders import FrozenEncoder as FrozenEncoder
+    from freezealign.encoders import JointEncoder as JointEncoder
     from freezealign.encoders.registry import list_encoders as list_encoders
     from freezealign.encoders.registry import register_encoder as register_encoder
     from freezealign.evaluation import CKAEvaluator as CKAEvaluator

@@ -119,9 +119,10 @@ def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> 
         trainable=f"{model.num_parameters(only_trainable=True):,}",
         total=f"{model.num_parameters():,}",
         encoders="\n".join(
-            f"| {name} | `{encoder.name}` | {encoder.get_embedding_dimension()} | {encoder.reference.revision or '–'} "
-            f"| `{encoder.fingerprint[:16]}…` |"
+            f"| {name} | `{part.name}` | {part.get_embedding_dimension()} | {part.reference.revision or '–'} "
+            f"| `{part.fingerprint[:16]}…` |"
             for name, encoder in encoders.items()
+            for part in encoder.parts
         ),
         model_id=model_id,
         usage=_usage(model),
@@ -133,12 +134,18 @@ def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> 
 
 def _base_models(model: Space) -> list[str]:
     """Return the hub ids among the encoders' sources; a card may name nothing else here."""
-    sources = [encoder.reference.source.removeprefix("hf-hub:") for encoder in model.encoders.values()]
+    parts = [part for encoder in model.encoders.values() for part in encoder.parts]
+    sources = [part.reference.source.removeprefix("hf-hub:") for part in parts]
     return [source for source in sources if source.count("/") == 1 and not Path(source).is_dir()]
 
 
 def _usage(model: Space) -> str:
-    lines = [USAGE.get(name, f'{name} = model.encode(items, modality="{name}")') for name in model.towers]
+    lines = [
+        f'{name}s = model.encode(vectors, modality="{name}")  # (n, {encoder.get_embedding_dimension()})'
+        if encoder.kind == "vector"
+        else USAGE.get(name, f'{name} = model.encode(items, modality="{name}")')
+        for name, encoder in model.encoders.items()
+    ]
     if {"image", "text"} <= set(model.towers):
         lines.append("print(model.similarity(texts, images))")
     return "\n".join(lines)

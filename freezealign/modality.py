@@ -13,6 +13,7 @@ from PIL import Image
 
 from freezealign.images import ENCODED, IMAGE_SUFFIXES, random_view, read_image
 from freezealign.inputs import DownloadError, InputError, Unreadable, shorten
+from freezealign.vectors import as_array
 
 TEXT_LIMIT = 1_000_000
 """Characters of the longest text that is read: no encoder reads as many, and cutting one into tokens takes seconds."""
@@ -80,6 +81,28 @@ def register_modality(name: str, **settings: Any) -> None:
     MODALITIES[name] = Modality(name, **settings)
 
 
+def read_vector(item: Any) -> np.ndarray:
+    """Return numbers in a row, an array, tensor or list of floats (D,), as float32.
+
+    Raises:
+        InputError: If it is anything else, or a number is NaN, infinite or beyond float32.
+    """
+    array = as_array(item)
+    if array.ndim != 1 or array.dtype.kind != "f":
+        found = f"{array.dtype} {array.shape}" if hasattr(item, "dtype") else shorten(item)
+        raise InputError(f"expected a vector (D,) of floats, made elsewhere, got {type(item).__name__}: {found}.")
+    with np.errstate(over="ignore"):
+        vector = array.astype(np.float32, copy=False)
+    if not np.isfinite(vector).all():
+        raise InputError("the vector holds NaN, infinity or a number beyond float32.")
+    return vector
+
+
+def _is_vector(item: Any) -> bool:
+    return isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 1
+
+
+register_modality("vector", read=read_vector, recognises=_is_vector, axes=(1,))
 register_modality(
     "image",
     read=read_image,

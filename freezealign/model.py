@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from freezealign.card import CardData
-from freezealign.encoders import FrozenEncoder
 from freezealign.features import FeatureStore, Level, StoreDtype
 from freezealign.modules import LogitScale, Module
 from freezealign.space import Space, Tower
-from freezealign.space.recipes import EncoderLike, as_encoder, build_blocks, build_tower, by_modality, recipe_of
+from freezealign.space.recipes import (
+    EncoderLike,
+    as_encoder,
+    build_blocks,
+    build_tower,
+    by_modality,
+    is_encoder,
+    recipe_of,
+)
 from freezealign.training import FitArguments, History
 
 if TYPE_CHECKING:
@@ -35,8 +42,12 @@ class FreezeAlign(Space):
         encoders: Names of encoders, one a modality: ``["dinov2-large", "all-roberta-large-v1"]``; or for each modality
             a name, a :class:`FrozenEncoder`, or a whole tower as a list of blocks:
             ``{"image": [FrozenEncoder(…), TokenProjector(…), Pooling(…)], "text": "all-roberta-large-v1"}``.
+            A number is the width of vectors that you have already: ``{"image": 768, "text": 384}``.
+            Several encoders in place of one, ``{"image": ["dinov2-large", "sam-vit-large"], "text": …}``, stand side by
+            side: see :class:`JointEncoder`.
         recipe: The blocks put behind an encoder given without any; see :mod:`freezealign.space.recipes`. ``auto`` is
-            the paper's wiring, ``token``, until :meth:`fit` knows the number of pairs and may choose others.
+            the paper's wiring, ``token``, until :meth:`fit` knows the number of pairs and may choose others; of several
+            encoders without common tokens it is ``pooled``.
         dim: Width of the shared space, for towers built by recipe.
         logit_scale: The temperature; a new one with the paper's bounds by default.
         device: Where the model lives; the machine's accelerator by default, else the CPU.
@@ -59,9 +70,8 @@ class FreezeAlign(Space):
         with torch.random.fork_rng([], enabled=seed is not None):
             if seed is not None:
                 torch.manual_seed(seed)
-            first = "token" if recipe == "auto" else recipe
-            towers = {name: build_tower(name, value, first, dim) for name, value in named.items()}
-        by_name = all(isinstance(value, (str, FrozenEncoder)) for value in named.values())
+            towers = {name: build_tower(name, value, recipe, dim) for name, value in named.items()}
+        by_name = all(map(is_encoder, named.values()))
         super().__init__(towers, recipe if by_name else None, logit_scale, device)
         self.model_card_data = CardData()
 
@@ -134,7 +144,8 @@ class FreezeAlign(Space):
         Args:
             data: A DataLoader of (images, texts) batches; an iterable, list or ``datasets.Dataset`` of pairs, each
                 ``(image, text)`` or ``{"image": …, "text": …}``, several captions as a list; a path of such data, as
-                :meth:`extract_features` takes it; or a :class:`FeatureStore`, or several to be mixed.
+                :meth:`extract_features` takes it; or a :class:`FeatureStore`, or several to be mixed. Of a model that
+                takes vectors also ``{"image": X, "text": Y}``, as :meth:`FeatureStore.from_arrays` takes them.
             evaluator: Called as ``evaluator(model, output_path, epoch, steps)`` during training.
             arguments: How to train; see :class:`FitArguments`.
             **options: Fields of :class:`FitArguments`, instead of or on top of ``arguments``.
@@ -160,7 +171,7 @@ class FreezeAlign(Space):
 
         Args:
             modality: Which tower.
-            encoder: The new encoder.
+            encoder: The new encoder, or several side by side.
             reset: Give the tower new, untrained blocks of the recipe it has. Without it the trained blocks are kept:
                 right only for an encoder whose space they already fit.
 

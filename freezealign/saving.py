@@ -18,7 +18,7 @@ from typing_extensions import NotRequired
 
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
-from freezealign.encoders import FrozenEncoder
+from freezealign.encoders import FrozenEncoder, JointEncoder
 from freezealign.files import (
     changed_files,
     check_version,
@@ -54,6 +54,7 @@ CLASSES: dict[str, type[Module]] = {
     f"freezealign.{block.__name__}": block
     for block in (
         FrozenEncoder,
+        JointEncoder,
         KernelHead,
         LogitScale,
         Normalize,
@@ -163,8 +164,9 @@ def load(
 
 def _digests(path: Path, folders: Sequence[str]) -> dict[str, str]:
     """Return the SHA-256 of each file that loading reads."""
-    blocks = [file for folder in folders for file in sorted((path / folder).iterdir()) if not is_leftover(file)]
-    return {file.relative_to(path).as_posix(): file_digest(file) for file in [path / "router_config.json", *blocks]}
+    found = [path / "router_config.json", *(file for folder in folders for file in sorted((path / folder).rglob("*")))]
+    kept = [file for file in found if file.is_file() and not is_leftover(file)]
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in kept}
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:
@@ -174,7 +176,7 @@ def _load_block(root: Path, folder: str, types: Mapping[str, str], other: Encode
     if kind not in CLASSES:
         raise ValueError(f"{root}: '{folder}' is of class '{kind}', which is none of ours: {sorted(CLASSES)}.")
     path = inside(root, folder)
-    if CLASSES[kind] is not FrozenEncoder or other is None:
+    if not issubclass(CLASSES[kind], FrozenEncoder) or other is None:
         return CLASSES[kind].from_folder(path)
     encoder = as_encoder(other, modality)
     width = read_object(path / FrozenEncoder.config_file_name, {"dim": int})["dim"]

@@ -12,6 +12,17 @@ from torch import Tensor
 from torch.nn import functional
 
 
+def as_array(values: Any) -> np.ndarray:
+    """Return a tensor or anything like an array as an array; one on the CPU is not copied, a mapped one stays mapped.
+
+    A tensor of bfloat16, which NumPy does not have, becomes float32.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
+    return np.asanyarray(values)
+
+
 def unit(vectors: Any) -> Tensor:
     """Return vectors (..., d), NumPy or torch, as float32 of length 1."""
     return functional.normalize(torch.as_tensor(vectors).float(), p=2, dim=-1)

@@ -62,6 +62,20 @@ def dinov2_folder(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def vit_folders(tmp_path_factory) -> dict[int, str]:
+    """ViTs of width 16 with patches of 7 and of 14 pixels: 4 x 4 and 2 x 2 grids, and CLS."""
+    from transformers import ViTConfig, ViTModel
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    folders = {}
+    for patch in (7, 14):
+        torch.manual_seed(patch)
+        model = ViTModel(ViTConfig(**shape, image_size=28, patch_size=patch))
+        folders[patch] = save_vision(tmp_path_factory.mktemp(f"vit{patch}"), model)
+    return folders
+
+
+@pytest.fixture(scope="session")
 def bert_folder(tmp_path_factory) -> str:
     """A BERT of width 20 with dropout 0.1 that reads 16 tokens."""
     from transformers import BertConfig, BertModel

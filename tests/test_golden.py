@@ -1,6 +1,7 @@
 """A folder that was saved once, and its vectors: it loads for ever. Make a new folder for a new format; keep this one.
 
-``golden/format-1`` was written before blocks had public names, ``golden/format-2`` since.
+``golden/format-1`` was written before blocks had public names, ``golden/format-2`` since; ``golden/format-2-joint``
+has two encoders in each tower.
 """
 
 from __future__ import annotations
@@ -27,10 +28,20 @@ def letters(items: list[str]) -> np.ndarray:
     return np.stack([np.bincount([ord(c) % 8 for c in item], minlength=8).astype(np.float32) for item in items])
 
 
+def means(items: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(item, np.float32).mean((0, 1)) - np.float32(99) for item in items])
+
+
+def lengths(items: list[str]) -> np.ndarray:
+    return np.array([[len(item), item.count(" "), item.count("e")] for item in items], np.float32)
+
+
 @pytest.fixture(autouse=True)
 def encoders():
     register_encoder("golden-pixels", pixels, modality="image", fingerprint="pixels")
     register_encoder("golden-letters", letters, modality="text", fingerprint="letters")
+    register_encoder("golden-means", means, modality="image", fingerprint="means")
+    register_encoder("golden-lengths", lengths, modality="text", fingerprint="lengths")
 
 
 @pytest.mark.parametrize("folder", sorted(path.name for path in GOLDEN.iterdir()))

@@ -22,16 +22,17 @@ from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.layers import AllLayers
-from freezealign.features import FeatureStore
+from freezealign.features import FeatureStore, join_encoders
+from freezealign.features.beside import match_items
 from freezealign.features.job import extract_features
 from freezealign.features.read import read_batch
 from freezealign.files import claim, exclusive
-from freezealign.space.recipes import as_encoder, default_pooling, pooled_extraction
+from freezealign.space.recipes import as_encoder, default_pooling, is_encoder, pooled_extraction
 from freezealign.words import printable
 
 logger = logging.getLogger(__name__)
 
-CandidateLike = str | FrozenEncoder | FeatureStore
+CandidateLike = str | FrozenEncoder | Sequence[str | FrozenEncoder] | FeatureStore
 TIMED_ITEMS = 16
 SETTLED_RUNS, MOST_RUNS, FASTER = 5, 50, 0.95
 """An encoder is timed until so many runs in a row are not below this share of the fastest, or so many in all: what runs
@@ -102,8 +103,10 @@ def named(encoders: Sequence[CandidateLike] | Mapping[str, CandidateLike], what:
 
 
 def _name(encoder: CandidateLike, what: str) -> str:
-    if not isinstance(encoder, FeatureStore):
+    if isinstance(encoder, (str, FrozenEncoder)):
         return encoder if isinstance(encoder, str) else encoder.name
+    if not isinstance(encoder, FeatureStore):
+        return "+".join(_name(one, what) for one in encoder)
     if what not in encoder.origins:
         raise ValueError(f"{encoder} has no {what} features; it has {sorted(encoder.origins)}.")
     return encoder.origins[what].name
@@ -181,8 +184,11 @@ class CandidateLoader:
                 raise ValueError(f"'{name}' is a feature store, which holds one layer: name the encoder instead.")
         elif self.reader is None:
             raise ValueError(f"'{name}' is an encoder: pass data for it to encode, or a feature store instead of it.")
-        elif isinstance(encoder, FrozenEncoder) and encoder.modality != modality:
-            raise ValueError(f"'{name}' is an encoder of {encoder.modality}, among encoders of {modality}.")
+        elif not is_encoder(encoder):
+            raise ValueError(f"'{name}': encoders that stand side by side are names or FrozenEncoders.")
+        for one in encoder if isinstance(encoder, (list, tuple)) else [encoder]:
+            if isinstance(one, FrozenEncoder) and one.modality != modality:
+                raise ValueError(f"'{one.name}' is an encoder of {one.modality}, among encoders of {modality}.")
 
     def load(self, name: str, encoder: CandidateLike, modality: str) -> Candidate:
         """Return one encoder with its features of all readable items.
@@ -201,19 +207,25 @@ class CandidateLoader:
         return found
 
     def _encoded(self, name: str, frozen: FrozenEncoder) -> Candidate:
-        assert self.reader is not None
         widths: Sequence[int] = [frozen.get_embedding_dimension()]
-        if self.layers == "all":
+        if self.layers == "all" and len(frozen.parts) == 1:
             every = AllLayers(frozen.encoder, default_pooling(frozen))
             frozen, widths = FrozenEncoder(every), every.widths
         frozen.to(default_device())
+        if len(frozen.parts) == 1:
+            store = self._extracted(name, frozen)
+        else:
+            store = join_encoders([self._extracted(part.name, part) for part in frozen.parts])
+        cost = Cost(frozen.num_parameters(), self._milliseconds(frozen, store), widths[-1])
+        return Candidate(name, frozen.modality, store, cost, widths)
+
+    def _extracted(self, name: str, frozen: FrozenEncoder) -> FeatureStore:
+        assert self.reader is not None
         dtype = "float32" if self.path is None else "float16"
         extraction = pooled_extraction(frozen, dtype=dtype, batch_size=self.batch_size, strict=self.strict)
         path = None if self.path is None else self.path / _folder_name(name, frozen)
         progress = self.show_progress_bar
-        store = extract_features(self.reader, extraction, default_device(), path, True, "local", progress)
-        cost = Cost(frozen.num_parameters(), self._milliseconds(frozen, store), widths[-1])
-        return Candidate(name, frozen.modality, store, cost, widths)
+        return extract_features(self.reader, extraction, default_device(), path, True, "local", progress)
 
     @torch.no_grad()
     def _milliseconds(self, encoder: FrozenEncoder, store: FeatureStore) -> float:
@@ -248,26 +260,9 @@ def settled_seconds(run: Callable[[], object]) -> float:
 
 
 def on_common_items(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates with the items that all have, matched by their ids, in the order of the first.
-
-    Raises:
-        ValueError: If they have none in common, or two items of one have the same id.
-    """
-    places = []
-    for candidate in candidates:
-        ids = candidate.store.ids
-        places.append(place := dict(zip(ids, range(len(ids)))))
-        if len(place) < len(ids):
-            twice = next(name for position, name in enumerate(ids) if place[name] != position)
-            raise ValueError(f"two items of '{candidate.name}' have the id {twice!r}; items are matched by their ids.")
-    common = [name for name in places[0] if all(name in place for place in places)]
-    if not common:
-        raise ValueError(f"the features of {[candidate.name for candidate in candidates]} have no item id in common.")
-    everything = len(set().union(*places))
-    if len(common) < everything:
-        left_out = everything - len(common)
-        logger.warning("%d of %d items are left out, because not every encoder has them", left_out, everything)
-    return [replace(c, store=c.store.select([place[name] for name in common])) for c, place in zip(candidates, places)]
+    """Return candidates with the items that all have, as :func:`freezealign.features.beside.match_items` does."""
+    stores = match_items([candidate.store for candidate in candidates], [candidate.name for candidate in candidates])
+    return [replace(candidate, store=store) for candidate, store in zip(candidates, stores)]
 
 
 def _identity(reader: PairReader) -> dict[str, Any]:

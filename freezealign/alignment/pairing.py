@@ -46,6 +46,7 @@ def rank_encoders(
 
     Args:
         vision: Names, :class:`~freezealign.FrozenEncoder` or feature stores; or a mapping from names of yours to these.
+            A list or tuple among them is several encoders side by side, a :class:`~freezealign.JointEncoder`.
         text: Likewise. Not only texts: any encoders of one other modality.
         data: Pairs, or a path, as ``fit`` takes them; read once for each encoder. None is needed for feature stores.
         metrics: Names in :data:`freezealign.alignment.METRICS`, or measures. The first decides the order.
@@ -110,7 +111,8 @@ def _find_measures(metrics: Sequence[str | Measure], max_items: int) -> list[Mea
 
 def _modality(encoders: Mapping[str, CandidateLike], default: str) -> str:
     """Return the modality of a side: that of the first encoder that states one."""
-    return next((encoder.modality for encoder in encoders.values() if isinstance(encoder, FrozenEncoder)), default)
+    sides = (encoder if isinstance(encoder, (list, tuple)) else [encoder] for encoder in encoders.values())
+    return next((one.modality for side in sides for one in side if isinstance(one, FrozenEncoder)), default)
 
 
 def _best_layers(

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,26 +22,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from freezealign.curation.parquet_rows import ParquetRows, ParquetVectors
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import Column, NpyFile
+from freezealign.features.embeddings import FOLDERS, VECTORS, check_numbered, decoded, known_columns, natural
+from freezealign.features.parquet_rows import ParquetRows, ParquetVectors
 from freezealign.files import is_file, is_folder
-from freezealign.inputs import Unreadable
 
 Modality = Literal["image", "text"]
-FOLDERS = {"image": ("img_emb", "images"), "text": ("text_emb", "texts")}
-VECTORS = {"image": ("image_embedding", "img_emb", "embedding"), "text": ("text_embedding", "text_emb", "embedding")}
-COLUMNS = {
-    "id": ("id", "key", "image_path", "sample_id", "SAMPLE_ID"),
-    "caption": ("caption", "text", "TEXT"),
-    "url": ("url", "URL"),
-    "licence": ("licence", "license", "LICENSE"),
-    "similarity": ("similarity",),
-}
-"""What may be known of a pair, and what clip-retrieval, img2dataset and LAION call it."""
-TEXT, WHOLE, REAL = r"null|(large_)?string", r"null|u?int\d+", "null|halffloat|float|double"
-KINDS = {"id": f"{TEXT}|{WHOLE}|{REAL}", "licence": f"{TEXT}|{WHOLE}", "similarity": f"{WHOLE}|{REAL}"}
-"""Types of the columns in which it may stand, where they are not those of texts alone."""
 SAMPLED_ROWS = 64
 
 
@@ -99,7 +85,7 @@ class Pool:
             ValueError: If it is not known.
         """
         self.require(field)
-        return _decoded(self.known[field], rows, field) if self.has(field) else [str(row) for row in rows]
+        return decoded(self.known[field], rows, field) if self.has(field) else [str(row) for row in rows]
 
     def compare(self, what: str, width: int, origin: Origin | None) -> None:
         """Raise a ``ValueError`` if the vectors cannot be compared with others, by their widths and known encoders."""
@@ -128,17 +114,6 @@ class Pool:
         return {"rows": len(self), "width": self.width, "content": digest.hexdigest()}
 
 
-def _decoded(take: Callable[[np.ndarray], list[Any]], rows: np.ndarray, field: str) -> list[Any]:
-    """Return what ``take`` gives; where that is nothing because some values are not UTF-8, find which."""
-    try:
-        return take(rows)
-    except UnicodeDecodeError:
-        if len(rows) == 1:
-            return [Unreadable(f"its {field} is not UTF-8")]
-        half = len(rows) // 2
-        return _decoded(take, rows[:half], field) + _decoded(take, rows[half:], field)
-
-
 def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "image", column: str = "") -> Pool:
     """Open a pool; no more is read than tells its size.
 
@@ -158,7 +133,7 @@ def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "
         return _from_store(FeatureStore.open(path), modality, str(path))
     if is_file(path):
         return _from_tables([path], modality, column)
-    if (files := sorted(path.glob("*.parquet"), key=_natural)) and not any(path.glob("*.npy")):
+    if (files := sorted(path.glob("*.parquet"), key=natural)) and not any(path.glob("*.npy")):
         return _from_tables(files, modality, column)
     return _from_arrays(path, modality)
 
@@ -193,22 +168,10 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
         raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
     width = features.columns["sentence_embedding"].parts[0].shape[1]
     parts = [part.path for column in store.columns.values() for part in column.parts if isinstance(part, NpyFile)]
-    fields = ("id", "caption") if "text" in store.features else ("id",)
+    has_captions = "text" in store.features and store.features["text"].texts is not None
+    fields = ("id", "caption") if has_captions else ("id",)
     known = {field: partial(_store_values, store, field) for field in fields}
     return Pool(name, _StoreVectors(store, modality), width, known, features.origin, store, tuple(parts), modality)
-
-
-def _known(table: ParquetRows) -> Mapping[str, Callable[[np.ndarray], list[Any]]]:
-    """Return what the columns tell that are of their field's type; an id of another type is refused."""
-    known = {}
-    for key, names in COLUMNS.items():
-        name = next((name for name in names if name in table.columns), "")
-        odd = [kind for kind in table.kinds(name) if not re.fullmatch(KINDS.get(key, TEXT), kind)] if name else []
-        if odd and key == "id":
-            raise ValueError(f"{table.paths[0]}: column '{name}' is {odd[0]}, which no id is; rename it.")
-        if name and not odd:
-            known[key] = partial(table.values, column=name)
-    return known
 
 
 def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool:
@@ -218,12 +181,12 @@ def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool
     if name is None:
         raise ValueError(f"{paths[0]}: none of {names} is a column; choose the vectors' among {table.columns}.")
     vectors, place = ParquetVectors(table, name), paths[0] if len(paths) == 1 else paths[0].parent
-    return Pool(str(place), vectors, vectors.width, _known(table), files=tuple(paths), modality=modality)
+    return Pool(str(place), vectors, vectors.width, known_columns(table), files=tuple(paths), modality=modality)
 
 
 def _from_arrays(path: Path, modality: Modality) -> Pool:
     folder = next((path / name for name in FOLDERS[modality] if (path / name).is_dir()), path)
-    files = sorted(folder.glob("*.npy"), key=_natural)
+    files = sorted(folder.glob("*.npy"), key=natural)
     if not files:
         raise FileNotFoundError(
             f"there is no pool of {modality} features in {path}: no manifest.json of a feature store, no .npy files in "
@@ -232,11 +195,11 @@ def _from_arrays(path: Path, modality: Modality) -> Pool:
     arrays = [NpyFile(file) for file in files]
     for array in arrays:
         _check_array(array, arrays[0])
-    tables = sorted((path / "metadata").glob("*.parquet"), key=_natural)
+    tables = sorted((path / "metadata").glob("*.parquet"), key=natural)
     table = ParquetRows(tables) if tables else None
     if table is not None:
-        _check_lengths(files, arrays, table)
-    known = {} if table is None else _known(table)
+        check_numbered(files, list(map(len, arrays)), table.paths, table.sizes)
+    known = {} if table is None else known_columns(table)
     return Pool(str(path), Column(arrays), arrays[0].shape[1], known, files=(*files, *tables), modality=modality)
 
 
@@ -251,21 +214,3 @@ def _check_array(array: NpyFile, first: NpyFile) -> None:
         )
     if not array.map().flags.c_contiguous:
         raise ValueError(f"{array.path} is stored column by column; write it again with numpy.ascontiguousarray.")
-
-
-def _check_lengths(files: Sequence[Path], arrays: Sequence[NpyFile], tables: ParquetRows) -> None:
-    """Raise a ``ValueError`` unless each array has a table of the same number and length."""
-    both = (files, tables.paths)
-    numbers, others = ([tuple(map(int, re.findall(r"\d+", path.stem))) for path in paths] for paths in both)
-    if numbers != others or len(set(numbers)) < len(numbers):
-        odd = sorted({*numbers} ^ {*others})[:5] or "each number once"
-        raise ValueError(f"{files[0].parent}: vectors and metadata go together by number; one of them lacks {odd}.")
-    for file, array, table, size in zip(files, arrays, tables.paths, tables.sizes):
-        if len(array) != size:
-            raise ValueError(f"{file} has {len(array):,} rows and {table} has {size:,}; fetch the shorter one again.")
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """Return a key that sorts 2 before 10, and otherwise by name."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]

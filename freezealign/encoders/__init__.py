@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.frozen import FrozenEncoder
+from freezealign.encoders.joint import JointEncoder
 
-__all__ = ["Encoder", "EncoderReference", "FrozenEncoder"]
+__all__ = ["Encoder", "EncoderReference", "FrozenEncoder", "JointEncoder"]

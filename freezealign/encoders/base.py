@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from freezealign.batch import Features
 from freezealign.encoders.identity import config_digest
 from freezealign.files import tensor_digest
+from freezealign.modality import read_item, unwrap
 
 LIMITS = {"image_size": 10_000, "max_length": 2**24}
 """Pixels a side and tokens a text that an encoder may be asked to read."""
@@ -22,9 +23,10 @@ class EncoderReference:
 
     Args:
         name: What the user asked for: a short name of the registry, a hub id, or a folder.
-        backend: ``transformers``, ``timm``, ``sentence_transformers`` or ``callable``.
+        backend: ``transformers``, ``timm``, ``sentence_transformers``, ``callable`` or ``precomputed``.
         modality: ``image``, ``text``, or any other name of a tower.
-        source: What the backend loads: a hub id, a folder, or an architecture whose weights a ``package`` holds.
+        source: What the backend loads: a hub id, a folder, or an architecture whose weights a ``package`` holds;
+            of precomputed vectors their width.
         package: Key into :data:`freezealign.encoders.packaged.PACKAGES`, for weights from the Python package index;
             those in parts come from the hub where they are not installed.
         revision: Commit of the hub repository; ``None`` is its main branch.
@@ -80,6 +82,19 @@ class Encoder(nn.Module):
     max_length: int | None = None
     layer: int | None = None
 
+    @property
+    def kind(self) -> str:
+        """The modality by which its items are recognised and read: that of the tower, unless they are vectors."""
+        return self.modality
+
+    def read(self, item: Any) -> Any:
+        """Return one item as :meth:`preprocess` takes it.
+
+        Raises:
+            InputError: If it cannot be read; the message names it.
+        """
+        return read_item(unwrap(item, self.modality), self.kind)
+
     def preprocess(self, items: list[Any]) -> Features:
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""
         raise NotImplementedError
@@ -103,6 +118,10 @@ class Encoder(nn.Module):
         known, such as a function, has one layer.
         """
         return [self.forward(batch)]
+
+    def classifier(self) -> tuple[Tensor, list[str]] | None:
+        """Return the weights (C, dim) that tell the encoder's classes apart, and their names, if it has any."""
+        return None
 
     @property
     def center_crop_share(self) -> float:

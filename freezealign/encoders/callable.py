@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder
 from freezealign.inputs import shorten
-from freezealign.modality import modality_of
+from freezealign.modality import modality_of, read_item
 
 
 class CallableEncoder(Encoder):
@@ -24,10 +24,11 @@ class CallableEncoder(Encoder):
         function: From a list of n inputs (RGB PIL images, strings, or whatever the modality holds) to vectors (n, D),
             or to a list of n token arrays (T_i, D). NumPy or torch. An ``nn.Module`` moves with the model.
         modality: Which tower it belongs to.
-        dim: D; found by calling the function once if the modality is ``text`` or ``image``.
+        dim: D; found by calling the function once where it is not stated.
         fingerprint: What identifies the function's weights; by default its tensors if it is a module, else only its
             qualified name, which cannot tell that it changed.
         parameters: How many parameters the function has, where it is no module; counted as 0 by default.
+        sample: An item to call it with, where the modality has none of its own.
     """
 
     has_cls = False
@@ -40,14 +41,17 @@ class CallableEncoder(Encoder):
         dim: int | None = None,
         fingerprint: str | None = None,
         parameters: int = 0,
+        sample: Any = None,
     ) -> None:
         super().__init__()
         self.modality, self.function, self._fingerprint = modality, function, fingerprint
         self._parameter_count = parameters
         self.register_buffer("device_anchor", torch.empty(0), persistent=False)
-        probe = modality_of(modality).probe
+        probe = modality_of(modality).probe if sample is None else read_item(sample, modality)
         if dim is None and probe is None:
-            raise ValueError(f"state the width of the {modality!r} encoder: CallableEncoder(…, dim=…).")
+            raise ValueError(f"state the width of the {modality!r} encoder, dim=…, or give FrozenEncoder a sample=….")
+        if dim is not None and dim < 1:
+            raise ValueError(f"dim={dim}: an encoder is at least 1 wide.")
         self.eval()
         self.dim = 0 if dim is None else dim
         if dim is None:
@@ -62,7 +66,7 @@ class CallableEncoder(Encoder):
         """Call the function; see :class:`Encoder` for what comes back.
 
         Raises:
-            ValueError: If it raises, gives neither vectors nor tokens, none for some item, not one result an item, or
+            ValueError: If it gives neither vectors nor tokens, none for some item, not one result an item, or
                 vectors of another width than before.
         """
         results = [self._tensor(result) for result in self._results(batch["inputs"])]
@@ -81,19 +85,12 @@ class CallableEncoder(Encoder):
 
     def _results(self, items: list[Any]) -> list[Any]:
         """Return what the function gives, one result an item."""
-        try:
-            results = self.function(items)
-            iterable = not isinstance(results, (str, bytes, dict)) and hasattr(results, "__iter__")
-            listed = list(islice(results, len(items) + 1)) if iterable else []  # it may have no end
-        except (ValueError, MemoryError, torch.OutOfMemoryError):
-            raise
-        except Exception as error:
-            told = f"{type(error).__name__}: {error}"[:300]
-            raise ValueError(f"the function that encodes {self.modality} raised {told}") from error
-        if not iterable:
+        results = self.function(items)
+        if isinstance(results, (str, bytes, dict)) or not hasattr(results, "__iter__"):
             raise ValueError(
                 f"a function from n inputs gives n vectors or n arrays of tokens, not a {type(results).__name__}."
             )
+        listed = list(islice(results, len(items) + 1))  # it may have no end
         if len(listed) != len(items):
             count = len(results) if hasattr(results, "__len__") else len(listed)
             raise ValueError(f"the function gave {count} vectors or token arrays for {len(items)} inputs.")

@@ -157,7 +157,7 @@ def check_item(encoder: Encoder) -> None:
 
     Of a text all the way, which is short; a picture is only preprocessed, as a large encoder takes seconds for one.
     """
-    probe = modality_of(encoder.modality).probe
+    probe = modality_of(encoder.kind).probe
     if probe is None:
         return
     with warnings.catch_warnings():  # nobody is concerned if this text is cut

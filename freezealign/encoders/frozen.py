@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
 from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
 from freezealign.files import formed, read_object
-from freezealign.modality import read_item
+from freezealign.modality import modality_of
 from freezealign.modules.base import Module
 
 LARGEST = {"image_size": 2**14, "max_length": 2**24}
@@ -39,6 +39,8 @@ class FrozenEncoder(Module):
         image_size: Pixels a side, instead of the encoder's own.
         max_length: Tokens a text, instead of the encoder's own.
         layer: The layer whose features are given: 1 is the first block, -1 the last; by default the last.
+        dim: Width of what a function gives; by default it is called once to find it.
+        sample: An item to call it with, where the modality has none of its own.
         allow_pickle: Open pickled weights where there are no safetensors, by torch's loader of tensors only. It is not
             saved: a model on such an encoder is loaded with ``encoders={modality: FrozenEncoder(…)}``.
 
@@ -58,15 +60,19 @@ class FrozenEncoder(Module):
         max_length: int | None = None,
         layer: int | None = None,
         allow_pickle: bool = False,
+        dim: int | None = None,
+        sample: Any = None,
     ) -> None:
         super().__init__()
+        if (dim is not None or sample is not None) and (isinstance(encoder, Encoder) or not callable(encoder)):
+            raise ValueError("dim= and sample= are for functions; any other encoder has a width of its own.")
         if isinstance(encoder, str):
             reference = resolve(encoder, modality, revision)
             encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
             reference, encoder, layer = encoder, load_encoder(encoder, allow_pickle), encoder.layer
         else:
-            encoder = _as_encoder(encoder, modality)
+            encoder = _as_encoder(encoder, modality, dim, sample)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
         if layer is not None:
             from freezealign.encoders.layers import OneLayer
@@ -75,15 +81,49 @@ class FrozenEncoder(Module):
         self.encoder = encoder.requires_grad_(False).eval()
         self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=encoder.layer)
 
+    @classmethod
+    def precomputed(cls, dim: int, modality: str, name: str = "precomputed") -> FrozenEncoder:
+        """Return an encoder of vectors that were made elsewhere: its items are vectors (dim,), an array (n, dim) is n.
+
+        It is saved with a model and needs nothing to be loaded. It is known by modality, width and name.
+
+        Args:
+            dim: Their width D.
+            modality: The tower they belong to: ``image``, ``text``, or any name of yours.
+            name: What made them, such as ``clip-vit-l14``, where vectors of another source are to be told apart.
+
+        Raises:
+            ValueError: If the width is none of 1 to 1,000,000.
+
+        >>> FrozenEncoder.precomputed(512, "voxels")
+        FrozenEncoder('precomputed', voxels, 512 wide, 0 frozen)
+        """
+        return cls(EncoderReference(name, "precomputed", modality, str(dim)))
+
     @property
     def modality(self) -> str:
         """Which tower this encoder belongs to."""
         return self.encoder.modality
 
     @property
+    def kind(self) -> str:
+        """The modality by which its items are recognised and read; ``vector`` where they were made elsewhere."""
+        return self.encoder.kind
+
+    @property
+    def summary(self) -> Literal["cls", "mean"]:
+        """What stands for an item where one vector is kept: CLS where the modality has one, else the mean of tokens."""
+        return "cls" if modality_of(self.modality).cls and self.encoder.has_cls else "mean"
+
+    @property
     def modalities(self) -> list[str]:
         """The modality as a list, as sentence-transformers asks for it."""
         return [self.modality]
+
+    @property
+    def parts(self) -> list[FrozenEncoder]:
+        """The encoders it is made of: itself, or the several of a :class:`~freezealign.encoders.JointEncoder`."""
+        return [self]
 
     @property
     def name(self) -> str:
@@ -131,7 +171,7 @@ class FrozenEncoder(Module):
         Raises:
             InputError: If the item cannot be read; the message names it.
         """
-        return read_item(item, self.modality)
+        return self.encoder.read(item)
 
     def preprocess(self, inputs: list[Any], prompt: str | None = None, **kwargs: Any) -> Features:
         """Read inputs and make them one batch on the CPU.
@@ -207,7 +247,7 @@ class FrozenEncoder(Module):
             )
 
 
-def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
+def _as_encoder(encoder: Any, modality: str | None, dim: int | None, sample: Any) -> Encoder:
     if isinstance(encoder, Encoder):
         return encoder
     if not callable(encoder):
@@ -216,4 +256,4 @@ def _as_encoder(encoder: Any, modality: str | None) -> Encoder:
         raise ValueError("say what a function encodes: FrozenEncoder(function, modality='text').")
     from freezealign.encoders.callable import CallableEncoder
 
-    return CallableEncoder(encoder, modality)
+    return CallableEncoder(encoder, modality, dim, sample=sample)

@@ -127,7 +127,7 @@ def probe_layers(encoder: Encoder) -> list[Features]:
     Raises:
         ValueError: If there is no sample input of the encoder's modality.
     """
-    probe = modality_of(encoder.modality).probe
+    probe = modality_of(encoder.kind).probe
     if probe is None:
         raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
     device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device

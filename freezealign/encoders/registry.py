@@ -15,7 +15,7 @@ from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import is_folder, read_json
 from freezealign.hub import locate_folder
 
-BACKENDS = ("callable", "sentence_transformers", "timm", "transformers")
+BACKENDS = ("callable", "precomputed", "sentence_transformers", "timm", "transformers")
 
 _REGISTRY: dict[str, EncoderReference] = {}
 _FUNCTIONS: dict[str, Callable[[], Encoder]] = {}
@@ -132,6 +132,10 @@ def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Enc
                 f"encoders={{'{reference.modality}': …}}."
             )
         return _FUNCTIONS[reference.source]()
+    if reference.backend == "precomputed":
+        from freezealign.encoders.precomputed import PrecomputedEncoder
+
+        return PrecomputedEncoder(reference)
     backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
     folder = locate(reference, allow_pickle)
     with explain_faults(reference.name):

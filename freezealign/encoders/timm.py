@@ -16,6 +16,8 @@ from freezealign.encoders.identity import modules_digest
 from freezealign.encoders.packaged import PACKAGES
 from freezealign.files import read_json
 
+IMAGENET_CLASSES = 1000
+
 
 class TimmEncoder(Encoder):
     """A timm model with the preprocessing of its pretrained configuration.
@@ -85,6 +87,16 @@ class TimmEncoder(Encoder):
             return split_tokens(states, (rows, columns), pooled, self._has_cls)
         channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         return flatten_map(states.permute(0, 3, 1, 2) if channels_last else states, pooled)
+
+    def classifier(self) -> tuple[Tensor, list[str]] | None:
+        """Return the classifier's weights (1000, dim) and the names of ImageNet's classes, where those are its own."""
+        from timm.data import ImageNetInfo
+
+        weight = getattr(self.model.get_classifier(), "weight", None)
+        if weight is None or weight.shape != (IMAGENET_CLASSES, self.dim):
+            return None
+        info = ImageNetInfo()
+        return weight.detach().cpu(), [info.index_to_description(index) for index in range(IMAGENET_CLASSES)]
 
     @property
     def center_crop_share(self) -> float:

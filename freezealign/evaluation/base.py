@@ -140,8 +140,13 @@ def all_prefixed(prefix: str, results: Mapping[str, Any]) -> Results:
 
 
 def embed(model: Any, modality: str, items: Any, **options: Any) -> Tensor:
-    """Return what a model's ``encode_image`` or ``encode_text`` does, (n, d) float32 on whatever device it comes."""
-    embeddings: Tensor = getattr(model, f"encode_{modality}")(items, convert_to_tensor=True, **options).float()
+    """Return what a model's ``encode_image`` or ``encode_text`` does, (n, d) float32 on whatever device it comes.
+
+    Of any other modality what ``encode(…, modality=…)`` does.
+    """
+    own = getattr(model, f"encode_{modality}", None)
+    encode, fixed = (own, {}) if own is not None else (model.encode, {"modality": modality})
+    embeddings: Tensor = encode(items, convert_to_tensor=True, **fixed, **options).float()
     return embeddings
 
 

@@ -22,7 +22,8 @@ class CKAEvaluator(CaptionedImagesEvaluator):
     :func:`freezealign.rank_encoders`.
 
     Args:
-        images, captions, name, batch_size, show_progress_bar: As :class:`~freezealign.RetrievalEvaluator` has them.
+        images, captions, name, batch_size, show_progress_bar, modalities: As
+            :class:`~freezealign.RetrievalEvaluator` has them.
         metrics: Names in :data:`freezealign.alignment.METRICS`, or measures; the first is the primary one.
     """
 
@@ -39,8 +40,10 @@ class CKAEvaluator(CaptionedImagesEvaluator):
         metrics: Sequence[str | Measure] = ("cka", "mutual_knn"),
         batch_size: int = 32,
         show_progress_bar: bool = True,
+        modalities: tuple[str, str] = ("image", "text"),
     ) -> None:
         super().__init__(images, captions, name, batch_size, show_progress_bar)
+        self.modalities = modalities
         self.measures = [find_measure(metric) for metric in metrics]
         if not self.measures:
             raise ValueError("name at least one metric.")

@@ -16,7 +16,7 @@ from freezealign.evaluation.metrics import scored, two_way_ranks
 from freezealign.features import FrozenFeatures
 from freezealign.inputs import shorten
 
-Captions = Sequence[str | Sequence[str] | None]
+Captions = Sequence[str | Sequence[str] | None] | np.ndarray | Tensor
 
 
 class CaptionedImagesEvaluator(Evaluator):
@@ -28,6 +28,8 @@ class CaptionedImagesEvaluator(Evaluator):
     protocol: str
     texts_stay = True
     """Whether every evaluation encodes the same texts."""
+    modalities: tuple[str, str] = ("image", "text")
+    """The towers that take the images and the captions."""
 
     def __init__(
         self,
@@ -62,12 +64,14 @@ class CaptionedImagesEvaluator(Evaluator):
             path: Folder to keep the features in; a second call finds them there.
         """
         if self.texts_stay and not any(isinstance(texts, FrozenFeatures) for texts in self.texts.values()):
-            texts = self._frozen(model, "text", [text for texts in self.texts.values() for text in texts], path)
+            texts = self._frozen(
+                model, self.modalities[1], [text for texts in self.texts.values() for text in texts], path
+            )
             ends = np.cumsum([len(texts) for texts in self.texts.values()])
             for (language, old), end in zip(list(self.texts.items()), ends):
                 self.texts[language] = texts[end - len(old) : end]
         if not isinstance(self.images, FrozenFeatures):
-            self.images = self._frozen(model, "image", self.images, path)
+            self.images = self._frozen(model, self.modalities[0], self.images, path)
         return self
 
     def _frozen(self, model: Any, modality: str, items: Any, path: str | Path | None) -> FrozenFeatures:
@@ -81,7 +85,7 @@ class CaptionedImagesEvaluator(Evaluator):
 
     def evaluate(self, model: Any, folder: Path | None = None) -> Results:
         """Return for each language what :meth:`scores` gives, and the protocol."""
-        images = embed(model, "image", self.images, **self.options)
+        images = embed(model, self.modalities[0], self.images, **self.options)
         results: Results = {"protocol": self.protocol}
         for language, texts in self.texts.items():
             results |= all_prefixed(language, self.language_scores(model, images, language, texts))
@@ -90,7 +94,7 @@ class CaptionedImagesEvaluator(Evaluator):
     def language_scores(self, model: Any, images: Tensor, language: str, texts: Any) -> dict[str, Any]:
         """Return what :meth:`scores` gives for the captions of a language, or for ``texts`` in their places."""
         owners = torch.tensor(self.owners[language], device=images.device)
-        return self.scores(images, embed(model, "text", texts, **self.options), owners)
+        return self.scores(images, embed(model, self.modalities[1], texts, **self.options), owners)
 
     def scores(self, images: Tensor, texts: Tensor, owners: Tensor) -> dict[str, Any]:
         """Evaluate one language.
@@ -109,13 +113,14 @@ class RetrievalEvaluator(CaptionedImagesEvaluator):
     T2I: is the one right image among the k nearest? I2T: is any of the image's captions among the k nearest?
 
     Args:
-        images: The images, in any form ``encode_image`` takes.
+        images: The images, in any form ``encode_image`` takes; of a model that takes vectors an array (n, D).
         captions: For each image a caption, several, or ``None`` where there is none (the image is then left out); or
-            such a list for each language. Languages are evaluated apart.
+            such a list for each language. Languages are evaluated apart. Vectors as an array (n, D), or (n, k, D).
         name: Put in front of every metric.
         ks: Ranks to report.
         batch_size: Items a forward pass.
         show_progress_bar: Show progress if it takes longer than a second.
+        modalities: The towers that take the images and the captions, where they have other names.
     """
 
     protocol = "cosine; a tie counts against the model; I2T counts any caption of the image"
@@ -128,8 +133,10 @@ class RetrievalEvaluator(CaptionedImagesEvaluator):
         ks: Sequence[int] = (1, 5, 10),
         batch_size: int = 32,
         show_progress_bar: bool = True,
+        modalities: tuple[str, str] = ("image", "text"),
     ) -> None:
         super().__init__(images, captions, name, batch_size, show_progress_bar)
+        self.modalities = modalities
         self.ks = tuple(ks)
         self.columns = [f"{direction}_R@{k}" for direction in ("t2i", "i2t") for k in self.ks]
 
@@ -176,8 +183,13 @@ def chance_reciprocal_rank(candidates: int, positives: np.ndarray) -> float:
     return float(np.average(expected, weights=counts))
 
 
-def captions_of(index: int, given: Any) -> list[str]:
-    """Return the captions of image number ``index``: a text, several, or ``None``; else raise a ``ValueError``."""
+def captions_of(index: int, given: Any) -> list[Any]:
+    """Return the captions of image number ``index``: a text, several, or ``None``; else raise a ``ValueError``.
+
+    Where the model takes vectors, one (D,) stands for a text, and an array (k, D) for several.
+    """
+    if isinstance(given, (np.ndarray, Tensor)) and "float" in str(given.dtype):
+        return list(given) if given.ndim > 1 else [given]
     texts = [] if given is None else list(given) if isinstance(given, (list, tuple, np.ndarray)) else [given]
     for text in texts:
         if not isinstance(text, str):

@@ -198,7 +198,7 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
         inputs = batch.inputs if pairs is everyone else collate(pairs, extraction.encoders)
         return {key: extraction.encoders[key](to_device(own, device)) for key, own in inputs.items()}
 
-    outputs = without_failures(batch, extraction.strict, encode)
+    outputs = without_failures(batch, extraction.strict, encode, extraction.encoders)
     limit = float(np.finfo(np.float16).max) if extraction.dtype == "float16" else float("inf")
     rows, faults = {}, {}
     for key, output in outputs.items():
@@ -216,7 +216,7 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
         stored = {"sentence_embedding": output["sentence_embedding"]} if key in extraction.poolings else output
         own = rows[key].rows(np.array(kept))
         builder.add_features(key, stored, own[faults[key][own] == 0])
-        if extraction.encoders[key].modality == "text":
+        if extraction.encoders[key].kind == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
     names = {number: batch.pairs[number].id for number in kept}
     ids = [str(batch.positions[number]) if name is None else name for number, name in names.items()]
@@ -234,7 +234,7 @@ def _left_of(
         bad[key] = {
             place: f"the {key} encoder '{encoder.name}' gave {FAULTS[wrong[place]]} for it." for place in places
         }
-        if bad[key] and (len(places) == len(wrong) or modality_of(key).augment):
+        if bad[key] and (len(places) == len(wrong) or modality_of(encoder.kind).augment):
             batch.skip(batch.positions[number], next(iter(bad[key].values())), extraction.strict)
             return False
     for key, told in bad.items():

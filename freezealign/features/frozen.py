@@ -95,6 +95,12 @@ class FrozenFeatures:
             return None
         return self.columns["lengths"].runs(len(self.columns["token_embeddings"]))
 
+    @property
+    def width(self) -> int:
+        """Of its vectors or tokens."""
+        key = "sentence_embedding" if self.tokens is None else "token_embeddings"
+        return int(self.columns[key].parts[0].shape[1])
+
     def load(self, index: Sequence[int] | np.ndarray) -> Features:
         """Return the features of some rows as one batch on the CPU, padded to the longest of them.
 

@@ -92,7 +92,7 @@ def read_batch(
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
     if batch.pairs:
-        batch.inputs = without_failures(batch, strict, lambda pairs: collate(pairs, encoders))
+        batch.inputs = without_failures(batch, strict, lambda pairs: collate(pairs, encoders), encoders)
     return batch
 
 
@@ -117,7 +117,9 @@ def failures(items: Sequence[S], work: Callable[[S], Any]) -> dict[int, Exceptio
     return {} if 1 < len(items) == len(failed) else failed
 
 
-def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T]) -> T | dict[str, Any]:
+def without_failures(
+    batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T], encoders: Mapping[str, FrozenEncoder]
+) -> T | dict[str, Any]:
     """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
 
     It is done for all at once, and one by one only where that fails; of a pair with several captions, only those are
@@ -136,7 +138,7 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
             raise
     lost = []
     for number, fault in failed.items():
-        if (pair := _without_captions(batch, number, strict, work)) is not None:
+        if (pair := _without_captions(batch, number, strict, work, encoders)) is not None:
             batch.pairs[number] = pair
         else:
             batch.skip(batch.positions[number], _told(fault), strict)
@@ -146,11 +148,17 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
     return work(batch.pairs) if batch.pairs else {}
 
 
-def _without_captions(batch: ReadBatch, number: int, strict: bool, work: Callable[[list[Pair]], Any]) -> Pair | None:
+def _without_captions(
+    batch: ReadBatch,
+    number: int,
+    strict: bool,
+    work: Callable[[list[Pair]], Any],
+    encoders: Mapping[str, FrozenEncoder],
+) -> Pair | None:
     """Return a pair that ``work`` fails on without the captions that it fails on, if it then does not."""
     pair = batch.pairs[number]
     for key, own in pair.items.items():
-        if len(own) == 1 or modality_of(key).augment:  # views of a picture stay together
+        if len(own) == 1 or modality_of(encoders[key].kind).augment:  # views of a picture stay together
             continue
         alone = [Pair({**pair.items, key: [item]}, pair.id) for item in own]
         if bad := failures(alone, lambda one: work([one])):
@@ -188,7 +196,7 @@ def augmented(pair: Pair, position: int, encoders: Mapping[str, FrozenEncoder], 
     rng = np.random.default_rng(position)
     items = dict(pair.items)
     for key, originals in items.items():
-        if augment := modality_of(encoders[key].modality).augment:
+        if augment := modality_of(encoders[key].kind).augment:
             items[key] = [
                 view for item in originals for view in (item, *(augment(item, rng) for _ in range(views - 1)))
             ]

@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from freezealign.batch import Features
+from freezealign.encoders import FrozenEncoder
+from freezealign.features.arrays import array_parts
 from freezealign.features.columns import Column, NpyFile, Runs, Strings
 from freezealign.features.folder import StoreFolder
 from freezealign.features.frozen import FrozenFeatures, Origin
@@ -79,6 +82,39 @@ class FeatureStore:
         columns = {key: Column([shard[key] for shard in shards]) for key in shards[0]}
         return cls(origins, columns, skipped, source=source)
 
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        ids: Sequence[Any] | None = None,
+        captions: Sequence[str | Sequence[str]] | None = None,
+        encoders: Mapping[str, FrozenEncoder] | None = None,
+        strict: bool = False,
+    ) -> FeatureStore:
+        """Take vectors that were made elsewhere as they are; row i of all arrays is one item.
+
+        They are read once, in parts, to find what is not finite. Arrays in memory are shared, files stay on disk.
+
+        Args:
+            arrays: By modality, of any names: vectors (n, D) of float16, float32 or float64, NumPy, torch, or the path
+                of a ``.npy`` file, or of several that follow one another. Where items have several vectors: (n, k, D),
+                or a list of n arrays (k_i, D).
+            ids: Names of the items; by default their positions.
+            captions: Of each item the text that its vector of ``text`` was made of, or one for each of several.
+            encoders: What made the vectors of some modalities, so that a model on these very encoders can be trained on
+                them and encode raw items; by default :meth:`FrozenEncoder.precomputed` of their widths.
+            strict: Raise at the first item that cannot be used instead of leaving it out and listing it in ``skipped``.
+
+        Raises:
+            InputError: With ``strict``, at an item with a number that is NaN, infinite or beyond float32, or no vector.
+            ValueError: If shapes, dtypes, lengths or widths do not fit, or no item can be used.
+
+        >>> store = FeatureStore.from_arrays({"image": images, "text": texts})  # (n, 512), (n, 384)
+        >>> model = FreezeAlign(store.encoders)  # or {"image": 512, "text": 384}
+        >>> history = model.fit(store)
+        """
+        return cls(*array_parts(arrays, ids, captions, encoders, strict))
+
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()))) if self.items is None else len(self.items)
 
@@ -97,9 +133,21 @@ class FeatureStore:
         return "pooled" if all(features.tokens is None for features in self.features.values()) else "tokens"
 
     @property
+    def encoders(self) -> dict[str, FrozenEncoder]:
+        """What takes vectors like those of this store, for each modality whose vectors were made elsewhere."""
+        found = {}
+        for modality, features in self.features.items():
+            encoder = FrozenEncoder.precomputed(features.width, modality, features.origin.name)
+            if features.origin.fingerprint == encoder.fingerprint:
+                found[modality] = encoder
+        return found
+
+    @property
     def in_memory(self) -> bool:
         """Whether the features are in memory rather than on disk."""
-        return not any(isinstance(part, NpyFile) for column in self.columns.values() for part in column.parts)
+        return not any(
+            isinstance(part, (NpyFile, np.memmap)) for column in self.columns.values() for part in column.parts
+        )
 
     @property
     def nbytes(self) -> int:
@@ -159,7 +207,7 @@ class FeatureStore:
         """
         items, batch, owners = self._at(index), {}, {}
         for modality, features in self.features.items():
-            runs, many = self.rows[modality], captions if features.texts is not None else 1
+            runs, many = self.rows[modality], captions if modality == "text" or features.texts is not None else 1
             counts = runs.lengths(items)
             first = (row_draws * counts).astype(np.int64)
             row_draws = row_draws * counts - first  # the remainder is as random, and says nothing of what was drawn

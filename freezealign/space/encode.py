@@ -54,7 +54,7 @@ class Items:
         self,
         tower: str,
         encoder: FrozenEncoder,
-        items: list[Any],
+        items: Sequence[Any],
         positions: Sequence[int],
         prompt: str | None = None,
     ) -> None:
@@ -120,21 +120,32 @@ def group_inputs(
             raise ValueError("prompt= goes in front of texts, and these are frozen features: extract them with it.")
         _check_frozen(towers, inputs, modality)
         return {inputs.modality: Group(inputs, np.arange(len(inputs)))}
-    items = as_items(inputs)
+    kinds = kinds_of(towers, modality)
+    items = as_items(inputs, kinds.values())
     if modality:
-        find_tower(towers, modality)
-        names = [modality] * len(items)
+        places: dict[str, Sequence[int]] = {modality: range(len(items))}
     else:
-        kinds = {name: tower.encoder.modality for name, tower in towers.items()}
         names = [_infer(item, position, kinds) for position, item in enumerate(items)]
-    if prompt and items and not any(isinstance(unwrap(*own), str) for own in zip(items, names)):
+        places = {name: [at for at, other in enumerate(names) if other == name] for name in dict.fromkeys(names)}
+    texts = (unwrap(items[at], name) for name, own in places.items() for at in own)
+    if prompt and len(items) and not any(isinstance(text, str) for text in texts):
         raise ValueError("prompt= goes in front of texts, and there is none among these items; leave it out.")
-    groups: dict[str, Group] = {}
-    for name in dict.fromkeys(names):
-        positions = [position for position, other in enumerate(names) if other == name]
-        members = Items(name, towers[name].encoder, [items[position] for position in positions], positions, prompt)
-        groups[name] = Group(members, np.array(positions))
+    groups = {}
+    for name, own in places.items():
+        members = items if modality else [items[at] for at in own]
+        if len(members):
+            groups[name] = Group(Items(name, towers[name].encoder, members, own, prompt), np.array(own))
     return groups
+
+
+def kinds_of(towers: Mapping[str, Tower], modality: str | None) -> dict[str, str]:
+    """Return the kind of the items of the tower called ``modality``, or of every tower.
+
+    Raises:
+        ValueError: If there is no such tower.
+    """
+    chosen = {modality: find_tower(towers, modality)} if modality else towers
+    return {name: tower.encoder.kind for name, tower in chosen.items()}
 
 
 def _check_frozen(towers: Mapping[str, Tower], features: FrozenFeatures, modality: str | None) -> None:

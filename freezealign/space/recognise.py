@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,31 @@ from PIL import Image
 from freezealign.files import is_file
 from freezealign.images import ENCODED
 from freezealign.inputs import InputError, is_url, shorten
-from freezealign.modality import MODALITIES
+from freezealign.modality import MODALITIES, modality_of
 
 
-def is_single(inputs: Any) -> bool:
-    """Whether ``inputs`` is one item rather than a collection of items."""
+def is_single(inputs: Any, kinds: Iterable[str] | None = None) -> bool:
+    """Whether ``inputs`` is one item of some kinds, by default of any, rather than a collection of items."""
     if isinstance(inputs, (*ENCODED, str, Path, Image.Image, dict)):
         return True
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UO":
         return False
     if isinstance(inputs, (np.ndarray, torch.Tensor)):
-        return any(inputs.ndim in modality.axes for modality in MODALITIES.values())
+        return any(inputs.ndim in modality_of(kind).axes for kind in kinds or MODALITIES)
     return not (hasattr(inputs, "__iter__") or hasattr(inputs, "__len__"))
 
 
-def as_items(inputs: Any) -> list[Any]:
-    """Return the items of ``inputs`` as a list: a 4-D array or tensor is a batch of images.
+def as_items(inputs: Any, kinds: Iterable[str] | None = None) -> Any:
+    """Return the items of ``inputs``: a 4-D array or tensor is a batch of images, a 2-D one of vectors stays as it is.
 
     Raises:
         InputError: If it is a table, of which it cannot be told which column is meant.
     """
     if hasattr(inputs, "columns") and hasattr(inputs, "iloc"):
         raise InputError(f"a table has columns, {list(inputs.columns)}: pass one of them, table['…'].tolist().")
-    return [inputs] if is_single(inputs) else list(inputs)
+    if is_single(inputs, kinds):
+        return [inputs]
+    return inputs if isinstance(inputs, (np.ndarray, torch.Tensor)) and inputs.ndim == 2 else list(inputs)
 
 
 def infer_modality(item: Any, towers: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from freezealign.features import SHARD_SIZES, Level, Origin
 from freezealign.features.extract import Extraction
 from freezealign.files import tensor_digest, to_json
 from freezealign.modules import LogitScale, Normalize, Pooling
-from freezealign.space.encode import group_inputs, run_groups
+from freezealign.space.encode import group_inputs, kinds_of, run_groups
 from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
 from freezealign.space.recognise import is_single
@@ -214,6 +214,7 @@ class Space(nn.Module):
         Args:
             inputs: One item or a list of items. An image is a PIL image in any mode, a path, an http(s) address, bytes,
                 an array (H, W[, C]) or a tensor (C, H, W); a text is a string; ``{modality: item}`` says what it is.
+                Where the tower takes vectors made elsewhere, a vector (D,) is an item and an array (n, D) is n.
                 Or frozen features of this model's encoder, as a feature store holds them.
             modality: What all items are, instead of inferring it.
             batch_size: Items a forward pass.
@@ -260,7 +261,7 @@ class Space(nn.Module):
         vectors = quantize(vectors, precision, ranges)
         if convert_to_numpy and not convert_to_tensor:
             vectors = vectors.cpu().numpy()  # type: ignore[assignment]
-        if is_single(inputs):
+        if is_single(inputs, kinds_of(self.named_towers, modality).values()):
             return vectors[0]
         return vectors if convert_to_tensor or convert_to_numpy else list(vectors)
 
@@ -317,7 +318,7 @@ class Space(nn.Module):
         check_finite(torch.as_tensor(item.embeddings) for item in items)
         if not convert_to_tensor:
             items = [TokenEmbeddings(torch.as_tensor(item.embeddings).cpu().numpy(), item.grid) for item in items]
-        return items[0] if is_single(inputs) else items
+        return items[0] if is_single(inputs, kinds_of(self.named_towers, modality).values()) else items
 
     @contextmanager
     def _reading(self, device: str | torch.device | None) -> Iterator[None]:

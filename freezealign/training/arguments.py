@@ -47,6 +47,9 @@ class FitArguments:
         structure_weight: Weight of the loss that keeps the frozen spaces' neighbourhoods ("STRUCTURE") within each
             process's part of the batch; for few pairs.
         weights: For several data sets, how often a pair of each is drawn in an epoch: 1 is once, 0.1 once in ten.
+        class_names: Learn from the names of the classes too that the image encoder was trained to tell apart, one pair
+            a class: its classifier's weights, as if a picture's, and the name. This is knowledge from labels, so the
+            card says it; for few pairs of photographs it is worth many pairs. Needs pooled features.
         precision: ``bf16`` or ``fp16`` autocast; by default as ``accelerate launch`` says, else ``no``.
         seed: Order of the data, choice among several captions, dropout.
         cache_features: Compute frozen features once and reuse them in every epoch. ``False`` reads and encodes the data
@@ -80,6 +83,7 @@ class FitArguments:
     captions: int = 1
     structure_weight: float | None = None
     weights: tuple[float, ...] | None = None
+    class_names: bool = False
     precision: Precision | None = None
     seed: int = 0
     cache_features: bool = True

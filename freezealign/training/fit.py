@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
@@ -31,6 +31,7 @@ from freezealign.space.recipes import build_blocks
 from freezealign.training.arguments import FitArguments, History
 from freezealign.training.batches import Batches, CachedBatches, OnlineBatches
 from freezealign.training.checkpoints import trained_parameters
+from freezealign.training.class_names import class_pairs
 from freezealign.training.closed_form import closed_form_obstacle, initialize_closed_form
 from freezealign.training.plan import NEEDS_CACHE, choose_recipe, make_plan, suits_kernel
 from freezealign.training.trainer import Trainer, check_trainable, seeded
@@ -55,7 +56,7 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
     """Do what :meth:`freezealign.FreezeAlign.fit` says."""
     check_trainable(space, arguments, evaluator)
     accelerator = make_accelerator(space, arguments)
-    stores = given_stores(data)
+    stores = given_stores(space, data, arguments.strict)
     reader = None if stores else PairReader(data, space.modalities)
     arguments = settle(space, stores, reader, arguments, accelerator.num_processes)
     with seeded(arguments.seed, space.device):
@@ -63,6 +64,8 @@ def fit(space: Space, data: Any, arguments: FitArguments, evaluator: Callable[..
             stores = [extract(space, reader, arguments, accelerator)]
         for store in stores:
             store.check(space.origins(store.level))
+        if arguments.class_names:
+            stores, arguments = with_class_names(space, stores, arguments)
         recipe = choose_recipe(space, stores, arguments)
         pairs = reader.count if reader is not None and not stores else sum(map(len, stores))
         plan = make_plan(space, recipe, pairs, bool(stores), arguments)
@@ -90,6 +93,10 @@ def settle(
     cached = bool(stores) or arguments.cache_features
     if arguments.weights is not None and len(arguments.weights) != max(len(stores), int(cached)):
         raise ValueError(f"{len(arguments.weights)} weights for {len(stores)} feature stores.")
+    if arguments.class_names and not cached:
+        raise ValueError("class_names=True needs cached features: leave cache_features=True.")
+    if arguments.class_names and not {"image", "text"} <= set(space.modalities):
+        raise ValueError(f"class_names=True needs towers called image and text, not {list(space.modalities)}.")
     if arguments.captions > 1 and not cached:
         raise ValueError(f"captions={arguments.captions} needs cached features: leave cache_features=True.")
     if processes > 1 and not cached:
@@ -104,8 +111,12 @@ def settle(
     return replace(arguments, batch_size=arguments.batch_size or own)
 
 
-def given_stores(data: Any) -> list[FeatureStore]:
-    """Return the feature stores that ``data`` is, or none if it is something else."""
+def given_stores(space: Space, data: Any, strict: bool) -> list[FeatureStore]:
+    """Return the feature stores that ``data`` is, or holds all vectors of; none if it is something else."""
+    takes_vectors = all(encoder.kind == "vector" for encoder in space.encoders.values())
+    if takes_vectors and isinstance(data, Mapping) and set(space.modalities) <= set(data):
+        arrays = {name: data[name] for name in space.modalities}
+        return [FeatureStore.from_arrays(arrays, data.get("id"), encoders=space.encoders, strict=strict)]
     data = [data] if isinstance(data, FeatureStore) else data
     is_stores = isinstance(data, (list, tuple)) and data and all(isinstance(part, FeatureStore) for part in data)
     return list(data) if is_stores else []
@@ -113,7 +124,8 @@ def given_stores(data: Any) -> list[FeatureStore]:
 
 def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerator: Accelerator) -> FeatureStore:
     """Return the frozen features of the data in memory; of several processes, the first extracts them for all."""
-    level: Level | None = "pooled" if suits_kernel(space, reader.count, arguments) else None
+    pools = suits_kernel(space, reader.count, arguments) or (arguments.class_names and space.recipe == "auto")
+    level: Level | None = "pooled" if pools else None
     extraction = space.extraction(
         level, dtype="float32", batch_size=arguments.encode_batch_size, strict=arguments.strict
     )
@@ -138,6 +150,14 @@ def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerat
     finally:
         if accelerator.is_main_process:
             shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def with_class_names(
+    space: Space, stores: Sequence[FeatureStore], arguments: FitArguments
+) -> tuple[list[FeatureStore], FitArguments]:
+    """Return the stores and one more, of the pairs of an image encoder's class names, each drawn once an epoch."""
+    weights = None if arguments.weights is None else (*arguments.weights, 1.0)
+    return [*stores, class_pairs(space, stores[0])], replace(arguments, weights=weights)
 
 
 def identity(

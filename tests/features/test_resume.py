@@ -203,7 +203,7 @@ def test_error_of_the_encoder_keeps_finished_shards(tmp_path):
 
     model = FreezeAlign([FrozenEncoder(failing, "image"), FrozenEncoder(letters, "text")], dim=8, device="cpu")
     calls.clear()
-    with pytest.raises(ValueError, match="RuntimeError: out of memory"):
+    with pytest.raises(RuntimeError, match="out of memory"):
         extract(tmp_path / "store", model=model)
     assert finished(tmp_path / "store") == [0, 1, 2]
 

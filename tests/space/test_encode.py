@@ -330,13 +330,18 @@ def test_an_item_that_the_encoder_fails_on_is_named_by_its_position(sounds, good
         sounds.encode(good, batch_size=batch_size)
 
 
+def test_an_item_that_gives_another_width_is_named_by_its_position(sounds, good):
+    with pytest.raises(InputError, match=r"item 5: ValueError: .*one width, got \[3, 4\]"):
+        sounds.encode([*good, {"sound": np.zeros(4)}], batch_size=6)
+
+
 @pytest.mark.parametrize("where", ["forward", "collate"])
 def test_a_fault_of_all_items_or_of_none_is_raised_as_it_is(sounds, good, where):
     if where == "collate":
         sounds.encoders["sound"].encoder.preprocess = collated
-    with pytest.raises(ValueError, match="same shape") as error:
-        sounds.encode([*good, {"sound": np.zeros(4)}], batch_size=6)
-    assert not isinstance(error.value, InputError)
+        with pytest.raises(ValueError, match="same shape") as error:
+            sounds.encode([*good, {"sound": np.zeros(4)}], batch_size=6)
+        assert not isinstance(error.value, InputError)
     with pytest.raises(RuntimeError, match=r"^it is negative"):
         sounds.encode([{"sound": np.full(3, -1)}] * 4)
 

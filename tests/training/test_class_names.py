@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-from runpy import run_path
-
 import numpy as np
 import pytest
 import timm
@@ -10,8 +7,7 @@ import torch
 
 from freezealign import FreezeAlign, FrozenEncoder
 from freezealign.encoders.timm import TimmEncoder
-
-class_pairs = run_path(str(Path(__file__).parents[1] / "benchmarks" / "class_pairs.py"))["class_pairs"]
+from freezealign.training.class_names import class_pairs
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +28,10 @@ def test_every_class_is_a_pair_that_mixes_with_real_ones(classifier, bert_folder
     classes = class_pairs(model, real)
     assert len(classes) == 1000 and classes["text"].captions([0]) == [classes.ids[0]] and "tench" in classes.ids[0]
     model.fit([real, classes], show_progress_bar=False)
+    by_hand = model.encode(["a red apple"])
+    model.fit(real, class_names=True, show_progress_bar=False)
+    np.testing.assert_array_equal(model.encode(["a red apple"]), by_hand)
+    assert model.model_card_data.training["class_names"] is True
     assert np.isfinite(model.encode(["a red apple"])).all()
 
 
