@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import ODD
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import driver, judge, require, require_equal
 from PIL import Image
+from spoil import ODD
 from valid import TEXTS, extract, left_out, model
 
 from freezealign import FrozenEncoder

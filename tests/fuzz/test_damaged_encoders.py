@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import FOLDER, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import driver, judge, require
 from PIL import Image
+from spoil import FOLDER, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FrozenEncoder

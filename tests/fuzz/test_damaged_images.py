@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from damage import ODD, damaged_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import driver, judge, require
 from PIL import Image, features
+from spoil import ODD, damaged_bytes
 from valid import picture
 
 from freezealign.images import ASPECT_LIMIT, PIXEL_LIMIT, read_image

@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import driver, judge, require_equal
 from PIL import Image
+from spoil import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FreezeAlign

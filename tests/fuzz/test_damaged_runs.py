@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import driver, judge, require_equal
 from PIL import Image
+from spoil import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FreezeAlign

@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import driver, judge, require, require_equal
 from PIL import Image
+from spoil import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS, contents, extract, model
 
 from freezealign import FeatureStore, FreezeAlign

@@ -12,7 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from damage import (
+from hypothesis import example, given
+from hypothesis import strategies as st
+from judge import driver, judge, require, require_equal
+from spoil import (
     FOLDER,
     ODD,
     Edit,
@@ -24,9 +27,6 @@ from damage import (
     in_short,
     write_folder,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
-from judge import driver, judge, require, require_equal
 from valid import TEXTS, accounted, picture
 
 from freezealign.data.sources import open_pairs

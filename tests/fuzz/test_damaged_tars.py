@@ -8,10 +8,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from damage import ODD, WORDS, damaged_bytes, equal_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import driver, judge, require, require_equal
+from spoil import ODD, WORDS, damaged_bytes, equal_bytes
 from valid import TEXTS, accounted, picture, tar
 
 from freezealign.data.sources import open_pairs

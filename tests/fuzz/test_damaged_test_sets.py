@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from damage import Link, damaged_folder, in_short, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
 from judge import driver, judge, require, require_equal
 from PIL import Image
+from spoil import Link, damaged_folder, in_short, write_folder
 from valid import picture, tar
 
 from freezealign.evaluation.masks import read_mask
