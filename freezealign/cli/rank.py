@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from freezealign.cli.options import ItemsABatch
+from freezealign.words import printable
 
 Data = Annotated[
     str,
@@ -64,7 +65,7 @@ def rank(
     for header, rows in (ranking.cost_summary(), ranking.summary()):
         _print_table(console, header, rows)
     for line in (*ranking.left_out_summary(), ranking.recommendation()):
-        console.print(line, highlight=False, markup=False)
+        console.print(printable(line), highlight=False, markup=False)
     console.print(f"Saved [bold]{output}[/]: ranking.json, ranking.png, features/")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.folder import check_folder, explain_faults, locate
+from freezealign.encoders.folder import check_folder, check_item, explain_faults, locate
 from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import is_folder, read_json
 from freezealign.hub import locate_folder
@@ -141,6 +141,7 @@ def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Enc
     with explain_faults(reference.name):
         check_folder(folder, allow_pickle)
         encoder: Encoder = backend.load(folder, reference, allow_pickle)
+        check_item(encoder)
     from_hub = folder.parent.name == "snapshots" and not is_folder(reference.source.removeprefix("local-dir:"))
     encoder.commit = folder.name if from_hub else None
     return encoder

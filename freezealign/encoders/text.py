@@ -28,7 +28,7 @@ class TextEncoder(Encoder):
     def __init__(self, model: Any, tokenizer: Any, dim: int, max_length: int | None) -> None:
         super().__init__()
         self.modality, self.model, self.tokenizer, self.dim = "text", model, tokenizer, dim
-        self.max_length, self._cut_before = max_length, False
+        self.max_length, self.has_warned = max_length, False
         tokenizer.padding_side = "right"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -52,13 +52,13 @@ class TextEncoder(Encoder):
 
     def warn_if_cut(self, texts: list[str], attention_mask: Tensor) -> None:
         """Warn, the first time only, if any of ``texts`` lost tokens to reach ``attention_mask`` (B, T)."""
-        if self._cut_before or self.max_length is None:
+        if self.has_warned or self.max_length is None:
             return
         full = [text for text, length in zip(texts, attention_mask.sum(1)) if length >= self.max_length]
         tokenized = self.tokenizer(full, truncation=False, verbose=False)["input_ids"] if full else []
         cut = [len(ids) for ids in tokenized if len(ids) > self.max_length]
         if cut:
-            self._cut_before = True
+            self.has_warned = True
             warnings.warn(
                 f"{len(cut)} of {len(texts)} texts in this batch are cut to the encoder's {self.max_length} tokens "
                 f"(the longest has {max(cut)}); further cuts are not reported. Where the encoder can read more, "

@@ -91,7 +91,9 @@ class FrozenFeatures:
     @cached_property
     def tokens(self) -> Runs | None:
         """Which tokens belong to each row; ``None`` at level ``pooled``."""
-        return Runs(self.columns["lengths"].all()) if "lengths" in self.columns else None
+        if "lengths" not in self.columns:
+            return None
+        return self.columns["lengths"].runs(len(self.columns["token_embeddings"]))
 
     @property
     def width(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
 from freezealign.features.store import FeatureStore
 from freezealign.inputs import Skipped, skipped_pairs
+from freezealign.words import printable
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +55,23 @@ def extract_to_memory(
 ) -> FeatureStore:
     """Return the features of every readable pair.
 
+    Where the data raises and cannot go on, the pairs before it are kept, and the one at which it ended is listed as
+    skipped; with ``strict``, it is raised.
+
     Raises:
         MemoryError: If they will not fit; known as soon as the first batches tell their size.
         ValueError: If there is no pair that can be read.
     """
     watch, shards = _MemoryWatch(reader.count, extraction), []
+    if not extraction.strict:
+        reader = _UntilItRaises(reader)
     for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
         shards.append(shard)
         watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
+    if isinstance(reader, _UntilItRaises) and (ended := reader.ended):
+        skipped.append(ended)
+        logger.warning("%s. The features of what was read before it are kept.", ended.reason)
     columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
     _check_skipped(sum(len(shard.get("items/ids.lengths", ())) for shard in columns), skipped)
     return FeatureStore.from_shards(extraction.origins, columns, skipped, source)
@@ -109,8 +119,30 @@ def _check_skipped(kept: int, skipped: Sequence[Skipped]) -> None:
         raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
     if skipped:
         first, pairs = skipped[0], len(skipped_pairs(skipped))
-        told = (pairs, kept + pairs, len(skipped) - pairs, first.index, first.item and f" ({first.item})", first.reason)
-        logger.warning("skipped %d of %d pairs, and %d items of others; the first is %d%s: %s", *told)
+        told = (pairs, kept + pairs, len(skipped) - pairs, first.index, first.item and f" ({first.item})")
+        message = "skipped %d of %d pairs, and %d items of others; the first is %d%s: %s"
+        logger.warning(message, *told, printable(first.reason))
+
+
+class _UntilItRaises(PairReader):
+    """A reader whose data ends where it raises, once something was read; ``ended`` says where and why."""
+
+    def __init__(self, reader: PairReader) -> None:
+        self.__dict__ |= vars(reader)
+        self._reader = reader
+        self.ended: Skipped | None = None
+
+    def read(self, start: int = 0) -> Iterator[Pair]:
+        """Yield the pairs from number ``start`` on."""
+        position = start
+        try:
+            for pair in self._reader.read(start):
+                yield pair
+                position += 1
+        except RuntimeError as error:
+            if position == 0:
+                raise
+            self.ended = Skipped(position, printable(f"{error}; what follows was not read"))
 
 
 class _MemoryWatch:

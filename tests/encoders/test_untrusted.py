@@ -198,10 +198,10 @@ def put_link(target: str):
 
 
 ODD_FILES = {
-    "a fifo": (put_fifo, "not a regular file"),
-    "a folder": (put_folder, "not a regular file"),
-    "a device": (put_link("/dev/zero"), "not a regular file"),
-    "a dead link": (put_link("nowhere"), "not a regular file"),
+    "a fifo": (put_fifo, "is a pipe and no file"),
+    "a folder": (put_folder, "is a folder and no file"),
+    "a device": (put_link("/dev/zero"), "is a device and no file"),
+    "a dead link": (put_link("nowhere"), "is missing"),
     "a link out": (put_link("outside"), "link out of the model's folder"),
     "deep": (lambda path: path.write_text('{"a":' * 100_000 + "1" + "}" * 100_000), "not valid JSON"),
     "nearly too deep": (lambda path: path.write_text('{"a":' * 960 + "1" + "}" * 960), ""),
@@ -236,7 +236,7 @@ def test_an_odd_preprocessor_is_refused_by_its_name(odd, dinov2_folder, tmp_path
 def test_an_odd_reference_in_a_saved_model_is_refused_by_its_name(odd, folder_of, tmp_path):
     FrozenEncoder(str(folder_of("transformers"))).save(str(tmp_path / "saved"))
     ODD_FILES[odd][0](tmp_path / "saved" / "config.json")
-    with pytest.raises(ValueError, match=r"config\.json is not a regular file"):
+    with pytest.raises(ValueError, match=r"config\.json is a (pipe|device) and no file"):
         FrozenEncoder.load(str(tmp_path / "saved"))
 
 
