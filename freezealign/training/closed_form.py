@@ -26,7 +26,6 @@ from freezealign.modules.projection import LinearProjection, NormedBranches, Res
 from freezealign.moments import Moments
 from freezealign.space import Space, Tower
 from freezealign.training.correlation import (
-    FOLDS,
     AffineMap,
     choose_shrinkage,
     correlated_directions,
