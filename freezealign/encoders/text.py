@@ -41,6 +41,10 @@ class TextEncoder(Encoder):
         """The length limit, the vocabulary and the tokenizer."""
         return {"max_length": self.max_length, **tokenizer_identity(self.tokenizer)}
 
+    def finish(self, outputs: dict[str, Tensor], batch: Features) -> Features:
+        """Return token embeddings and masks, and what else the graph gives; see :class:`Encoder`."""
+        return {**self.features(outputs["token_embeddings"], batch), **outputs}
+
     def features(self, tokens: Tensor, batch: Features) -> Features:
         """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""
         return {

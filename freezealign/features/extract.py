@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
 from types import MappingProxyType
@@ -71,8 +71,13 @@ class Extraction:
             "shard_size": self.shard_size,
             "batch_size": self.batch_size,
             "views": self.views,
-            "modalities": {name: asdict(origin) for name, origin in self.origins.items()},
+            "modalities": {name: origin.to_json() for name, origin in self.origins.items()},
         }
+
+    def settle(self) -> None:
+        """Let every encoder decide what runs it, and keep to that."""
+        for encoder in self.encoders.values():
+            encoder.engine.settle(encoder.encoder)
 
 
 class Run(NamedTuple):

@@ -85,7 +85,15 @@ def extract_to_folder(
         ValueError: If the store there was begun in another way or of other data, or no pair can be read.
     """
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
-    with folder.writing(extraction.request(), fingerprint):
+    request = extraction.request()
+    if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
+        begun = folder.manifest()["modalities"]
+        for name in request["modalities"].keys() & begun.keys():
+            request["modalities"][name] |= {key: begun[name][key] for key in ["engine"] if key in begun[name]}
+    else:
+        extraction.settle()
+        request = extraction.request()
+    with folder.writing(request, fingerprint):
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
         done = {number: "" if known else folder.source(number) for number in folder.finished()}
         if done:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -218,7 +217,7 @@ class FeatureStore:
             raise
 
     def _write(self, folder: StoreFolder) -> None:
-        modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
+        modalities = {modality: origin.to_json() for modality, origin in self.origins.items()}
         starts = range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
         with folder.writing({"level": self.level, "modalities": modalities}):
             for number, start in enumerate(starts):

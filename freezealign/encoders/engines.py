@@ -1,0 +1,414 @@
+"""Engines: what runs the tensor part of a frozen encoder (torch, OpenVINO or ONNX Runtime), and in which precision.
+
+What is chosen when, and how far vectors may differ: docs/encoders.md, "Engines".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cache
+from importlib import metadata
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from freezealign.batch import Features
+from freezealign.encoders.base import Encoder
+from freezealign.encoders.identity import digest
+from freezealign.modality import modality_of
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Tensors = dict[str, Tensor]
+Runner = Callable[[Tensors], Tensors]
+
+ENGINES = {"torch": (), "openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
+"""What encoders run in, and the packages that each needs; its extra has the same name."""
+PRECISIONS = ("float32", "bfloat16")
+TOLERANCE = 0.999
+"""Least cosine to what torch gives in float32, of summary vectors and of mean tokens."""
+COMPARED = 8
+"""Items of a first batch that are run through both."""
+WORTH_KEEPING = 1.0
+"""Seconds from which on a conversion is kept in the user's cache."""
+
+
+class Choice(NamedTuple):
+    """An engine and its precision."""
+
+    engine: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.engine} {self.precision}"
+
+
+EXACT = Choice("torch", "float32")
+"""What every other choice is compared with, and what features are of that do not say what made them."""
+
+
+@cache
+def default_choices(device: str) -> tuple[Choice, ...]:
+    """Return what may run encoders on a kind of device, the fastest first; the last is :data:`EXACT`."""
+    if device == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return (EXACT,)
+    if device != "cpu":
+        return Choice("torch", "bfloat16"), EXACT
+    if importlib.util.find_spec("openvino") is None:
+        return (EXACT,)
+    precisions = ("bfloat16", "float32") if "BF16" in _openvino_core()[1] else ("float32",)
+    return (*(Choice("openvino", precision) for precision in precisions), EXACT)
+
+
+class Engine:
+    """How a frozen encoder is run; what was not asked for is decided at the first batch, on the encoder's device.
+
+    A copy or a pickle of it converts anew.
+
+    Args:
+        encoder: The encoder.
+        name: ``torch``, ``openvino`` or ``onnx``; by default what is fastest of what is installed.
+        precision: ``float32`` or ``bfloat16``; by default what is fastest.
+        compile: Run it through ``torch.compile``.
+
+    Raises:
+        ModuleNotFoundError: If a package is not installed.
+        ValueError: If there is no such engine, or this encoder cannot run in it.
+    """
+
+    def __init__(
+        self, encoder: Encoder, name: str | None = None, precision: str | None = None, compile: bool = False
+    ) -> None:
+        if name is not None and name not in ENGINES:
+            raise ValueError(f"unknown backend {name!r}; choose one of {list(ENGINES)}.")
+        if precision is not None and precision not in PRECISIONS:
+            raise ValueError(f"unknown dtype {precision!r}; choose one of {list(PRECISIONS)}.")
+        if compile and name not in (None, "torch"):
+            raise ValueError(f"compile=True is for torch; leave it out, or backend={name!r}.")
+        if missing := [package for package in ENGINES.get(name or "", ()) if importlib.util.find_spec(package) is None]:
+            raise ModuleNotFoundError(
+                f"backend={name!r} needs {' and '.join(missing)}; run: pip install 'freezealign[{name}]'"
+            )
+        if (name, precision) == ("onnx", "bfloat16"):
+            raise ValueError("ONNX Runtime runs encoders in float32 here; for bfloat16 take backend='openvino'.")
+        self.name, self.precision, self.compile = "torch" if compile else name, precision, compile
+        if not encoder.has_graph and (compile or not set(self.asked) <= {None, *EXACT}):
+            raise ValueError(
+                f"{type(encoder).__name__} is run as it is, in torch and float32: it is no graph of tensors that could "
+                "be converted. Leave out dtype, backend and compile."
+            )
+        self._told = False
+        self._forget()
+
+    def _forget(self) -> None:
+        self.choice: Choice | None = None
+        self._runners: dict[Any, tuple[Choice, Runner]] = {}
+        self._compared: set[Any] = set()
+        self._lock = threading.RLock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = ("name", "precision", "compile", "_told")
+        return {key: value for key, value in vars(self).items() if key in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    @property
+    def asked(self) -> tuple[str | None, str | None]:
+        """Engine and precision that were asked for."""
+        return self.name, self.precision
+
+    def run(self, encoder: Encoder, batch: Features) -> Features:
+        """Return what the encoder gives for a batch.
+
+        Raises:
+            ValueError: If what was asked for cannot run this encoder, or gives other vectors.
+        """
+        tensor = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
+        if not encoder.has_graph or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            precision = str(tensor.dtype).removeprefix("torch.") if encoder.has_graph else "float32"
+            self.choice = Choice("torch", precision)
+            return encoder(batch)
+        inputs = encoder.graph_inputs(batch)
+        key = (tensor.device, *(value.shape[2:] for value in inputs.values()))  # a graph for each size of pictures
+        with self._lock:
+            if key not in self._compared:
+                self._decide(encoder, batch, tensor.device, key)
+            choice, runner = self._runners[key]
+        if choice == EXACT and not self.compile:
+            return encoder(batch)
+        try:
+            outputs = runner(inputs)
+        except RuntimeError as error:
+            if choice.engine == "torch":
+                raise
+            with self._lock:
+                self._decide(encoder, batch, tensor.device, key, {choice: str(error)})
+            return self.run(encoder, batch)
+        return encoder.finish(outputs, batch)
+
+    def settle(self, encoder: Encoder) -> Choice:
+        """Return what runs the encoder, decided on a sample input if need be; from now on nothing else will."""
+        probe = modality_of(encoder.modality).probe
+        if self.choice is None and encoder.has_graph and probe is not None:
+            tensor = next(chain(encoder.parameters(), encoder.buffers()))
+            batch = encoder.preprocess([probe])
+            self.run(encoder, {k: v.to(tensor.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+            self._compared.clear()  # with what is run first; a sample tells little
+        choice = self.choice or EXACT
+        if choice.precision in PRECISIONS:
+            (self.name, self.precision), self._told = choice, True
+        return choice
+
+    def _choices(self, device: torch.device) -> list[Choice]:
+        name, precision = self.asked
+        found = default_choices(device.type)
+        if name is None and precision is not None:
+            return [Choice(own, precision) for own in dict.fromkeys(choice.engine for choice in found)]
+        if name is not None and precision is not None:
+            return [Choice(name, precision)]
+        return [choice for choice in found if name in (None, choice.engine)] or [Choice(str(name), "float32")]
+
+    @torch.no_grad()
+    def _decide(
+        self,
+        encoder: Encoder,
+        batch: Features,
+        device: torch.device,
+        key: Any,
+        failed: Mapping[Choice, str] = MappingProxyType({}),
+    ) -> None:
+        """Set the first choice that runs a batch and agrees with :data:`EXACT`."""
+        sample = _sample(encoder, batch)
+        inputs = encoder.graph_inputs(sample)
+        expected, faults, disagreeing = encoder.graph(inputs), dict(failed), set()
+        for choice in self._choices(device):
+            if choice in faults:
+                continue
+            if choice == EXACT and not self.compile:
+                runner: Runner = encoder.graph
+                break
+            try:
+                known, runner = self._runners.get(key, (None, encoder.graph))
+                if known != choice:
+                    runner = _build(encoder, choice, inputs, list(expected), device, self.compile)
+                found = runner(inputs)
+            except Exception as error:
+                faults[choice] = f"{type(error).__name__}: {error}"[:300]
+            else:
+                worst = _agreement(encoder.finish(expected, sample), encoder.finish(found, sample))
+                if worst >= TOLERANCE:
+                    break
+                disagreeing.add(choice)
+                faults[choice] = f"cosine {worst:.4f} to torch in float32, less than {TOLERANCE}"
+                shutil.rmtree(_kept(encoder, choice, inputs), ignore_errors=True)
+        else:
+            told = "; ".join(f"{choice}: {fault}" for choice, fault in faults.items())
+            begun = " It was begun so, and what was begun is not continued otherwise." if self._told else ""
+            raise ValueError(
+                f"this {encoder.modality} encoder cannot be run as asked ({told}).{begun} Choose dtype='float32' "
+                "and backend='torch', or leave them out."
+            )
+        for other, fault in faults.items():
+            if other in disagreeing:
+                warnings.warn(f"{other} is not used for this encoder: {fault}. {choice} runs it.", stacklevel=2)
+            else:
+                logger.warning("%s cannot run this %s encoder (%s); %s runs it", other, encoder.modality, fault, choice)
+        self._runners[key], self.choice = (choice, runner), self.choice or choice
+        self._compared.add(key)
+
+
+def _sample(encoder: Encoder, batch: Features) -> Features:
+    """Return the first items of a batch; of texts, the last one a token shorter, so that there is padding."""
+    sample = {key: value[:COMPARED] if isinstance(value, Tensor) else value for key, value in batch.items()}
+    mask = sample.get("attention_mask")
+    if encoder.modality == "text" and mask is not None and mask.shape[1] > 2:
+        sample["attention_mask"] = mask = mask.clone()
+        mask[-1, -1] = 0
+    return sample
+
+
+def _agreement(expected: Features, found: Features) -> float:
+    """Return the least cosine of summary vectors and of mean tokens, of the items that are finite in torch."""
+    worst = 1.0
+    for key in ("sentence_embedding", "cls_token_embeddings", "token_embeddings"):
+        if key not in expected:
+            continue
+        pair = [features[key].float() for features in (expected, found)]
+        if key == "token_embeddings":
+            mask = expected.get("attention_mask")
+            pair = [tokens.mean(1) if mask is None else (tokens * mask[..., None]).sum(1) for tokens in pair]
+        finite = torch.isfinite(pair[0]).all(1)
+        first, second = pair[0][finite], pair[1][finite]
+        if finite.any() and not torch.equal(first, second):
+            cosines = functional.cosine_similarity(first, second).nan_to_num(-1)
+            worst = min(worst, float(cosines.min()))
+    return worst
+
+
+def _build(
+    encoder: Encoder, choice: Choice, inputs: Tensors, names: list[str], device: torch.device, compile: bool
+) -> Runner:
+    """Return what runs the encoder's graph.
+
+    Args:
+        encoder: The encoder.
+        choice: In what.
+        inputs: An example, of any number of items.
+        names: Of the graph's outputs, in order.
+        device: Where the encoder is.
+        compile: Whether torch compiles it.
+    """
+    if choice.engine == "torch":
+        graph = torch.compile(encoder.graph) if compile else encoder.graph
+
+        def run(inputs: Tensors) -> Tensors:
+            with torch.autocast(device.type, torch.bfloat16, enabled=choice.precision == "bfloat16"):
+                outputs = graph(inputs)
+            return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
+
+        return run
+    folder = _kept(encoder, choice, inputs)
+    make = _openvino_runner if choice.engine == "openvino" else _onnx_runner
+    call = make(encoder, inputs, folder, choice.precision)
+
+    def convert(inputs: Tensors) -> Tensors:
+        arrays = call([np.ascontiguousarray(value.cpu().numpy()) for value in inputs.values()])
+        return {name: torch.from_numpy(array).to(device) for name, array in zip(names, arrays)}
+
+    return convert
+
+
+class _Graph(nn.Module):
+    """An encoder's graph as tracers take it: tensors in, a tuple of tensors out."""
+
+    def __init__(self, encoder: Encoder, names: list[str]) -> None:
+        super().__init__()
+        self.encoder, self.names = encoder, names
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.encoder.graph(dict(zip(self.names, tensors))).values())
+
+
+def _trace(encoder: Encoder, inputs: Tensors) -> tuple[Any, tuple[Tensor, ...]]:
+    """Return the graph, traced, and what it was traced with: other numbers of items and tokens than are compared."""
+    count = 2 if len(next(iter(inputs.values()))) != 2 else 3
+    examples = []
+    for value in inputs.values():
+        rows = value[torch.arange(count) % len(value)].cpu()
+        if rows.ndim == 2:
+            rows = rows[:, :-1] if rows.shape[1] > 2 else torch.cat([rows, rows[:, -1:]], 1)
+        examples.append(rows)
+    on_cpu = encoder if next(encoder.parameters()).device.type == "cpu" else deepcopy(encoder).cpu()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch.jit.trace(_Graph(on_cpu, list(inputs)).eval(), tuple(examples), strict=False, check_trace=False)
+    return graph, tuple(examples)
+
+
+def _kept(encoder: Encoder, choice: Choice, inputs: Tensors) -> Path:
+    """Return the folder of the user's cache where a conversion is kept: known by all that it depends on."""
+    from huggingface_hub import cached_assets_path
+
+    packages = ("torch", "timm", "transformers", "sentence-transformers", *ENGINES[choice.engine])
+    versions = [metadata.version(package) for package in packages]
+    shapes = [[name, list(value.shape[2:])] for name, value in inputs.items()]
+    identity = [encoder.fingerprint(), encoder.configuration, type(encoder).__name__, choice.engine, shapes, versions]
+    return cached_assets_path("freezealign", "engines") / digest(identity)[:32]
+
+
+def _converted(folder: Path, convert: Callable[[Path], None], open_one: Callable[[Path], T]) -> T:
+    """Return what is opened of a conversion: of the one kept in ``folder``, else of a new one, kept if it took long."""
+    if folder.is_dir():
+        try:
+            return open_one(folder)
+        except Exception as error:
+            logger.info("%s is damaged (%s); converting again", folder, error)
+            shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        start, made = time.perf_counter(), Path(name)
+        convert(made)
+        if time.perf_counter() - start > WORTH_KEEPING:
+            try:
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                with TemporaryDirectory(dir=folder.parent) as beside:  # a rename puts all of it in place, or nothing
+                    shutil.copytree(made, Path(beside, "whole")).rename(folder)
+            except OSError as error:
+                logger.info("the converted encoder is not kept: %s", error)
+        return open_one(made)
+
+
+@cache
+def _openvino_core() -> tuple[Any, list[str]]:
+    """Return OpenVINO's core, and what the CPU can."""
+    import openvino
+
+    core = openvino.Core()
+    return core, list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _openvino_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision: str) -> Callable[[list[Any]], Any]:
+    import openvino
+
+    core, _ = _openvino_core()
+    hints = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+
+    def convert(folder: Path) -> None:
+        graph, examples = _trace(encoder, inputs)
+        model = openvino.convert_model(graph, example_input=examples)
+        shapes = [[-1, *value.shape[1:]] if value.ndim > 2 else [-1, -1] for value in examples]
+        model.reshape({place: openvino.PartialShape(shape) for place, shape in enumerate(shapes)})
+        openvino.save_model(model, folder / "graph.xml", compress_to_fp16=False)
+
+    def open_one(folder: Path) -> Any:
+        return core.compile_model(core.read_model(folder / "graph.xml"), "CPU", hints)
+
+    compiled, own = _converted(folder, convert, open_one), threading.local()
+
+    def call(arrays: list[Any]) -> Any:
+        if not hasattr(own, "request"):  # one cannot be shared by threads
+            own.request = compiled.create_infer_request()
+        return own.request.infer(arrays, share_inputs=True).values()
+
+    return call
+
+
+def _onnx_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision: str) -> Callable[[list[Any]], Any]:
+    import onnxruntime
+
+    options, names = onnxruntime.SessionOptions(), list(inputs)
+    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+
+    def convert(folder: Path) -> None:
+        graph, examples = _trace(encoder, inputs)
+        axes = {name: {0: "items"} | ({1: "tokens"} if inputs[name].ndim == 2 else {}) for name in names}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            path = folder / "graph.onnx"
+            torch.onnx.export(graph, examples, path, input_names=names, dynamic_axes=axes, dynamo=False)
+
+    def open_one(folder: Path) -> Any:
+        return onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
+
+    session = _converted(folder, convert, open_one)
+    return lambda arrays: session.run(None, dict(zip(names, arrays)))
