@@ -48,6 +48,10 @@ WORTH_KEEPING = 1.0
 """Seconds from which on a conversion is kept in the user's cache."""
 
 
+class EngineError(ValueError):
+    """What was asked for cannot run an encoder, or gives other vectors: no fault of any item."""
+
+
 class Choice(NamedTuple):
     """An engine and its precision."""
 
@@ -138,12 +142,14 @@ class Engine:
         """Return what the encoder gives for a batch.
 
         Raises:
-            ValueError: If what was asked for cannot run this encoder, or gives other vectors.
+            EngineError: If what was asked for cannot run this encoder, or gives other vectors.
         """
         tensor = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
         if not encoder.has_graph or (tensor.is_floating_point() and tensor.dtype != torch.float32):
             precision = str(tensor.dtype).removeprefix("torch.") if encoder.has_graph else "float32"
             self.choice = Choice("torch", precision)
+            if self.compile or any(own not in (None, given) for own, given in zip(self.asked, self.choice)):
+                raise EngineError(f"this encoder's weights are {precision}: leave out dtype, backend and compile.")
             return encoder(batch)
         inputs = encoder.graph_inputs(batch)
         key = (tensor.device, *(value.shape[2:] for value in inputs.values()))  # a graph for each size of pictures
@@ -221,7 +227,7 @@ class Engine:
         else:
             told = "; ".join(f"{choice}: {fault}" for choice, fault in faults.items())
             begun = " It was begun so, and what was begun is not continued otherwise." if self._told else ""
-            raise ValueError(
+            raise EngineError(
                 f"this {encoder.modality} encoder cannot be run as asked ({told}).{begun} Choose dtype='float32' "
                 "and backend='torch', or leave them out."
             )
@@ -254,11 +260,10 @@ def _agreement(expected: Features, found: Features) -> float:
         if key == "token_embeddings":
             mask = expected.get("attention_mask")
             pair = [tokens.mean(1) if mask is None else (tokens * mask[..., None]).sum(1) for tokens in pair]
-        finite = torch.isfinite(pair[0]).all(1)
-        first, second = pair[0][finite], pair[1][finite]
-        if finite.any() and not torch.equal(first, second):
-            cosines = functional.cosine_similarity(first, second).nan_to_num(-1)
-            worst = min(worst, float(cosines.min()))
+        has_direction = torch.isfinite(pair[0]).all(1) & pair[0].ne(0).any(1)
+        if has_direction.any():
+            cosines = functional.cosine_similarity(*(vectors[has_direction].double() for vectors in pair))
+            worst = min(worst, float(cosines.nan_to_num(-1).min()))
     return worst
 
 
@@ -365,6 +370,8 @@ def _openvino_core() -> tuple[Any, list[str]]:
 
 def _openvino_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision: str) -> Callable[[list[Any]], Any]:
     import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     core, _ = _openvino_core()
     hints = {
@@ -375,7 +382,9 @@ def _openvino_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision:
 
     def convert(folder: Path) -> None:
         graph, examples = _trace(encoder, inputs)
-        model = openvino.convert_model(graph, example_input=examples)
+        frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would report its use
+        decoder = TorchScriptPythonDecoder(graph, example_input=examples)  # which has to live until the end
+        model = frontend.convert(frontend.load(decoder))
         shapes = [[-1, *value.shape[1:]] if value.ndim > 2 else [-1, -1] for value in examples]
         model.reshape({place: openvino.PartialShape(shape) for place, shape in enumerate(shapes)})
         openvino.save_model(model, folder / "graph.xml", compress_to_fp16=False)

@@ -34,6 +34,9 @@ class TextEncoder(Encoder):
             tokenizer.pad_token = tokenizer.eos_token
         words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # which stand for something of the text
         special = torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
+        for part in model.modules():  # what a decoder keeps for the next token is for nobody here
+            if getattr(getattr(part, "config", None), "use_cache", False):
+                part.config.use_cache = False
         self.register_buffer("special_ids", special, persistent=False)
 
     @property

@@ -13,6 +13,7 @@ import torch
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import EngineError
 from freezealign.inputs import InputError, Skipped
 
 T = TypeVar("T")
@@ -88,14 +89,15 @@ def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]]
     """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
 
     It is done for all at once, and one by one only where that fails. If it fails on each of several, the fault is not
-    theirs, and is raised. Memory of an accelerator that runs out is not theirs either.
+    theirs, and is raised. Memory of an accelerator that runs out is not theirs either,
+    nor is an engine that does not fit the encoder.
 
     Returns:
         An empty dictionary if no pair is left.
     """
     try:
         return work(batch.pairs)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, EngineError):
         raise
     except Exception as error:
         failed: dict[int, Exception] = {}
