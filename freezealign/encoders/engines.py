@@ -11,7 +11,8 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from importlib import metadata
@@ -23,10 +24,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from freezealign.batch import Features
+from freezealign.batch import Features, to_device
 from freezealign.encoders.base import Encoder
 from freezealign.encoders.identity import digest
 from freezealign.modality import modality_of
@@ -144,18 +146,16 @@ class Engine:
         Raises:
             EngineError: If what was asked for cannot run this encoder, or gives other vectors.
         """
-        tensor = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
-        if not encoder.has_graph or (tensor.is_floating_point() and tensor.dtype != torch.float32):
-            precision = str(tensor.dtype).removeprefix("torch.") if encoder.has_graph else "float32"
-            self.choice = Choice("torch", precision)
-            if self.compile or any(own not in (None, given) for own, given in zip(self.asked, self.choice)):
-                raise EngineError(f"this encoder's weights are {precision}: leave out dtype, backend and compile.")
+        if (only := _as_it_is(encoder)) is not None:
+            self.choice = only
+            if self.compile or any(own not in (None, given) for own, given in zip(self.asked, only)):
+                raise EngineError(f"this encoder's weights are {only.precision}: leave out dtype, backend and compile.")
             return encoder(batch)
-        inputs = encoder.graph_inputs(batch)
-        key = (tensor.device, *(value.shape[2:] for value in inputs.values()))  # a graph for each size of pictures
+        inputs, device = encoder.graph_inputs(batch), _tensor_of(encoder).device
+        key = (device, *(value.shape[2:] for value in inputs.values()))  # a graph for each size of pictures
         with self._lock:
             if key not in self._compared:
-                self._decide(encoder, batch, tensor.device, key)
+                self._decide(encoder, batch, device, key)
             choice, runner = self._runners[key]
         if choice == EXACT and not self.compile:
             return encoder(batch)
@@ -165,22 +165,36 @@ class Engine:
             if choice.engine == "torch":
                 raise
             with self._lock:
-                self._decide(encoder, batch, tensor.device, key, {choice: str(error)})
+                self._decide(encoder, batch, device, key, {choice: str(error)})
             return self.run(encoder, batch)
         return encoder.finish(outputs, batch)
 
-    def settle(self, encoder: Encoder) -> Choice:
-        """Return what runs the encoder, decided on a sample input if need be; from now on nothing else will."""
-        probe = modality_of(encoder.modality).probe
-        if self.choice is None and encoder.has_graph and probe is not None:
-            tensor = next(chain(encoder.parameters(), encoder.buffers()))
-            batch = encoder.preprocess([probe])
-            self.run(encoder, {k: v.to(tensor.device) if isinstance(v, Tensor) else v for k, v in batch.items()})
-            self._compared.clear()  # with what is run first; a sample tells little
+    @contextmanager
+    def settled(self, encoder: Encoder, first: Callable[[], Features | None]) -> Iterator[Choice]:
+        """Let nothing run the encoder while the block runs but what does now, or what its ``first`` batch decides.
+
+        Where there is no first batch that can be had, sample inputs decide, and what is run first is compared then.
+        """
+        before = self.name, self.precision, self._told
+        choices = self._choices(_tensor_of(encoder).device)
+        self.choice = self.choice or _as_it_is(encoder) or (choices[0] if len(choices) == 1 else None)
+        if self.choice is None and (batch := first()) is not None:
+            try:
+                self.run(encoder, batch)
+            except EngineError:
+                raise
+            except Exception as error:  # one of its items may be bad, and is found when its turn has come
+                logger.info("the first batch does not tell what runs the %s encoder: %s", encoder.modality, error)
+        if self.choice is None and (probes := _probes(encoder.modality)):
+            self.run(encoder, to_device(encoder.preprocess(probes), _tensor_of(encoder).device))
+            self._compared.clear()
         choice = self.choice or EXACT
         if choice.precision in PRECISIONS:
-            (self.name, self.precision), self._told = choice, True
-        return choice
+            self.name, self.precision, self._told = *choice, True
+        try:
+            yield choice
+        finally:
+            self.name, self.precision, self._told = before
 
     def _choices(self, device: torch.device) -> list[Choice]:
         name, precision = self.asked
@@ -238,6 +252,33 @@ class Engine:
                 logger.warning("%s cannot run this %s encoder (%s); %s runs it", other, encoder.modality, fault, choice)
         self._runners[key], self.choice = (choice, runner), self.choice or choice
         self._compared.add(key)
+
+
+def _tensor_of(encoder: Encoder) -> Tensor:
+    return next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
+
+
+def _as_it_is(encoder: Encoder) -> Choice | None:
+    """Return what runs an encoder that is no graph, or whose weights are not in float32: torch, without a choice."""
+    if not encoder.has_graph:
+        return EXACT
+    tensor = _tensor_of(encoder)
+    if not tensor.is_floating_point() or tensor.dtype == torch.float32:
+        return None
+    return Choice("torch", str(tensor.dtype).removeprefix("torch."))
+
+
+def _probes(modality: str) -> list[Any]:
+    """Return some inputs, among them such that low precision finds hard: drawings, flat but for their edges."""
+    if modality == "image":
+        rng = np.random.default_rng(0)
+        coarse = [Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8)) for side in (2, 4, 8, 16)]
+        ways = (Image.Resampling.BICUBIC, Image.Resampling.NEAREST)
+        return [picture.resize((256, 256), way) for picture in coarse for way in ways]
+    probe = modality_of(modality).probe
+    if modality == "text":
+        return [probe, f"a longer {probe} of seven words", f"and one more {probe}"]
+    return [] if probe is None else [probe]
 
 
 def _sample(encoder: Encoder, batch: Features) -> Features:

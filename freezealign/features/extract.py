@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import count, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -18,6 +19,7 @@ from freezealign.data.digest import first_difference
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import COMPARED
 from freezealign.features.origin import Origin
 from freezealign.features.read import ReadBatch, collate, read_batch, without_failures
 from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
@@ -74,10 +76,24 @@ class Extraction:
             "modalities": {name: origin.to_json() for name, origin in self.origins.items()},
         }
 
-    def settle(self) -> None:
-        """Let every encoder decide what runs it, and keep to that."""
-        for encoder in self.encoders.values():
-            encoder.engine.settle(encoder.encoder)
+    @contextmanager
+    def settled(self, reader: PairReader, device: torch.device) -> Iterator[None]:
+        """Let nothing run the encoders while the block runs but what the first pairs decide."""
+
+        @cache
+        def first() -> dict[str, Features]:
+            if not reader.is_seekable:
+                return {}
+            try:
+                return read_batch(enumerate(islice(reader.read(0), COMPARED)), self.encoders, strict=False).inputs
+            except Exception:  # which the extraction meets again, and tells
+                return {}
+
+        with ExitStack() as stack:
+            for name, encoder in self.encoders.items():
+                batch = partial(lambda name: to_device(first()[name], device) if name in first() else None, name)
+                stack.enter_context(encoder.engine.settled(encoder.encoder, batch))
+            yield
 
 
 class Run(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -58,9 +59,10 @@ def extract_to_memory(
         ValueError: If there is no pair that can be read.
     """
     watch, shards = _MemoryWatch(reader.count, extraction), []
-    for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
-        shards.append(shard)
-        watch.next_shard()
+    with extraction.settled(reader, device):
+        for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
+            shards.append(shard)
+            watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
     _check_any([shard for shard in shards if shard.columns], skipped)
     columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
@@ -85,15 +87,15 @@ def extract_to_folder(
         ValueError: If the store there was begun in another way or of other data, or no pair can be read.
     """
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
-    request = extraction.request()
-    if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
-        begun = folder.manifest()["modalities"]
-        for name in request["modalities"].keys() & begun.keys():
-            request["modalities"][name] |= {key: begun[name][key] for key in ["engine"] if key in begun[name]}
-    else:
-        extraction.settle()
+    with ExitStack() as stack:
+        if not (folder.exists and folder.complete):
+            stack.enter_context(extraction.settled(reader, device))
         request = extraction.request()
-    with folder.writing(request, fingerprint):
+        if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
+            begun = folder.manifest()["modalities"]
+            for name in request["modalities"].keys() & begun.keys():
+                request["modalities"][name] |= {key: begun[name][key] for key in ["engine"] if key in begun[name]}
+        stack.enter_context(folder.writing(request, fingerprint))
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
         done = {number: "" if known else folder.source(number) for number in folder.finished()}
         if done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -13,11 +14,13 @@ from freezealign.encoders import FrozenEncoder
 from freezealign.features import FrozenFeatures, Origin
 from freezealign.inputs import InputError
 from freezealign.modality import unwrap
-from freezealign.prefetch import prefetch
+from freezealign.prefetch import ordered_map, prefetch
 from freezealign.space.recognise import as_items, infer_modality
 from freezealign.space.tower import Tower, find_tower
 
 T = TypeVar("T")
+READERS = min(4, os.cpu_count() or 1)
+"""Threads that read pictures; there are up to twice as many batches in memory."""
 
 
 class Source(Protocol):
@@ -138,7 +141,8 @@ def run_group(
     """Yield the positions of each batch and what ``forward`` gives for it.
 
     Rows are batched longest first, as sentence-transformers does, which wastes least padding and meets the largest
-    batch at once. The next batch is read in a thread while the model works.
+    batch at once. The next batches are read in threads while the model works: pictures in several, texts in one, as
+    tokenizers change while they work.
     """
     from tqdm.auto import tqdm
 
@@ -146,7 +150,9 @@ def run_group(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     order = np.argsort(-group.source.lengths())
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    is_pictures = isinstance(group.source, Items) and group.source.encoder.modality == "image"
+    read = ordered_map(group.source.load, batches, READERS) if is_pictures else map(group.source.load, batches)
     with tqdm(total=len(order), desc=description, unit="item", disable=not show_progress_bar, delay=1) as bar:
-        for rows, batch in zip(batches, prefetch(group.source.load(rows) for rows in batches)):
+        for rows, batch in zip(batches, prefetch(read)):
             yield group.positions[rows], forward(to_device(batch, device))
             bar.update(len(rows))

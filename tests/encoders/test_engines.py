@@ -383,17 +383,27 @@ def test_an_extraction_is_not_continued_in_another_engine(dinov2_folder, images,
     assert len(extract(model_of(dinov2_folder), images, tmp_path / "store")) == len(images)
 
 
-def test_what_an_extraction_was_begun_with_is_kept_to(dinov2_folder, images, tmp_path, choices, monkeypatch):
+def test_the_first_items_decide_what_runs_an_extraction_and_nothing_else_does(
+    dinov2_folder, images, tmp_path, choices, monkeypatch
+):
     choices(Choice("torch", "bfloat16"))
-    model, calls = model_of(dinov2_folder), []
+    compared = []
+    monkeypatch.setattr(engines, "_agreement", lambda expected, found: compared.append(expected) or 1.0)
+    model = model_of(dinov2_folder)
+    assert extract(model, images, tmp_path / "store").origins["image"].engine == "torch bfloat16"
+    assert [len(features["token_embeddings"]) for features in compared] == [engines.COMPARED]
+    assert model.encoders["image"].engine.asked == (None, None)  # only while it ran
 
-    def disagrees(*args):
-        calls.append(args)
-        return 1.0 if len(calls) == 1 else 0.5
 
-    monkeypatch.setattr(engines, "_agreement", disagrees)  # at the sample input it fits, at the data it does not
+def test_data_that_is_read_once_is_not_continued_in_another_engine(
+    dinov2_folder, images, tmp_path, choices, monkeypatch
+):
+    choices(Choice("torch", "bfloat16"))
+    found = iter([1.0, 0.5])  # it fits the sample inputs, but not the data
+    monkeypatch.setattr(engines, "_agreement", lambda *features: next(found))
+    pairs = ({"image": image} for image in images)
     with pytest.raises(EngineError, match=r"cosine 0\.5.*was begun so"):
-        extract(model, images, tmp_path / "store")
+        model_of(dinov2_folder).extract_features(pairs, tmp_path / "store", level="pooled", batch_size=2)
 
 
 # How a model is made
