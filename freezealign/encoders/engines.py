@@ -9,45 +9,34 @@ import importlib.util
 import logging
 import shutil
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from copy import deepcopy
 from functools import cache
-from importlib import metadata
 from itertools import chain
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from freezealign.batch import Features, to_device
 from freezealign.encoders.base import Encoder
-from freezealign.encoders.identity import digest
+from freezealign.encoders.conversion import ENGINES, Tensors, converted, kept_folder, openvino_core
 from freezealign.modality import modality_of
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-Tensors = dict[str, Tensor]
 Runner = Callable[[Tensors], Tensors]
 
-ENGINES = {"torch": (), "openvino": ("openvino",), "onnx": ("onnx", "onnxruntime")}
-"""What encoders run in, and the packages that each needs; its extra has the same name."""
 PRECISIONS = ("float32", "bfloat16")
 TOLERANCE = 0.999
 """Least cosine to what torch gives in float32, of summary vectors and of mean tokens."""
 COMPARED = 8
 """Items of a first batch that are run through both."""
-WORTH_KEEPING = 1.0
-"""Seconds from which on a conversion is kept in the user's cache."""
 
 
 class EngineError(ValueError):
@@ -77,7 +66,7 @@ def default_choices(device: str) -> tuple[Choice, ...]:
         return Choice("torch", "bfloat16"), EXACT
     if importlib.util.find_spec("openvino") is None:
         return (EXACT,)
-    precisions = ("bfloat16", "float32") if "BF16" in _openvino_core()[1] else ("float32",)
+    precisions = ("bfloat16", "float32") if "BF16" in openvino_core()[1] else ("float32",)
     return (*(Choice("openvino", precision) for precision in precisions), EXACT)
 
 
@@ -237,7 +226,7 @@ class Engine:
                     break
                 disagreeing.add(choice)
                 faults[choice] = f"cosine {worst:.4f} to torch in float32, less than {TOLERANCE}"
-                shutil.rmtree(_kept(encoder, choice, inputs), ignore_errors=True)
+                shutil.rmtree(kept_folder(encoder, choice.engine, inputs), ignore_errors=True)
         else:
             told = "; ".join(f"{choice}: {fault}" for choice, fault in faults.items())
             begun = " It was begun so, and what was begun is not continued otherwise." if self._told else ""
@@ -330,135 +319,10 @@ def _build(
             return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
         return run
-    folder = _kept(encoder, choice, inputs)
-    make = _openvino_runner if choice.engine == "openvino" else _onnx_runner
-    call = make(encoder, inputs, folder, choice.precision)
+    call = converted(encoder, choice.engine, choice.precision, inputs)
 
     def convert(inputs: Tensors) -> Tensors:
         arrays = call([np.ascontiguousarray(value.cpu().numpy()) for value in inputs.values()])
         return {name: torch.from_numpy(array).to(device) for name, array in zip(names, arrays)}
 
     return convert
-
-
-class _Graph(nn.Module):
-    """An encoder's graph as tracers take it: tensors in, a tuple of tensors out."""
-
-    def __init__(self, encoder: Encoder, names: list[str]) -> None:
-        super().__init__()
-        self.encoder, self.names = encoder, names
-
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.encoder.graph(dict(zip(self.names, tensors))).values())
-
-
-def _trace(encoder: Encoder, inputs: Tensors) -> tuple[Any, tuple[Tensor, ...]]:
-    """Return the graph, traced, and what it was traced with: other numbers of items and tokens than are compared."""
-    count = 2 if len(next(iter(inputs.values()))) != 2 else 3
-    examples = []
-    for value in inputs.values():
-        rows = value[torch.arange(count) % len(value)].cpu()
-        if rows.ndim == 2:
-            rows = rows[:, :-1] if rows.shape[1] > 2 else torch.cat([rows, rows[:, -1:]], 1)
-        examples.append(rows)
-    on_cpu = encoder if next(encoder.parameters()).device.type == "cpu" else deepcopy(encoder).cpu()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = torch.jit.trace(_Graph(on_cpu, list(inputs)).eval(), tuple(examples), strict=False, check_trace=False)
-    return graph, tuple(examples)
-
-
-def _kept(encoder: Encoder, choice: Choice, inputs: Tensors) -> Path:
-    """Return the folder of the user's cache where a conversion is kept: known by all that it depends on."""
-    from huggingface_hub import cached_assets_path
-
-    packages = ("torch", "timm", "transformers", "sentence-transformers", *ENGINES[choice.engine])
-    versions = [metadata.version(package) for package in packages]
-    shapes = [[name, list(value.shape[2:])] for name, value in inputs.items()]
-    identity = [encoder.fingerprint(), encoder.configuration, type(encoder).__name__, choice.engine, shapes, versions]
-    return cached_assets_path("freezealign", "engines") / digest(identity)[:32]
-
-
-def _converted(folder: Path, convert: Callable[[Path], None], open_one: Callable[[Path], T]) -> T:
-    """Return what is opened of a conversion: of the one kept in ``folder``, else of a new one, kept if it took long."""
-    if folder.is_dir():
-        try:
-            return open_one(folder)
-        except Exception as error:
-            logger.info("%s is damaged (%s); converting again", folder, error)
-            shutil.rmtree(folder, ignore_errors=True)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as name:
-        start, made = time.perf_counter(), Path(name)
-        convert(made)
-        if time.perf_counter() - start > WORTH_KEEPING:
-            try:
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                with TemporaryDirectory(dir=folder.parent) as beside:  # a rename puts all of it in place, or nothing
-                    shutil.copytree(made, Path(beside, "whole")).rename(folder)
-            except OSError as error:
-                logger.info("the converted encoder is not kept: %s", error)
-        return open_one(made)
-
-
-@cache
-def _openvino_core() -> tuple[Any, list[str]]:
-    """Return OpenVINO's core, and what the CPU can."""
-    import openvino
-
-    core = openvino.Core()
-    return core, list(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-
-def _openvino_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision: str) -> Callable[[list[Any]], Any]:
-    import openvino
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    core, _ = _openvino_core()
-    hints = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-    }
-
-    def convert(folder: Path) -> None:
-        graph, examples = _trace(encoder, inputs)
-        frontend = FrontEndManager().load_by_framework("pytorch")  # openvino.convert_model would report its use
-        decoder = TorchScriptPythonDecoder(graph, example_input=examples)  # which has to live until the end
-        model = frontend.convert(frontend.load(decoder))
-        shapes = [[-1, *value.shape[1:]] if value.ndim > 2 else [-1, -1] for value in examples]
-        model.reshape({place: openvino.PartialShape(shape) for place, shape in enumerate(shapes)})
-        openvino.save_model(model, folder / "graph.xml", compress_to_fp16=False)
-
-    def open_one(folder: Path) -> Any:
-        return core.compile_model(core.read_model(folder / "graph.xml"), "CPU", hints)
-
-    compiled, own = _converted(folder, convert, open_one), threading.local()
-
-    def call(arrays: list[Any]) -> Any:
-        if not hasattr(own, "request"):  # one cannot be shared by threads
-            own.request = compiled.create_infer_request()
-        return own.request.infer(arrays, share_inputs=True).values()
-
-    return call
-
-
-def _onnx_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision: str) -> Callable[[list[Any]], Any]:
-    import onnxruntime
-
-    options, names = onnxruntime.SessionOptions(), list(inputs)
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-
-    def convert(folder: Path) -> None:
-        graph, examples = _trace(encoder, inputs)
-        axes = {name: {0: "items"} | ({1: "tokens"} if inputs[name].ndim == 2 else {}) for name in names}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            path = folder / "graph.onnx"
-            torch.onnx.export(graph, examples, path, input_names=names, dynamic_axes=axes, dynamo=False)
-
-    def open_one(folder: Path) -> Any:
-        return onnxruntime.InferenceSession(folder / "graph.onnx", options, providers=["CPUExecutionProvider"])
-
-    session = _converted(folder, convert, open_one)
-    return lambda arrays: session.run(None, dict(zip(names, arrays)))

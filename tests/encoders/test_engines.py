@@ -20,7 +20,7 @@ import transformers as hf
 from torch.nn import functional
 
 from freezealign import FeatureStore, FreezeAlign, FrozenEncoder
-from freezealign.encoders import engines
+from freezealign.encoders import conversion, engines
 from freezealign.encoders.base import Encoder
 from freezealign.encoders.engines import EXACT, Choice, EngineError
 from freezealign.encoders.transformers import TransformersTextEncoder, TransformersVisionEncoder, select_tower
@@ -336,12 +336,12 @@ def test_a_copy_converts_anew_and_gives_the_same(copy, run_in, images):
 
 @needs("openvino")
 def test_what_takes_long_to_convert_is_kept_and_a_damaged_one_made_again(run_in, images, kept, monkeypatch):
-    monkeypatch.setattr(engines, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(conversion, "WORTH_KEEPING", 0)
     encode(run_in("hf/dinov2", backend="openvino"), images[:2])
     (folder,) = kept.iterdir()
     assert sorted(path.name for path in folder.iterdir()) == ["graph.bin", "graph.xml"]
     with monkeypatch.context() as patch:
-        patch.setattr(engines, "_trace", broken)
+        patch.setattr(conversion, "_trace", broken)
         encode(run_in("hf/dinov2", backend="openvino"), images[:2])
         with pytest.raises(EngineError, match="no such operation"):
             encode(run_in("hf/convnext", backend="openvino"), images[:2])
