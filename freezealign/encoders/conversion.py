@@ -81,7 +81,8 @@ def kept_folder(encoder: Encoder, engine: str, inputs: Tensors) -> Path:
     packages = ("torch", "timm", "transformers", "sentence-transformers", *ENGINES[engine])
     versions = [metadata.version(package) for package in packages]
     shapes = [[name, list(value.shape[2:])] for name, value in inputs.items()]
-    identity = [encoder.fingerprint(), encoder.configuration, type(encoder).__name__, engine, shapes, versions]
+    made = [type(encoder).__name__, encoder.configuration, getattr(encoder, "_options", None)]
+    identity = [encoder.fingerprint(), made, engine, shapes, versions]
     return cached_assets_path("freezealign", "engines") / digest(identity)[:32]
 
 

@@ -112,6 +112,7 @@ class Engine:
 
     def _forget(self) -> None:
         self.choice: Choice | None = None
+        self._device: torch.device | None = None
         self._runners: dict[Any, tuple[Choice, Runner]] = {}
         self._compared: set[Any] = set()
         self._lock = threading.RLock()
@@ -164,9 +165,9 @@ class Engine:
 
         Where there is no first batch that can be had, sample inputs decide, and what is run first is compared then.
         """
-        before = self.name, self.precision, self._told
-        choices = self._choices(_tensor_of(encoder).device)
-        self.choice = self.choice or _as_it_is(encoder) or (choices[0] if len(choices) == 1 else None)
+        before, device = (self.name, self.precision, self._told), _tensor_of(encoder).device
+        choices, known = self._choices(device), self.choice if device == self._device else None
+        self.choice = known or _as_it_is(encoder) or (choices[0] if len(choices) == 1 else None)
         if self.choice is None and (batch := first()) is not None:
             try:
                 self.run(encoder, batch)
@@ -175,7 +176,7 @@ class Engine:
             except Exception as error:  # one of its items may be bad, and is found when its turn has come
                 logger.info("the first batch does not tell what runs the %s encoder: %s", encoder.modality, error)
         if self.choice is None and (probes := _probes(encoder.modality)):
-            self.run(encoder, to_device(encoder.preprocess(probes), _tensor_of(encoder).device))
+            self.run(encoder, to_device(encoder.preprocess(probes), device))
             self._compared.clear()
         choice = self.choice or EXACT
         if choice.precision in PRECISIONS:
@@ -226,7 +227,8 @@ class Engine:
                     break
                 disagreeing.add(choice)
                 faults[choice] = f"cosine {worst:.4f} to torch in float32, less than {TOLERANCE}"
-                shutil.rmtree(kept_folder(encoder, choice.engine, inputs), ignore_errors=True)
+                if choice.engine != "torch" and choice.precision == "float32":  # what is kept may be damaged
+                    shutil.rmtree(kept_folder(encoder, choice.engine, inputs), ignore_errors=True)
         else:
             told = "; ".join(f"{choice}: {fault}" for choice, fault in faults.items())
             begun = " It was begun so, and what was begun is not continued otherwise." if self._told else ""
@@ -235,12 +237,12 @@ class Engine:
                 "and backend='torch', or leave them out."
             )
         for other, fault in faults.items():
-            if other in disagreeing:
-                warnings.warn(f"{other} is not used for this encoder: {fault}. {choice} runs it.", stacklevel=2)
-            else:
-                logger.warning("%s cannot run this %s encoder (%s); %s runs it", other, encoder.modality, fault, choice)
-        self._runners[key], self.choice = (choice, runner), self.choice or choice
+            tell = warnings.warn if other in disagreeing else logger.warning
+            tell(f"{other} is not used for this {encoder.modality} encoder: {fault}. {choice} runs it.")
+        self._runners[key] = choice, runner
         self._compared.add(key)
+        if failed or self.choice is None or device != self._device:
+            self.choice, self._device = choice, device
 
 
 def _tensor_of(encoder: Encoder) -> Tensor:

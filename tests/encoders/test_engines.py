@@ -335,6 +335,18 @@ def test_a_copy_converts_anew_and_gives_the_same(copy, run_in, images):
 
 
 @needs("openvino")
+def test_what_is_kept_stays_where_only_low_precision_disagrees(run_in, images, kept, choices, monkeypatch):
+    choices(Choice("openvino", "bfloat16"), Choice("openvino", "float32"))
+    monkeypatch.setattr(conversion, "WORTH_KEEPING", 0)
+    found = iter([0.5, 1.0])
+    monkeypatch.setattr(engines, "_agreement", lambda *features: next(found))
+    encoder = run_in("hf/dinov2")
+    with pytest.warns(UserWarning, match=r"openvino bfloat16 is not used.*openvino float32 runs it"):
+        encode(encoder, images[:2])
+    assert len(list(kept.iterdir())) == 1
+
+
+@needs("openvino")
 def test_what_takes_long_to_convert_is_kept_and_a_damaged_one_made_again(run_in, images, kept, monkeypatch):
     monkeypatch.setattr(conversion, "WORTH_KEEPING", 0)
     encode(run_in("hf/dinov2", backend="openvino"), images[:2])
