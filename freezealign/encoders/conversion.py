@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ ENGINES = {"torch": (), "openvino": ("openvino",), "onnx": ("onnx", "onnxruntime
 """What encoders run in, and the packages that each needs; its extra has the same name."""
 WORTH_KEEPING = 1.0
 """Seconds from which on a conversion is kept in the user's cache."""
+LENGTHS = 8
+"""Tokens that texts are padded to a multiple of in OpenVINO."""
 
 
 def converted(encoder: Encoder, engine: str, precision: str, inputs: Tensors) -> Callable[[list[Any]], Any]:
@@ -145,7 +148,13 @@ def _openvino_runner(encoder: Encoder, inputs: Tensors, folder: Path, precision:
     def call(arrays: list[Any]) -> Any:
         if not hasattr(own, "request"):  # one cannot be shared by threads
             own.request = compiled.create_infer_request()
-        return own.request.infer(arrays, share_inputs=True).values()
+        if "attention_mask" not in inputs:
+            return own.request.infer(arrays, share_inputs=True).values()
+        length = arrays[0].shape[1]  # every new one takes a tenth of a second to prepare, so some share one
+        more = min(-(-length // LENGTHS) * LENGTHS, max(encoder.max_length or length, length)) - length
+        arrays = [np.pad(array, ((0, 0), (0, more))) for array in arrays]
+        results = own.request.infer(arrays, share_inputs=True).values()
+        return [array[:, :length] if array.ndim == 3 else array for array in results]
 
     return call
 
