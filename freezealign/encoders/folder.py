@@ -43,8 +43,10 @@ SIZE = re.compile(r"size|dim|heads|channels|embed|positions|features|^[dn]_")
 LAYER_LIMIT, SIZE_LIMIT = 1000, 2**24
 
 
-def locate(reference: EncoderReference, allow_pickle: bool = False) -> Path:
+def locate(reference: EncoderReference, allow_pickle: bool = False, **hub: Any) -> Path:
     """Return the folder of a package, a local one, or one of the hub's cache, fetched if need be; never code.
+
+    ``hub`` is what :func:`freezealign.hub.locate_folder` takes besides.
 
     Raises:
         ConnectionError: If it has to come from the hub and that cannot be reached.
@@ -61,7 +63,7 @@ def locate(reference: EncoderReference, allow_pickle: bool = False) -> Path:
         remedy = f"{package.remedy} {remedy}"
     source = reference.source.removeprefix("hf-hub:").removeprefix("local-dir:")
     patterns = READ + PICKLED if allow_pickle else READ
-    return locate_folder(source, revision=reference.revision, patterns=patterns, remedy=remedy)
+    return locate_folder(source, revision=reference.revision, patterns=patterns, remedy=remedy, **hub)
 
 
 def check_folder(folder: Path, allow_pickle: bool = False) -> list[Path]:

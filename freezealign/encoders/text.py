@@ -34,12 +34,19 @@ class TextEncoder(Encoder):
             tokenizer.pad_token = tokenizer.eos_token
         words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # which stand for something of the text
         special = torch.tensor(sorted(set(tokenizer.all_special_ids) - words), dtype=torch.long)
+        for part in model.modules():  # what a decoder keeps for the next token is for nobody here
+            if getattr(getattr(part, "config", None), "use_cache", False):
+                part.config.use_cache = False
         self.register_buffer("special_ids", special, persistent=False)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The length limit, the vocabulary and the tokenizer."""
         return {"max_length": self.max_length, **tokenizer_identity(self.tokenizer)}
+
+    def finish(self, outputs: dict[str, Tensor], batch: Features) -> Features:
+        """Return token embeddings and masks, and what else the graph gives; see :class:`Encoder`."""
+        return {**self.features(outputs["token_embeddings"], batch), **outputs}
 
     def features(self, tokens: Tensor, batch: Features) -> Features:
         """Return ``tokens`` (B, T, D) with their masks, and the first token (B, D) as the summary of each text."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import count, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -18,6 +19,8 @@ from freezealign.data.digest import first_difference
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import COMPARED
+from freezealign.encoders.joint import batch_of
 from freezealign.features.columns import Runs
 from freezealign.features.frozen import Origin
 from freezealign.features.read import ReadBatch, augmented, collate, read_batch, without_failures
@@ -72,8 +75,34 @@ class Extraction:
             "shard_size": self.shard_size,
             "batch_size": self.batch_size,
             "views": self.views,
-            "modalities": {name: asdict(origin) for name, origin in self.origins.items()},
+            "modalities": {name: origin.to_json() for name, origin in self.origins.items()},
         }
+
+    @contextmanager
+    def settled(self, reader: PairReader, device: torch.device) -> Iterator[None]:
+        """Let nothing run the encoders while the block runs but what the first pairs decide."""
+
+        @cache
+        def first() -> dict[str, Features]:
+            if not reader.is_seekable:
+                return {}
+            try:
+                return read_batch(enumerate(islice(reader.read(0), COMPARED)), self.encoders, strict=False).inputs
+            except Exception:  # which the extraction meets again, and tells
+                return {}
+
+        def batch(name: str, number: int) -> Features | None:
+            if (found := first().get(name)) is None:
+                return None
+            return to_device(
+                found if self.encoders[name].parts == [self.encoders[name]] else batch_of(found, number), device
+            )
+
+        with ExitStack() as stack:
+            for name, encoder in self.encoders.items():
+                for number, part in enumerate(encoder.parts):
+                    stack.enter_context(part.engine.settled(part.encoder, partial(batch, name, number)))
+            yield
 
 
 class Run(NamedTuple):

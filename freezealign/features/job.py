@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -65,9 +66,10 @@ def extract_to_memory(
     watch, shards = _MemoryWatch(reader.count, extraction), []
     if not extraction.strict:
         reader = _UntilItRaises(reader)
-    for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
-        shards.append(shard)
-        watch.next_shard()
+    with extraction.settled(reader, device):
+        for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
+            shards.append(shard)
+            watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
     if isinstance(reader, _UntilItRaises) and (ended := reader.ended):
         skipped.append(ended)
@@ -93,7 +95,15 @@ def extract_to_folder(
         ValueError: If the store there was begun in another way or of other data, or no pair can be read.
     """
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
-    with folder.writing(extraction.request(), fingerprint):
+    with ExitStack() as stack:
+        if not (folder.exists and folder.complete):
+            stack.enter_context(extraction.settled(reader, device))
+        request = extraction.request()
+        if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
+            begun = folder.manifest()["modalities"]
+            for name in request["modalities"].keys() & begun.keys():
+                request["modalities"][name] |= {key: begun[name][key] for key in ["engine"] if key in begun[name]}
+        stack.enter_context(folder.writing(request, fingerprint))
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
         done = {number: "" if known else folder.entry(number).get("source", "") for number in folder.finished()}
         if done:

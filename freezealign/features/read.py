@@ -14,6 +14,7 @@ import torch
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import EngineError
 from freezealign.inputs import InputError, Skipped
 from freezealign.modality import modality_of, read_items
 from freezealign.words import printable
@@ -124,14 +125,14 @@ def without_failures(
 
     It is done for all at once, and one by one only where that fails; of a pair with several captions, only those are
     skipped that it fails on. If it fails on each of several pairs, the fault is not theirs, and is raised. Memory of an
-    accelerator that runs out is not theirs either.
+    accelerator that runs out is not theirs either, nor is an engine that does not fit the encoder.
 
     Returns:
         An empty dictionary if no pair is left.
     """
     try:
         return work(batch.pairs)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, EngineError):
         raise
     except Exception:
         if not (failed := failures(batch.pairs, lambda pair: work([pair]))):

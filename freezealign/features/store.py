@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +264,7 @@ class FeatureStore:
         partial = path.with_name(f".{path.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         folder, starts = StoreFolder(partial), range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
-        modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
+        modalities = {modality: origin.to_json() for modality, origin in self.origins.items()}
         try:
             with folder.writing({"level": self.level, "modalities": modalities}):
                 for number, start in enumerate(starts):
