@@ -20,7 +20,7 @@ from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
 from freezealign.encoders.engines import COMPARED
-from freezealign.encoders.joint import batch_of
+from freezealign.encoders.joint import JointEncoder, batch_of
 from freezealign.features.columns import Runs
 from freezealign.features.frozen import Origin
 from freezealign.features.read import ReadBatch, augmented, collate, read_batch, without_failures
@@ -92,11 +92,10 @@ class Extraction:
                 return {}
 
         def batch(name: str, number: int) -> Features | None:
-            if (found := first().get(name)) is None:
-                return None
-            return to_device(
-                found if self.encoders[name].parts == [self.encoders[name]] else batch_of(found, number), device
-            )
+            found = first().get(name)
+            if found is not None and isinstance(self.encoders[name], JointEncoder):
+                found = batch_of(found, number)
+            return None if found is None else to_device(found, device)
 
         with ExitStack() as stack:
             for name, encoder in self.encoders.items():

@@ -100,9 +100,10 @@ def extract_to_folder(
             stack.enter_context(extraction.settled(reader, device))
         request = extraction.request()
         if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
-            begun = folder.manifest()["modalities"]
-            for name in request["modalities"].keys() & begun.keys():
-                request["modalities"][name] |= {key: begun[name][key] for key in ["engine"] if key in begun[name]}
+            for name, begun in folder.manifest()["modalities"].items():
+                if name in request["modalities"]:
+                    request["modalities"][name].pop("engine", None)
+                    request["modalities"][name] |= {k: v for k, v in begun.to_json().items() if k == "engine"}
         stack.enter_context(folder.writing(request, fingerprint))
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
         done = {number: "" if known else folder.entry(number).get("source", "") for number in folder.finished()}
