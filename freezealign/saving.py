@@ -18,7 +18,8 @@ import torch
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder, JointEncoder
-from freezealign.files import check_version, formed, inside, read_object, write_json_atomically
+from freezealign.files import inside, read_object, write_json_atomically
+from freezealign.forms import check_version, formed
 from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import (

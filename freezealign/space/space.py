@@ -15,7 +15,8 @@ from freezealign.batch import Features, default_device
 from freezealign.encoders import FrozenEncoder
 from freezealign.features import SHARD_SIZES, Level, Origin
 from freezealign.features.extract import Extraction
-from freezealign.files import tensor_digest, to_json
+from freezealign.files import tensor_digest
+from freezealign.forms import to_json
 from freezealign.modules import LogitScale, Normalize, Pooling
 from freezealign.space.encode import group_inputs, kinds_of, run_groups
 from freezealign.space.options import Inputs, encodes, encodes_as

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from freezealign.files import check_version, read_object, save_tensors, write_json_atomically
+from freezealign.files import read_object, save_tensors, write_json_atomically
+from freezealign.forms import check_version
 
 FORMAT_VERSION = 1
 STATE = "state.json"

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from freezealign.files import to_json
+from freezealign.forms import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KINDS: dict[str, tuple[type, ...]] = {
