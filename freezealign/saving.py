@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
     )
     _write_sentence_transformers_files(path)
     space.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
-    config = {"format_version": FORMAT_VERSION, "freezealign": freezealign.__version__, "card": card.to_dict()}
+    config = {"format_version": FORMAT_VERSION, "freezealign": freezealign.__version__, "card": asdict(card)}
     write_json_atomically(path / "config_freezealign.json", config)
     write_card(space, card, path, model_id)
 
@@ -119,7 +120,7 @@ def load(
     config = read_object(path, {"format_version": int})
     check_version(root, config, FORMAT_VERSION)
     formed(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
-    card = CardData.from_dict(config["card"])
+    card = CardData(config["card"]["training"], config["card"]["evaluations"])
     if card.training:
         formed(path, card.training, TRAINING, "card.training")
     router = read_object(router_path, {"types": dict[str, str], "structure": dict[str, list[str]]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -143,9 +144,10 @@ def _prototypes(
 
     if encoders and len(encoders) != len(pools):
         raise ValueError(f"{len(pools)} pools need as many --encoder, got {len(encoders)}.")
+    names: Sequence[str | None] = encoders or [None] * len(pools)
     return [
-        read_concepts(concepts, pool, modality, encoder, shots, templates or ("{}",), seed)
-        for pool, encoder in zip(pools, encoders or [None] * len(pools))
+        read_concepts(concepts, pool, modality, name, shots, templates or ("{}",), seed)
+        for pool, name in zip(pools, names)
     ]
 
 
