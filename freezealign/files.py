@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import reprlib
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from freezealign.forms import differences, formed, to_json
 from freezealign.words import CONTROL
 
+fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 LOCK = ".lock"
 JSON_LIMIT_BYTES = 64 * 2**20
 JSON_LIMIT_DEPTH = 100
@@ -60,6 +62,21 @@ def open_file(path: str | Path) -> BinaryIO:
     return Path(path).open("rb")
 
 
+def read_limited(path: str | Path, limit: int = JSON_LIMIT_BYTES) -> bytes:
+    """Return what is in a file.
+
+    Raises:
+        OSError: If it is missing, no regular file, or larger than ``limit`` bytes.
+    """
+    content = bytearray()
+    with open_file(path) as file:
+        while len(content) <= limit and (part := file.read(2**16)):  # read(limit) would take as much memory at once
+            content += part
+    if len(content) > limit:
+        raise OSError(f"{path} is larger than {limit // 2**20} MiB")
+    return bytes(content)
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
@@ -68,9 +85,9 @@ def read_json(path: Path) -> Any:
     """
     regular(path, JSON_LIMIT_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_limited(path).decode())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}).") from None
+        raise ValueError(f"{path} cannot be read ({error}).") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits is no JSONDecodeError
         raise ValueError(f"{path}: not valid JSON ({error}).") from None
     level: list[Any] = [[content]]
@@ -140,12 +157,10 @@ def read_lines(path: Path) -> list[str]:
     """Read what :func:`write_lines` wrote, or any file with a text a line: what is no JSON string stands as it is.
 
     Raises:
-        ValueError: If it is missing, or not UTF-8.
+        ValueError: If it is missing, no regular file, or not UTF-8.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent}: '{path.name}' is missing; this folder is not complete.") from None
+        lines = regular(path).read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error}).") from None
     return [_parse_line(line.removesuffix("\r")) for line in (lines if lines[-1] else lines[:-1])]
@@ -159,18 +174,39 @@ def _parse_line(line: str) -> str:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write a file so that after a kill at any moment the old one or the new one is there, whole."""
+    """Write a file so that after a kill at any moment the old one or the new one is there, whole.
+
+    Processes that write it at once do so one after the other, so that the last one's stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with _open_alone(temporary) as file:
+        try:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            if fcntl is None:  # Windows moves no open file
+                file.close()
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open a file for writing, empty, when no other process has it; what a killed one left there is overwritten."""
+    if fcntl is None:
+        return path.open("wb")
+    while True:
+        path.touch()
+        with suppress(FileNotFoundError):  # the other one has put it in its place, or taken it away
+            file = path.open("r+b")
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate()
+                return file
+            file.close()
 
 
 def claim(path: Path, identity: Mapping[str, Any], what: str, **more: Any) -> dict[str, Any]:
@@ -318,6 +354,16 @@ def file_digest(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def changed_files(root: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return which of a folder's files, by their paths in it, have not the SHA-256 that was noted.
+
+    Raises:
+        ValueError: If one is missing, no regular file, or its folder lies elsewhere.
+    """
+    paths = {name: inside(root, str(Path(name).parent)) / Path(name).name for name in digests}
+    return [name for name, path in paths.items() if file_digest(regular(path)) != digests[name]]
 
 
 def tensor_digest(tensors: dict[str, Tensor]) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from freezealign.card import CardData
+from freezealign.encoders.frozen import set_engines
 from freezealign.features import FeatureStore, Level, StoreDtype
 from freezealign.modules import LogitScale, Module
 from freezealign.space import Space, Tower
@@ -52,8 +53,12 @@ class FreezeAlign(Space):
         logit_scale: The temperature; a new one with the paper's bounds by default.
         device: Where the model lives; the machine's accelerator by default, else the CPU.
         seed: Of the projectors' initial weights; by default torch's global generator is used.
+        dtype: What the encoders run in, ``float32`` or ``bfloat16``; see :meth:`FrozenEncoder.set_engine`. Like
+            ``backend``, it is for all encoders that are not functions.
+        backend: What runs the encoders: ``torch``, ``openvino`` or ``onnx``.
 
     Raises:
+        ModuleNotFoundError: If a package of ``backend`` is not installed.
         ValueError: If an encoder is unknown, two encoders have one modality, or towers end in different widths.
     """
 
@@ -65,6 +70,9 @@ class FreezeAlign(Space):
         logit_scale: LogitScale | None = None,
         device: str | torch.device | None = None,
         seed: int | None = None,
+        *,
+        dtype: str | None = None,
+        backend: str | None = None,
     ) -> None:
         named = encoders if isinstance(encoders, Mapping) else by_modality(encoders)
         with torch.random.fork_rng([], enabled=seed is not None):
@@ -73,6 +81,7 @@ class FreezeAlign(Space):
             towers = {name: build_tower(name, value, recipe, dim) for name, value in named.items()}
         by_name = all(map(is_encoder, named.values()))
         super().__init__(towers, recipe if by_name else None, logit_scale, device)
+        set_engines(self.encoders.values(), backend, dtype)
         self.model_card_data = CardData()
 
     # Training
@@ -208,6 +217,8 @@ class FreezeAlign(Space):
         device: str | torch.device | None = None,
         revision: str | None = None,
         token: bool | str | None = None,
+        dtype: str | None = None,
+        backend: str | None = None,
     ) -> FreezeAlign:
         """Load a model from a folder or the hub. No code in it is run, and nothing outside it is read.
 
@@ -217,6 +228,8 @@ class FreezeAlign(Space):
             device: Where the model lives; the machine's accelerator by default.
             revision: Commit, branch or tag on the hub.
             token: For private models.
+            dtype: What the encoders run in, as above.
+            backend: What runs them, as above.
 
         Raises:
             ValueError: If the folder is incomplete or damaged, or an encoder is not the one trained with.
@@ -225,7 +238,7 @@ class FreezeAlign(Space):
         from freezealign.saving import load
 
         parts = load(str(name_or_path), encoders=encoders or {}, revision=revision, token=token)
-        model = cls(parts.towers, logit_scale=parts.logit_scale, device=device)
+        model = cls(parts.towers, logit_scale=parts.logit_scale, device=device, dtype=dtype, backend=backend)
         model.model_card_data, model.is_trained = parts.card, True
         return model
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from typing_extensions import NotRequired
 
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder, JointEncoder
-from freezealign.files import inside, read_object, write_json_atomically
+from freezealign.files import changed_files, file_digest, inside, is_leftover, read_object, write_json_atomically
 from freezealign.forms import check_version, formed
 from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
@@ -94,7 +95,12 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
     )
     _write_sentence_transformers_files(path)
     space.logit_scale.save(str(path / LOGIT_SCALE_FOLDER))
-    config = {"format_version": FORMAT_VERSION, "freezealign": freezealign.__version__, "card": asdict(card)}
+    config = {
+        "format_version": FORMAT_VERSION,
+        "freezealign": freezealign.__version__,
+        "files": _digests(path, [*types, LOGIT_SCALE_FOLDER]),
+        "card": asdict(card),
+    }
     write_json_atomically(path / "config_freezealign.json", config)
     write_card(space, card, path, model_id)
 
@@ -119,7 +125,8 @@ def load(
     path, router_path = root / "config_freezealign.json", root / "router_config.json"
     config = read_object(path, {"format_version": int})
     check_version(root, config, FORMAT_VERSION)
-    formed(path, config, {"card": {"training": dict, "evaluations": dict[str, dict[str, Any]]}})
+    card_form = {"training": dict, "evaluations": dict[str, dict[str, Any]]}
+    formed(path, config, {"card": card_form, "files": NotRequired[dict[str, str]]})
     card = CardData(config["card"]["training"], config["card"]["evaluations"])
     if card.training:
         formed(path, card.training, TRAINING, "card.training")
@@ -138,7 +145,21 @@ def load(
     for name, blocks in towers.items():
         if not isinstance(next(iter(blocks), None), FrozenEncoder):
             raise ValueError(f"{router_path}: 'structure.{name}' does not start with a FrozenEncoder.")
-    return Parts(towers, LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER)), card)
+    logit_scale = LogitScale.from_folder(inside(root, LOGIT_SCALE_FOLDER))
+    # last, because what is wrong with a file says more than that it was changed; folders of before say nothing
+    if changed := changed_files(root, config.get("files", {})):
+        raise ValueError(
+            f"{root}: '{changed[0]}' is not as it was saved, by its SHA-256: damaged, or edited. Fetch or save it "
+            f"anew; if the change is meant, take 'files' out of {path.name}."
+        )
+    return Parts(towers, logit_scale, card)
+
+
+def _digests(path: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of each file that loading reads."""
+    found = [path / "router_config.json", *(file for folder in folders for file in sorted((path / folder).rglob("*")))]
+    kept = [file for file in found if file.is_file() and not is_leftover(file)]
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in kept}
 
 
 def _load_block(root: Path, folder: str, types: Mapping[str, str], other: EncoderLike | None, modality: str) -> Module:

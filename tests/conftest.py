@@ -15,10 +15,24 @@ from hypothesis import settings
 from PIL import Image
 
 from freezealign import FreezeAlign, FrozenEncoder
+from freezealign.encoders import engines
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 torch.set_num_threads(1)  # tiny models on few cores: more threads only wait for each other
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_choices():
+    """Run encoders in torch and float32 by default, so that what is compared is exact; give the library's own choice.
+
+    Tests of engines put it back: ``monkeypatch.setattr(engines, "default_choices", own_choices)``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        own = engines.default_choices
+        patch.setattr(engines, "default_choices", lambda device: (engines.EXACT,))
+        yield own
+
 
 WORDS = ["a", "red", "green", "blue", "apple", "car", "dog", "number", *map(str, range(50))]
 

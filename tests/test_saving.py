@@ -92,6 +92,24 @@ def test_loaded_model_is_ready_to_encode(saved):
     assert not load(saved).training
 
 
+def test_another_valid_setting_or_bit_is_refused_unless_it_is_meant(saved):
+    told = saved / "config_freezealign.json"
+    assert set(json.loads(told.read_text())["files"]) == {
+        str(path.relative_to(saved))
+        for path in (saved / "router_config.json", *saved.glob("*_*_*/*"), *saved.glob("logit_scale/*"))
+    }
+    weights = folder_of(saved, "text", "TokenProjector") / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=rf"{weights.parent.name}/model\.safetensors' is not as it was saved, by its SHA"
+    ):
+        load(saved)
+    edit(told, files={})
+    load(saved)
+
+
 def test_folder_can_be_moved(saved, texts, tmp_path):
     expected = load(saved).encode(texts)
     moved = saved.rename(tmp_path / "elsewhere")

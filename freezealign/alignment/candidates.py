@@ -28,6 +28,7 @@ from freezealign.features.job import extract_features
 from freezealign.features.read import read_batch
 from freezealign.files import claim, exclusive
 from freezealign.space.recipes import as_encoder, default_pooling, is_encoder, pooled_extraction
+from freezealign.words import printable
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class CandidateLoader:
                 if self.strict:
                     raise
                 self.left_out.append(LeftOut(name, modality, None, f"{type(error).__name__}: {error}"))
-                logger.warning("the %s encoder '%s' is left out: %s", modality, name, error)
+                logger.warning("the %s encoder '%s' is left out: %s", modality, printable(name), printable(error))
         if not found:
             raise failures[0]
         return found

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from freezealign.cli.options import ImageEncoder, Init, Recipe, TextEncoder
+from freezealign.cli.options import EncoderBackend, EncoderPrecision, ImageEncoder, Init, Recipe, TextEncoder
 
 
 def demo(
@@ -32,6 +32,8 @@ def demo(
         int | None, typer.Option(min=0, help="Passes of contrastive training after that, instead of what suits.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of initial weights, order and dropout.")] = 0,
+    encoder_precision: EncoderPrecision = None,
+    encoder_backend: EncoderBackend = None,
 ) -> None:
     """Train on real pictures with **English** names only, then ask in fourteen languages.
 
@@ -53,6 +55,8 @@ def demo(
         init=init,
         epochs=epochs,
         seed=seed,
+        dtype=encoder_precision,
+        backend=encoder_backend,
         announce=lambda stage: console.rule(stage, align="left"),
     )
     for title, header, rows in report.tables():

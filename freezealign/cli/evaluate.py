@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from freezealign.cli.options import ItemsABatch
+from freezealign.cli.options import EncoderBackend, EncoderPrecision, ItemsABatch
 from freezealign.words import printable
 
 
@@ -19,6 +19,8 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="What the model is called there, else as its folder.")] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task of the suite; repeat it for several.")] = None,
     batch_size: ItemsABatch = 32,
+    encoder_precision: EncoderPrecision = None,
+    encoder_backend: EncoderBackend = None,
 ) -> None:
     """Evaluate a model on a suite of tasks and write one report.
 
@@ -30,7 +32,7 @@ def evaluate(
     from freezealign.model import FreezeAlign
 
     records = run_suite(
-        FreezeAlign.from_pretrained(model),
+        FreezeAlign.from_pretrained(model, dtype=encoder_precision, backend=encoder_backend),
         suite,
         output,
         name=name or Path(model).resolve().name,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from freezealign.cli.options import ImageEncoder, TextEncoder
+from freezealign.cli.options import EncoderBackend, EncoderPrecision, ImageEncoder, TextEncoder
 
 Data = Annotated[
     str,
@@ -41,6 +41,8 @@ def extract(
     strict: Annotated[
         bool, typer.Option(help="Stop at the first bad item instead of skipping and listing it.")
     ] = False,
+    encoder_precision: EncoderPrecision = None,
+    encoder_backend: EncoderBackend = None,
 ) -> None:
     """Run two frozen encoders over pairs once, and keep what they give on disk.
 
@@ -51,7 +53,8 @@ def extract(
     from freezealign.inputs import skipped_pairs
     from freezealign.model import FreezeAlign
 
-    model = FreezeAlign({"image": image_encoder, "text": text_encoder})
+    encoders = {"image": image_encoder, "text": text_encoder}
+    model = FreezeAlign(encoders, dtype=encoder_precision, backend=encoder_backend)
     columns = {"image": image_column, "text": text_column, "id": id_column}
     renamed = {role: column for role, column in columns.items() if column != role}
     store = model.extract_features(

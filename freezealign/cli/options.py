@@ -14,3 +14,10 @@ Init = Annotated[
     Literal["closed-form", "random"] | None, typer.Option(help="Where training starts, instead of what suits.")
 ]
 ItemsABatch = Annotated[int, typer.Option(min=1, help="Items a forward pass.")]
+EncoderPrecision = Annotated[
+    Literal["float32", "bfloat16"] | None,
+    typer.Option(help="What encoders run in, instead of what is fastest and agrees with float32."),
+]
+EncoderBackend = Annotated[
+    Literal["torch", "openvino", "onnx"] | None, typer.Option(help="What runs encoders, instead of what is fastest.")
+]

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from freezealign.cli.options import ItemsABatch
+from freezealign.cli.options import EncoderBackend, EncoderPrecision, ItemsABatch
+from freezealign.words import printable
 
 Data = Annotated[
     str,
@@ -36,6 +37,8 @@ def rank(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first encoder that fails and at the first bad item.")
     ] = False,
+    encoder_precision: EncoderPrecision = None,
+    encoder_backend: EncoderBackend = None,
 ) -> None:
     """Find the vision and text encoder whose spaces are most alike, **before** training anything.
 
@@ -47,9 +50,12 @@ def rank(
 
     from freezealign.alignment import rank_encoders
 
+    images, texts = (
+        _running(names, kind, encoder_backend, encoder_precision) for names, kind in ((vision, "image"), (text, "text"))
+    )
     ranking = rank_encoders(
-        vision,
-        text,
+        images,
+        texts,
         _captioned(data, stamps),
         metrics=metric or ("cka", "mutual_knn"),
         layers=layers,
@@ -64,7 +70,7 @@ def rank(
     for header, rows in (ranking.cost_summary(), ranking.summary()):
         _print_table(console, header, rows)
     for line in (*ranking.left_out_summary(), ranking.recommendation()):
-        console.print(line, highlight=False, markup=False)
+        console.print(printable(line), highlight=False, markup=False)
     console.print(f"Saved [bold]{output}[/]: ranking.json, ranking.png, features/")
 
 
@@ -79,6 +85,18 @@ def _print_table(console: Any, header: list[str], rows: list[list[str]]) -> None
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def _running(names: list[str], modality: str, backend: str | None, dtype: str | None) -> list[Any]:
+    """Return the names, or where an engine is asked for the encoders, run by it."""
+    from freezealign.encoders import FrozenEncoder
+    from freezealign.encoders.frozen import set_engines
+
+    if not (backend or dtype):
+        return list(names)
+    encoders = [FrozenEncoder(name, modality) for name in names]
+    set_engines(encoders, backend, dtype)
+    return encoders
 
 
 def _captioned(data: str, stamps: Path | None) -> Any:

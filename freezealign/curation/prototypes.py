@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class Prototypes:
         """Write one safetensors file that also holds names, origin and provenance."""
         about = {
             "names": self.names,
-            "origin": None if self.origin is None else asdict(self.origin),
+            "origin": None if self.origin is None else self.origin.to_json(),
             "provenance": self.provenance,
         }
         write_arrays_atomically(Path(path), {"vectors": self.vectors.numpy()}, {FILE_KEY: json.dumps(about)})

@@ -50,6 +50,8 @@ def run_demo(
     epochs: int | None = None,
     dim: int = 512,
     seed: int = 0,
+    dtype: str | None = None,
+    backend: str | None = None,
     announce: Callable[[str], None] = lambda stage: None,
 ) -> DemoReport:
     """Train on the English captions of ``samples.train``, evaluate on ``samples.test`` in every language.
@@ -65,13 +67,15 @@ def run_demo(
         epochs: Passes of contrastive training over the pairs after that.
         dim: Width of the shared space.
         seed: Of initial weights, order and dropout.
+        dtype: What the encoders run in; see :class:`~freezealign.FreezeAlign`.
+        backend: What runs them.
         announce: Called with the name of each stage as it begins.
     """
     output, seconds = Path(output), dict[str, float]()
     stage = partial(timed, announce, seconds)
     output.mkdir(parents=True, exist_ok=True)
     with stage("Loading the encoders"):
-        model = FreezeAlign(list(encoders), recipe=recipe, dim=dim, seed=seed)
+        model = FreezeAlign(list(encoders), recipe=recipe, dim=dim, seed=seed, dtype=dtype, backend=backend)
         level: Level = "tokens" if recipe == "token" else "pooled"
         cache = feature_cache(model, samples) / level
         options: dict[str, Any] = {"level": level, "reuse": True, "batch_size": BATCH_SIZE}

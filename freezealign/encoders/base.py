@@ -99,15 +99,35 @@ class Encoder(nn.Module):
         """Turn items already read (RGB PIL images, strings) into one batch of tensors on the CPU."""
         raise NotImplementedError
 
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return what of a batch the tensor graph reads, by name."""
+        raise NotImplementedError
+
+    def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the model gives, by name: the part that other engines than torch can run.
+
+        Whatever is not tensors, or not of the model, is left to :meth:`finish`: masks, special tokens, grids.
+        """
+        raise NotImplementedError
+
+    def finish(self, outputs: dict[str, Tensor], batch: Features) -> Features:
+        """Return frozen features out of what the graph gave for a batch."""
+        raise NotImplementedError
+
+    @property
+    def has_graph(self) -> bool:
+        """Whether it is split into a graph and the rest, so that other engines than torch can run it."""
+        return type(self).graph is not Encoder.graph and type(self).forward is Encoder.forward
+
     def forward(self, batch: Features) -> Features:
-        """Return frozen features of a batch.
+        """Return frozen features of a batch, in torch.
 
         At least one of ``token_embeddings`` (B, T, dim) and ``sentence_embedding`` (B, dim). For images,
         ``token_embeddings`` are patches only, in row-major order of ``grid`` = (rows, columns), and
         ``cls_token_embeddings`` (B, dim) is the encoder's own summary of the image.
         For texts, ``attention_mask`` and ``special_tokens_mask`` (B, T).
         """
-        raise NotImplementedError
+        return self.finish(self.graph(self.graph_inputs(batch)), batch)
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return frozen features of a batch after every block, the first block first.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from freezealign.encoders.base import EncoderReference
+from freezealign.encoders.base import Encoder, EncoderReference
 from freezealign.encoders.packaged import PACKAGES, offline_remedy
-from freezealign.files import inside, read_json
+from freezealign.encoders.text import TextEncoder
+from freezealign.files import inside, read_json, regular
 from freezealign.hub import locate_folder
+from freezealign.modality import modality_of
 
 READ = ("*.json", "*.txt", "*.model", "*.vocab", "*.bpe", "*.codes", "*.spm", "*.tiktoken", "*.safetensors")
 """What is fetched from a hub: configurations, vocabularies, weights."""
@@ -40,8 +43,10 @@ SIZE = re.compile(r"size|dim|heads|channels|embed|positions|features|^[dn]_")
 LAYER_LIMIT, SIZE_LIMIT = 1000, 2**24
 
 
-def locate(reference: EncoderReference, allow_pickle: bool = False) -> Path:
+def locate(reference: EncoderReference, allow_pickle: bool = False, **hub: Any) -> Path:
     """Return the folder of a package, a local one, or one of the hub's cache, fetched if need be; never code.
+
+    ``hub`` is what :func:`freezealign.hub.locate_folder` takes besides.
 
     Raises:
         ConnectionError: If it has to come from the hub and that cannot be reached.
@@ -58,7 +63,7 @@ def locate(reference: EncoderReference, allow_pickle: bool = False) -> Path:
         remedy = f"{package.remedy} {remedy}"
     source = reference.source.removeprefix("hf-hub:").removeprefix("local-dir:")
     patterns = READ + PICKLED if allow_pickle else READ
-    return locate_folder(source, revision=reference.revision, patterns=patterns, remedy=remedy)
+    return locate_folder(source, revision=reference.revision, patterns=patterns, remedy=remedy, **hub)
 
 
 def check_folder(folder: Path, allow_pickle: bool = False) -> list[Path]:
@@ -93,8 +98,7 @@ def check_folder(folder: Path, allow_pickle: bool = False) -> list[Path]:
 
 
 def _json(root: Path, path: Path, kind: type | None) -> Any:
-    if not path.is_file():
-        raise ValueError(f"{path} is not a regular file.")
+    regular(path)
     blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root  # where the hub's cache links to
     if not any(path.resolve().is_relative_to(allowed.resolve()) for allowed in (root, blobs)):
         raise ValueError(f"{path} is a link out of the model's folder; put the file itself there.")
@@ -149,6 +153,23 @@ def no_safetensors(source: Any) -> ValueError:
     )
 
 
+@torch.no_grad()
+def check_item(encoder: Encoder) -> None:
+    """Put one item through an encoder, so that what libraries trip over at the first one is told when it is opened.
+
+    Of a text all the way, which is short; a picture is only preprocessed, as a large encoder takes seconds for one.
+    """
+    probe = modality_of(encoder.kind).probe
+    if probe is None:
+        return
+    with warnings.catch_warnings():  # nobody is concerned if this text is cut
+        warnings.simplefilter("ignore")
+        batch = encoder.preprocess([probe])
+        if isinstance(encoder, TextEncoder):
+            encoder.eval()(batch)
+            encoder.has_warned = False
+
+
 @contextmanager
 def explain_faults(source: str) -> Iterator[None]:
     """Re-raise what libraries raise over the files of ``source`` as a ``ValueError`` that names it."""
@@ -160,9 +181,10 @@ def explain_faults(source: str) -> Iterator[None]:
         named, told = source in str(error), str(error).replace(source, "")
         if "safetensors" in told and not (named and "allow_pickle" in told):
             raise no_safetensors(source) from error
-        if named or isinstance(error, OSError):
+        if isinstance(error, ConnectionError) or (isinstance(error, OSError) and error.filename is not None):
             raise
-        raise ValueError(f"'{source}': {error}") from error
+        told = str(error)[:1000]
+        raise ValueError(told if named else f"'{source}': {told}") from error
     except Exception as error:
         told = f"{type(error).__name__}: {error}"[:500]
         raise ValueError(f"the files of '{source}' do not make an encoder ({told}).") from error

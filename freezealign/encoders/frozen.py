@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing_extensions import NotRequired
 
 from freezealign.batch import Features
 from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
+from freezealign.encoders.engines import Engine
 from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
 from freezealign.files import read_object
@@ -44,12 +45,20 @@ class FrozenEncoder(Module):
         sample: An item to call it with, where the modality has none of its own.
         allow_pickle: Open pickled weights where there are no safetensors, by torch's loader of tensors only. It is not
             saved: a model on such an encoder is loaded with ``encoders={modality: FrozenEncoder(…)}``.
+        dtype: ``float32`` or ``bfloat16``, what its model is run in; see :meth:`set_engine`.
+        backend: ``torch``, ``openvino`` or ``onnx``, what runs its model.
+        compile: Run it through ``torch.compile``.
+        attn_implementation: How a transformers model computes attention, such as ``sdpa`` or ``eager``.
+        model_kwargs: Handed to transformers or timm where the model is made. Like all below, not saved.
+        cache_dir: Where models from the hub are kept; by default where all its libraries keep them.
+        local_files_only: Ask the hub for nothing.
+        token: For private or gated models; ``True`` is the one that ``hf auth login`` stored.
 
     Raises:
-        ValueError: If the name is unknown, the modality cannot be told, there is no such layer, or its files are
-            damaged, lack weights that are used, or are pickled.
+        ValueError: If the name is unknown, the modality cannot be told, there is no such layer, its files are damaged,
+            lack weights that are used, or are pickled, or it cannot be made or run as asked.
         ConnectionError: If the encoder has to come from a hub that cannot be reached.
-        ModuleNotFoundError: If the encoder comes from a package that is not installed.
+        ModuleNotFoundError: If the encoder, or ``backend``, comes from a package that is not installed.
     """
 
     def __init__(
@@ -63,15 +72,31 @@ class FrozenEncoder(Module):
         allow_pickle: bool = False,
         dim: int | None = None,
         sample: Any = None,
+        *,
+        dtype: str | None = None,
+        backend: str | None = None,
+        compile: bool = False,
+        attn_implementation: str | None = None,
+        model_kwargs: Mapping[str, Any] | None = None,
+        cache_dir: str | None = None,
+        local_files_only: bool = False,
+        token: bool | str | None = None,
     ) -> None:
         super().__init__()
         if (dim is not None or sample is not None) and (isinstance(encoder, Encoder) or not callable(encoder)):
             raise ValueError("dim= and sample= are for functions; any other encoder has a width of its own.")
+        hub = {"cache_folder": cache_dir, "local_files_only": local_files_only, "token": token}
+        making = dict(model_kwargs or {})
+        if attn_implementation is not None:
+            making["attn_implementation"] = attn_implementation
         if isinstance(encoder, str):
-            reference = resolve(encoder, modality, revision)
+            reference = resolve(encoder, modality, revision, **hub)
             encoder = replace(reference, image_size=image_size, max_length=max_length, layer=layer)
         if isinstance(encoder, EncoderReference):
-            reference, encoder, layer = encoder, load_encoder(encoder, allow_pickle), encoder.layer
+            reference, layer = encoder, encoder.layer
+            encoder = load_encoder(encoder, allow_pickle, making, **hub)
+        elif making:
+            raise ValueError(f"{sorted(making)} are for encoders that are loaded by name; this one is made already.")
         else:
             encoder = _as_encoder(encoder, modality, dim, sample)
             reference = EncoderReference(type(encoder).__name__, "callable", encoder.modality, "")
@@ -81,6 +106,24 @@ class FrozenEncoder(Module):
             encoder = OneLayer(encoder, layer)
         self.encoder = encoder.requires_grad_(False).eval()
         self.reference = replace(reference, revision=encoder.commit or reference.revision, layer=encoder.layer)
+        self.set_engine(backend, dtype, compile)
+
+    def set_engine(self, backend: str | None = None, dtype: str | None = None, compile: bool = False) -> None:
+        """Choose what runs the encoder's model, and in which precision; what is ``None`` is chosen at the first batch.
+
+        By default what is fastest of what is installed and agrees with torch in float32: on an accelerator torch in
+        bfloat16, on a CPU OpenVINO where it is installed. Tensors, identity and saved models stay the same.
+
+        Args:
+            backend: ``torch``, ``openvino`` or ``onnx``.
+            dtype: ``float32`` or ``bfloat16``.
+            compile: Run it through ``torch.compile``.
+
+        Raises:
+            ModuleNotFoundError: If a package is not installed.
+            ValueError: If the encoder is a function, or something else that cannot be run so.
+        """
+        self.engine = Engine(self.encoder, backend, dtype, compile)
 
     @classmethod
     def precomputed(cls, dim: int, modality: str, name: str = "precomputed") -> FrozenEncoder:
@@ -195,8 +238,11 @@ class FrozenEncoder(Module):
         """Return frozen features; see :class:`~freezealign.encoders.Encoder` for keys and shapes.
 
         An encoder that gives one vector an item is an encoder with one token: ``token_embeddings`` (B, 1, D).
+
+        Raises:
+            ValueError: If the engine that was asked for cannot run it, or gives other vectors than torch in float32.
         """
-        return with_tokens(self.encoder(features))
+        return with_tokens(self.engine.run(self.encoder, features))
 
     def __repr__(self) -> str:
         return (
@@ -246,6 +292,17 @@ class FrozenEncoder(Module):
                 f"one is {before}. Install the encoder as it was, or pass encoders={{'{self.modality}': …}} to use it "
                 "knowingly."
             )
+
+
+def set_engines(encoders: Iterable[FrozenEncoder], backend: str | None, dtype: str | None) -> None:
+    """Choose what runs several encoders, as :meth:`FrozenEncoder.set_engine` does; functions are run as they are.
+
+    Nothing is changed where nothing is chosen.
+    """
+    for encoder in encoders if backend or dtype else ():
+        for part in encoder.parts:
+            if part.encoder.has_graph:
+                part.set_engine(backend, dtype)
 
 
 def _as_encoder(encoder: Any, modality: str | None, dim: int | None, sample: Any) -> Encoder:

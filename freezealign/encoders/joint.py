@@ -18,6 +18,12 @@ from freezealign.files import inside, read_object
 from freezealign.modules.pooling import Pooling
 
 
+def batch_of(batch: Features, number: int) -> Features:
+    """Return what of a batch of several encoders is that of one of them."""
+    prefix = f"{number}."
+    return {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
+
+
 class SideBySide(Encoder):
     """The features of several frozen encoders, each vector centred and of length 1 before they are put side by side.
 
@@ -58,11 +64,7 @@ class SideBySide(Encoder):
         The vector of an item is that of every encoder, pooled by itself: CLS of an image, else the mean over tokens.
         Tokens are on the finest grid, of the part of the picture that all encoders see, by bilinear interpolation.
         """
-        outputs = []
-        for number, part in enumerate(self.parts):
-            prefix = f"{number}."
-            own = {key.removeprefix(prefix): value for key, value in batch.items() if key.startswith(prefix)}
-            outputs.append(part(own))
+        outputs = [part(batch_of(batch, number)) for number, part in enumerate(self.parts)]
         pooled = [pooling(output)["sentence_embedding"] for pooling, output in zip(self.poolings, outputs)]
         if not self.has_grid:
             return {"sentence_embedding": side_by_side(pooled)}

@@ -4,18 +4,45 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from freezealign.encoders.base import Encoder, EncoderReference
-from freezealign.encoders.folder import check_folder, explain_faults, locate
+from freezealign.encoders.folder import check_folder, check_item, explain_faults, locate
 from freezealign.encoders.packaged import PACKAGES, offline_remedy
 from freezealign.files import is_folder, read_json
 from freezealign.hub import locate_folder
 
 BACKENDS = ("callable", "precomputed", "sentence_transformers", "timm", "transformers")
+
+_LOADING = {
+    "dtype",
+    "torch_dtype",
+    "use_safetensors",
+    "weights_only",
+    "output_loading_info",
+    "trust_remote_code",
+    "revision",
+    "cache_dir",
+    "token",
+    "local_files_only",
+    "backend",
+    "config",
+}
+FIXED = {
+    "sentence_transformers": _LOADING,
+    "transformers": _LOADING,
+    "timm": {"attn_implementation", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"}
+    | {"features_only", "scriptable", "dtype", "cache_dir"},
+}
+"""What no ``model_kwargs`` may hold: it is decided here, or its library does not know it."""
+FIXED_REMEDY = (
+    "FrozenEncoder has dtype, backend, cache_dir, local_files_only, token, revision and allow_pickle of its own; "
+    "attn_implementation is for transformers and sentence-transformers."
+)
 
 _REGISTRY: dict[str, EncoderReference] = {}
 _FUNCTIONS: dict[str, Callable[[], Encoder]] = {}
@@ -61,13 +88,14 @@ def list_encoders(modality: str | None = None) -> list[EncoderReference]:
     return sorted(found, key=lambda reference: (reference.modality, reference.name))
 
 
-def resolve(name: str, modality: str | None = None, revision: str | None = None) -> EncoderReference:
+def resolve(name: str, modality: str | None = None, revision: str | None = None, **hub: Any) -> EncoderReference:
     """Turn a short name, a hub id (``owner/model``) or a local folder into a reference.
 
     Args:
         name: What to look for.
         modality: Which tower of a model that has several; needed for a hub id that could be either.
         revision: Commit, branch or tag on the hub.
+        **hub: What :func:`freezealign.hub.locate_folder` takes besides.
 
     Raises:
         ValueError: If the name is unknown (the nearest are suggested), or its modality cannot be told.
@@ -80,7 +108,7 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
         on_hub = reference.package is not None and PACKAGES[reference.package].parts
         return replace(reference, revision=revision, package=None if revision and on_hub else reference.package)
     if is_folder(name) or "/" in name:
-        return _resolve_model(name, modality, revision)
+        return _resolve_model(name, modality, revision, hub)
     near = difflib.get_close_matches(name, _REGISTRY, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ValueError(
@@ -89,12 +117,12 @@ def resolve(name: str, modality: str | None = None, revision: str | None = None)
     )
 
 
-def _resolve_model(name: str, modality: str | None, revision: str | None) -> EncoderReference:
+def _resolve_model(name: str, modality: str | None, revision: str | None, hub: Mapping[str, Any]) -> EncoderReference:
     """Look into a folder or a hub repository to find the backend and the modality."""
     name = str(Path(name).resolve()) if is_folder(name) else name
     if name.startswith("timm/"):
         return EncoderReference(name, "timm", modality or "image", f"hf-hub:{name}", revision=revision)
-    folder = locate_folder(name, revision=revision, patterns=["*.json"], remedy=offline_remedy(modality))
+    folder = locate_folder(name, revision=revision, patterns=["*.json"], remedy=offline_remedy(modality), **hub)
     with explain_faults(name):
         check_folder(folder, allow_pickle=True)
     if (folder / "modules.json").exists():
@@ -115,12 +143,23 @@ def _guess_modality(name: str, config: dict[str, Any]) -> str:
     return "image" if is_vision else "text"
 
 
-def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Encoder:
+def load_encoder(
+    reference: EncoderReference,
+    allow_pickle: bool = False,
+    model_kwargs: Mapping[str, Any] = MappingProxyType({}),
+    **hub: Any,
+) -> Encoder:
     """Load what ``reference`` points to, with all its layers, importing only the backend it needs.
+
+    Args:
+        reference: Where it comes from.
+        allow_pickle: Open pickled weights where there are no safetensors.
+        model_kwargs: Handed to the library that makes the model.
+        **hub: What :func:`freezealign.hub.locate_folder` takes besides.
 
     Raises:
         ValueError: If the backend is unknown, a callable encoder is not registered in this process, a file is damaged,
-            or weights are pickled and ``allow_pickle`` is false.
+            weights are pickled and ``allow_pickle`` is false, or ``model_kwargs`` are not for this encoder.
     """
     if reference.backend not in BACKENDS:
         raise ValueError(f"'{reference.name}' has the unknown backend {reference.backend!r}; there are {BACKENDS}.")
@@ -131,16 +170,23 @@ def load_encoder(reference: EncoderReference, allow_pickle: bool = False) -> Enc
                 f"register_encoder('{reference.name}', function, modality='{reference.modality}') or pass "
                 f"encoders={{'{reference.modality}': …}}."
             )
+        if model_kwargs:
+            raise ValueError(f"'{reference.name}' is a function: {sorted(model_kwargs)} are for models.")
         return _FUNCTIONS[reference.source]()
     if reference.backend == "precomputed":
         from freezealign.encoders.precomputed import PrecomputedEncoder
 
         return PrecomputedEncoder(reference)
     backend = importlib.import_module(f"freezealign.encoders.{reference.backend}")
-    folder = locate(reference, allow_pickle)
+    if fixed := sorted(FIXED[reference.backend] & set(model_kwargs)):
+        raise ValueError(
+            f"model_kwargs of '{reference.name}' ({reference.backend}) cannot hold {fixed}. {FIXED_REMEDY}"
+        )
+    folder = locate(reference, allow_pickle, **hub)
     with explain_faults(reference.name):
         check_folder(folder, allow_pickle)
-        encoder: Encoder = backend.load(folder, reference, allow_pickle)
+        encoder: Encoder = backend.load(folder, reference, allow_pickle, dict(model_kwargs))
+        check_item(encoder)
     from_hub = folder.parent.name == "snapshots" and not is_folder(reference.source.removeprefix("local-dir:"))
     encoder.commit = folder.name if from_hub else None
     return encoder

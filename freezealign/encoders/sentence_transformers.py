@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from freezealign.batch import Features
@@ -42,9 +43,14 @@ class SentenceTransformerEncoder(TextEncoder):
         self.warn_if_cut(items, batch["attention_mask"])
         return batch
 
-    def forward(self, batch: Features) -> Features:
-        """Return token embeddings, masks, and the model's own ``sentence_embedding``; see :class:`Encoder`."""
-        return self._last(self.model(dict(batch)), batch)
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return the tensors of a batch."""
+        return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return token embeddings, and the model's own ``sentence_embedding``."""
+        output = self.model(dict(inputs))
+        return {name: output[name] for name in ("token_embeddings", "sentence_embedding")}
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return token embeddings and masks after every block; the last layer has ``sentence_embedding`` too."""
@@ -58,11 +64,8 @@ class SentenceTransformerEncoder(TextEncoder):
         finally:
             config.output_hidden_states = before
         inner = inner_states(output.get("all_layer_embeddings"), config)
-        return [*(self.features(tokens, batch) for tokens in inner), self._last(output, batch)]
-
-    def _last(self, output: Features, batch: Features) -> Features:
-        features = self.features(output["token_embeddings"], batch)
-        return {**features, "sentence_embedding": output["sentence_embedding"]}
+        last = {name: output[name] for name in ("token_embeddings", "sentence_embedding")}
+        return [*(self.features(tokens, batch) for tokens in inner), self.finish(last, batch)]
 
     @property
     def configuration(self) -> str:
@@ -72,7 +75,9 @@ class SentenceTransformerEncoder(TextEncoder):
         return digest([own, later])
 
 
-def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> SentenceTransformerEncoder:
+def load(
+    folder: Path, reference: EncoderReference, allow_pickle: bool, model_kwargs: dict[str, Any]
+) -> SentenceTransformerEncoder:
     """Load a SentenceTransformer; code in its folder is never run.
 
     Raises:
@@ -89,7 +94,7 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> Sente
             checked_class(part)
         elif {"in_features", "out_features"} <= set(config):
             check_capacity(part, partial(torch.nn.Linear, config["in_features"], config["out_features"]))
-    model = SentenceTransformer(str(folder), device="cpu", model_kwargs=dict(options), **NO_CODE)
+    model = SentenceTransformer(str(folder), device="cpu", model_kwargs={**options, **model_kwargs}, **NO_CODE)
     transformer = getattr(model[0], "model", None)
     if inner and isinstance(transformer, PreTrainedModel):
         _check_whole(transformer, inner[0], options, reference.name)

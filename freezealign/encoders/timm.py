@@ -45,10 +45,17 @@ class TimmEncoder(Encoder):
         """Return ``pixel_values`` (B, 3, H, W) of RGB PIL images."""
         return {"pixel_values": torch.stack([self._transform(image) for image in items])}
 
-    def forward(self, batch: Features) -> Features:
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return the pixels."""
+        return {"pixel_values": batch["pixel_values"]}
+
+    def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tokens or a feature map, and what the model's own attention pools of it."""
+        return self._pooled(self.model.forward_features(self._pixels(inputs)))
+
+    def finish(self, outputs: dict[str, Tensor], batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
-        pixels = self._pixels(batch)
-        return self._features(self.model.forward_features(pixels), pixels)
+        return self._features(outputs, batch["pixel_values"])
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return the features after every block of a ViT, or after every stage of a CNN as timm counts them.
@@ -68,7 +75,7 @@ class TimmEncoder(Encoder):
             feature_map, prefix = entry if prefixed else (entry, None)
             summary = prefix[:, 0] if prefix is not None and self._has_cls else None
             features.append(flatten_map(feature_map, summary))
-        return [*features, self._features(states, pixels)]
+        return [*features, self._features(self._pooled(states), pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:
         pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
@@ -78,10 +85,14 @@ class TimmEncoder(Encoder):
     def _has_cls(self) -> bool:
         return getattr(self.model, "cls_token", None) is not None
 
-    def _features(self, states: Tensor, pixels: Tensor) -> Features:
-        """Return patches, summary vector and grid of what ``forward_features`` gives."""
-        model = self.model
-        pooled = model.forward_head(states, pre_logits=True) if getattr(model, "attn_pool", None) else None
+    def _pooled(self, states: Tensor) -> dict[str, Tensor]:
+        if getattr(self.model, "attn_pool", None) is None:
+            return {"states": states}
+        return {"states": states, "pooled": self.model.forward_head(states, pre_logits=True)}
+
+    def _features(self, outputs: dict[str, Tensor], pixels: Tensor) -> Features:
+        """Return patches, summary vector and grid of what the graph gives."""
+        model, states, pooled = self.model, outputs["states"], outputs.get("pooled")
         if states.ndim == 3:
             rows, columns = model.patch_embed.dynamic_feat_size(pixels.shape[-2:])
             return split_tokens(states, (rows, columns), pooled, self._has_cls)
@@ -114,7 +125,7 @@ class TimmEncoder(Encoder):
         return modules_digest(self.model)
 
 
-def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmEncoder:
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool, model_kwargs: dict[str, Any]) -> TimmEncoder:
     """Load a timm model: of a package, architecture and tensors in order; else configuration and weights of ``folder``.
 
     Raises:
@@ -123,7 +134,7 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmE
     import timm
 
     if reference.package:
-        model = timm.create_model(reference.source, pretrained=False)
+        model = timm.create_model(reference.source, pretrained=False, **model_kwargs)
         load_in_order(model, folder / next(iter(PACKAGES[reference.package].files)))
         return TimmEncoder(model, reference.image_size)
     source = f"local-dir:{folder}"
@@ -134,10 +145,11 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> TimmE
     weights = next((path for pattern in patterns for path in sorted(folder.glob(pattern))), None)
     if weights is None:
         raise no_safetensors(reference.name)
-    check_capacity(folder, lambda: timm.create_model(source, pretrained=False))
+    check_capacity(folder, lambda: timm.create_model(source, pretrained=False, **model_kwargs))
     # the file to load, whatever else the configuration names
     own = {"source": "", "file": str(weights), "state_dict": None, "custom_load": False}
-    return TimmEncoder(timm.create_model(source, pretrained=True, pretrained_cfg_overlay=own), reference.image_size)
+    model = timm.create_model(source, pretrained=True, pretrained_cfg_overlay=own, **model_kwargs)
+    return TimmEncoder(model, reference.image_size)
 
 
 def load_in_order(model: nn.Module, path: Any) -> None:

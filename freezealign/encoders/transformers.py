@@ -75,10 +75,20 @@ class TransformersVisionEncoder(Encoder):
         batch = self.processor(images=items, return_tensors="pt", **self._sizes)
         return {"pixel_values": batch["pixel_values"]}
 
-    def forward(self, batch: Features) -> Features:
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return the pixels."""
+        return {"pixel_values": batch["pixel_values"]}
+
+    def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return tokens or a feature map, and the model's own pooled output where it has one."""
+        output, _ = self._run(inputs)
+        pooled = getattr(output, "pooler_output", None)
+        return {"states": output.last_hidden_state, **({} if pooled is None else {"pooled": pooled})}
+
+    def finish(self, outputs: dict[str, Tensor], batch: Features) -> Features:
         """Return patches, summary vector and grid; see :class:`Encoder`."""
-        output, size = self._run(batch)
-        return self._features(output.last_hidden_state, size, getattr(output, "pooler_output", None))
+        height, width = batch["pixel_values"].shape[-2:]
+        return self._features(outputs["states"], (height, width), outputs.get("pooled"))
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return the features after every block of a ViT or every stage of a convolutional model, without final norm.
@@ -162,9 +172,13 @@ class TransformersTextEncoder(TextEncoder):
         self.warn_if_cut(items, batch["attention_mask"])
         return dict(batch)
 
-    def forward(self, batch: Features) -> Features:
-        """Return token embeddings and masks; see :class:`Encoder`."""
-        return self.features(self._run(batch).last_hidden_state, batch)
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return what the model reads of what the tokenizer gave."""
+        return {name: batch[name] for name in sorted(self._inputs) if name in batch}
+
+    def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's token embeddings."""
+        return {"token_embeddings": self._run(inputs).last_hidden_state}
 
     def forward_layers(self, batch: Features) -> list[Features]:
         """Return token embeddings and masks after every block, without final norm but for the last."""
@@ -173,7 +187,7 @@ class TransformersTextEncoder(TextEncoder):
         return [self.features(tokens, batch) for tokens in [*inner, output.last_hidden_state]]
 
     def _run(self, batch: Features, **options: Any) -> Any:
-        return self.model(**{name: batch[name] for name in self._inputs if name in batch}, **options)
+        return self.model(**self.graph_inputs(batch), **options)
 
 
 def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
@@ -187,7 +201,7 @@ def inner_states(states: Sequence[Tensor] | None, config: Any) -> list[Tensor]:
     return list(states[-blocks:-1])
 
 
-def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> Encoder:
+def load(folder: Path, reference: EncoderReference, allow_pickle: bool, model_kwargs: dict[str, Any]) -> Encoder:
     """Load a transformers model; of a two-tower model, the tower of ``reference.modality``.
 
     Raises:
@@ -197,7 +211,7 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool) -> Encod
 
     kind = checked_class(folder)
     options = {"use_safetensors": None if allow_pickle else True, "weights_only": True, "output_loading_info": True}
-    model, report = kind.from_pretrained(folder, **options, **NO_CODE)
+    model, report = kind.from_pretrained(folder, **options, **model_kwargs, **NO_CODE)
     tower = select_tower(model, reference.modality)
     leave_out_missing(tower, model, report, reference.name)
     if reference.modality == "image":

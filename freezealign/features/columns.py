@@ -76,6 +76,23 @@ class Column:
         return self.parts[0].dtype
 
     @property
+    def place(self) -> str:
+        """Where the rows are, for errors."""
+        first = self.parts[0]
+        return str(first.path.parent) if isinstance(first, NpyFile) else "memory"
+
+    def runs(self, total: int) -> Runs:
+        """Return the runs whose lengths the rows are.
+
+        Raises:
+            ValueError: If they are no lengths, or do not add up to ``total``.
+        """
+        lengths = self.all()
+        if lengths.ndim > 1 or lengths.dtype.kind not in "iu" or lengths.min(initial=0) < 0 or lengths.sum() != total:
+            raise ValueError(f"{self.place}: its lengths are not those of {total} rows; extract the features again.")
+        return Runs(lengths)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all rows."""
         return len(self) * int(np.prod(self.parts[0].shape[1:])) * self.dtype.itemsize
@@ -173,13 +190,16 @@ class Strings:
     @cached_property
     def runs(self) -> Runs:
         """Which bytes belong to each text."""
-        return Runs(self.lengths.all())
+        return self.lengths.runs(len(self.utf8))
 
     def take(self, index: np.ndarray) -> list[str]:
         """Return some of the texts."""
         ends = np.cumsum(self.runs.lengths(index))
         utf8 = self.utf8.take(self.runs.rows(index)).tobytes() if ends.size and ends[-1] else b""
-        return [utf8[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends)]
+        try:
+            return [utf8[start:end].decode("utf-8", "surrogatepass") for start, end in zip([0, *ends], ends)]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.utf8.place}: not UTF-8 ({error}); extract the features again.") from None
 
 
 def as_bytes(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

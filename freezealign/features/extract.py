@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import count, islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -18,10 +19,13 @@ from freezealign.data.digest import first_difference
 from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import COMPARED
+from freezealign.encoders.joint import JointEncoder, batch_of
 from freezealign.features.columns import Runs
 from freezealign.features.frozen import Origin
 from freezealign.features.read import ReadBatch, augmented, collate, read_batch, without_failures
 from freezealign.features.shard import Shard, ShardBuilder, StoreDtype
+from freezealign.modality import modality_of
 from freezealign.modules import Pooling
 from freezealign.prefetch import ordered_map, prefetch
 
@@ -71,8 +75,33 @@ class Extraction:
             "shard_size": self.shard_size,
             "batch_size": self.batch_size,
             "views": self.views,
-            "modalities": {name: asdict(origin) for name, origin in self.origins.items()},
+            "modalities": {name: origin.to_json() for name, origin in self.origins.items()},
         }
+
+    @contextmanager
+    def settled(self, reader: PairReader, device: torch.device) -> Iterator[None]:
+        """Let nothing run the encoders while the block runs but what the first pairs decide."""
+
+        @cache
+        def first() -> dict[str, Features]:
+            if not reader.is_seekable:
+                return {}
+            try:
+                return read_batch(enumerate(islice(reader.read(0), COMPARED)), self.encoders, strict=False).inputs
+            except Exception:  # which the extraction meets again, and tells
+                return {}
+
+        def batch(name: str, number: int) -> Features | None:
+            found = first().get(name)
+            if found is not None and isinstance(self.encoders[name], JointEncoder):
+                found = batch_of(found, number)
+            return None if found is None else to_device(found, device)
+
+        with ExitStack() as stack:
+            for name, encoder in self.encoders.items():
+                for number, part in enumerate(encoder.parts):
+                    stack.enter_context(part.engine.settled(part.encoder, partial(batch, name, number)))
+            yield
 
 
 class Run(NamedTuple):
@@ -197,7 +226,7 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
         inputs = batch.inputs if pairs is everyone else collate(pairs, extraction.encoders)
         return {key: extraction.encoders[key](to_device(own, device)) for key, own in inputs.items()}
 
-    outputs = without_failures(batch, extraction.strict, encode)
+    outputs = without_failures(batch, extraction.strict, encode, extraction.encoders)
     limit = float(np.finfo(np.float16).max) if extraction.dtype == "float16" else float("inf")
     rows, faults = {}, {}
     for key, output in outputs.items():
@@ -205,27 +234,41 @@ def _encode(batch: ReadBatch, extraction: Extraction, device: torch.device, buil
         pooling = extraction.poolings.get(key)
         if pooling is not None:
             output |= {"sentence_embedding": pooling(output)["sentence_embedding"]}
-        starts = rows[key].starts(np.arange(len(batch.pairs)))
-        faults[key] = np.maximum.reduceat(row_faults(output, pooling is not None, limit), starts)
-    kept: list[int] = []
-    for number, position in enumerate(batch.positions):
-        if found := [key for key in outputs if faults[key][number]]:
-            name, fault = extraction.encoders[found[0]].name, FAULTS[faults[found[0]][number]]
-            batch.skip(position, f"the {found[0]} encoder '{name}' gave {fault} for it.", extraction.strict)
-        else:
-            kept.append(number)
+        faults[key] = row_faults(output, pooling is not None, limit)
+    kept = [number for number in range(len(batch.pairs)) if _left_of(batch, number, rows, faults, extraction)]
     builder.skipped += sorted(batch.skipped, key=lambda entry: entry.index)
     if not kept:
         return
     texts = {}
     for key, output in outputs.items():
         stored = {"sentence_embedding": output["sentence_embedding"]} if key in extraction.poolings else output
-        builder.add_features(key, stored, rows[key].rows(np.array(kept)))
+        own = rows[key].rows(np.array(kept))
+        builder.add_features(key, stored, own[faults[key][own] == 0])
         if extraction.encoders[key].kind == "text":
             texts[key] = [text for number in kept for text in batch.pairs[number].items[key]]
     names = {number: batch.pairs[number].id for number in kept}
     ids = [str(batch.positions[number]) if name is None else name for number, name in names.items()]
-    builder.add_items(ids, {key: own.lengths(np.array(kept)).tolist() for key, own in rows.items()}, texts)
+    builder.add_items(ids, {key: [len(batch.pairs[number].items[key]) for number in kept] for key in rows}, texts)
+
+
+def _left_of(
+    batch: ReadBatch, number: int, rows: Mapping[str, Runs], faults: Mapping[str, np.ndarray], extraction: Extraction
+) -> bool:
+    """Take off the captions of a pair whose features have faults, or list it as bad; whether anything is left of it."""
+    bad: dict[str, dict[int, str]] = {}
+    for key, encoder in extraction.encoders.items():
+        wrong = faults[key][rows[key].rows(np.array([number]))]
+        places = np.flatnonzero(wrong).tolist()
+        bad[key] = {
+            place: f"the {key} encoder '{encoder.name}' gave {FAULTS[wrong[place]]} for it." for place in places
+        }
+        if bad[key] and (len(places) == len(wrong) or modality_of(encoder.kind).augment):
+            batch.skip(batch.positions[number], next(iter(bad[key].values())), extraction.strict)
+            return False
+    for key, told in bad.items():
+        if told:
+            batch.pairs[number] = batch.skip_items(number, key, told, extraction.strict)
+    return True
 
 
 FAULTS = ("nothing wrong", "values beyond float16 (dtype='float32' keeps them)", "NaN or Inf")

@@ -183,7 +183,7 @@ class StoreFolder:
             for name, told in entry["files"].items():
                 path = self._array_file(number, name)
                 if not path.is_file():
-                    raise ValueError(f"{path} is missing, or is no regular file.")
+                    raise ValueError(f"{path} is missing, or is no file.")
                 if (found := path.stat().st_size) != told["bytes"]:
                     raise ValueError(f"{path} has {found} bytes, expected {told['bytes']} bytes.")
                 arrays[name] = array = NpyFile(path)

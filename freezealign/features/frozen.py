@@ -12,6 +12,7 @@ import torch
 
 from freezealign.batch import Features
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import EXACT
 from freezealign.encoders.identity import identity_differences
 from freezealign.features.columns import Column, Runs, Strings
 
@@ -31,6 +32,8 @@ class Origin:
         preprocessing: What it does to an input before the model sees it.
         pooling: How its tokens were pooled before they were stored; ``None`` where the tokens themselves are stored.
         configuration: Digest of all else it depends on; empty where that is not known.
+        engine: What ran it, and in which precision: ``openvino bfloat16``. Features of any engine are taken for the
+            encoder's, as each agrees with torch in float32, but those of two are not put into one store.
     """
 
     name: str
@@ -38,11 +41,17 @@ class Origin:
     preprocessing: dict[str, Any]
     pooling: str | None = None
     configuration: str = ""
+    engine: str = str(EXACT)
 
     @classmethod
     def of(cls, encoder: FrozenEncoder, pooling: str | None = None) -> Origin:
         """Return the origin of what ``encoder`` gives."""
-        return cls(encoder.name, **encoder.identity, pooling=pooling)
+        engines = dict.fromkeys(str(part.engine.choice or EXACT) for part in encoder.parts)
+        return cls(encoder.name, **encoder.identity, pooling=pooling, engine=" + ".join(engines))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON; the engine only where it is another than stores of before were made by."""
+        return {key: value for key, value in asdict(self).items() if key != "engine" or value != str(EXACT)}
 
     def check(self, modality: str, wanted: Origin) -> None:
         """Make sure that features of this origin can be used where ``wanted`` ones are expected.
@@ -50,7 +59,10 @@ class Origin:
         Raises:
             ValueError: If the encoder, its preprocessing or the pooling is another; the message names both.
         """
-        mine, other = ({key: value for key, value in asdict(own).items() if key != "name"} for own in (self, wanted))
+        ignored = ("name", "engine")
+        mine, other = (
+            {key: value for key, value in asdict(own).items() if key not in ignored} for own in (self, wanted)
+        )
         for key, (before, now) in identity_differences(mine, other).items():
             what = "encoder" if key == "fingerprint" else key
             raise ValueError(
@@ -91,7 +103,9 @@ class FrozenFeatures:
     @cached_property
     def tokens(self) -> Runs | None:
         """Which tokens belong to each row; ``None`` at level ``pooled``."""
-        return Runs(self.columns["lengths"].all()) if "lengths" in self.columns else None
+        if "lengths" not in self.columns:
+            return None
+        return self.columns["lengths"].runs(len(self.columns["token_embeddings"]))
 
     @property
     def width(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from freezealign.data.pairs import Pair
 from freezealign.data.reader import PairReader
 from freezealign.features.extract import Extraction, extract_shards
 from freezealign.features.folder import StoreFolder
 from freezealign.features.store import FeatureStore
 from freezealign.inputs import Skipped, skipped_pairs
+from freezealign.words import printable
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +56,24 @@ def extract_to_memory(
 ) -> FeatureStore:
     """Return the features of every readable pair.
 
+    Where the data raises and cannot go on, the pairs before it are kept, and the one at which it ended is listed as
+    skipped; with ``strict``, it is raised.
+
     Raises:
         MemoryError: If they will not fit; known as soon as the first batches tell their size.
         ValueError: If there is no pair that can be read.
     """
     watch, shards = _MemoryWatch(reader.count, extraction), []
-    for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
-        shards.append(shard)
-        watch.next_shard()
+    if not extraction.strict:
+        reader = _UntilItRaises(reader)
+    with extraction.settled(reader, device):
+        for _, shard in extract_shards(reader, extraction, device, show_progress_bar=show_progress_bar, watch=watch):
+            shards.append(shard)
+            watch.next_shard()
     skipped = [entry for shard in shards for entry in shard.skipped]
+    if isinstance(reader, _UntilItRaises) and (ended := reader.ended):
+        skipped.append(ended)
+        logger.warning("%s. The features of what was read before it are kept.", ended.reason)
     columns, source = [shard.columns for shard in shards], "".join(shard.source for shard in shards)
     _check_skipped(sum(len(shard.get("items/ids.lengths", ())) for shard in columns), skipped)
     return FeatureStore.from_shards(extraction.origins, columns, skipped, source)
@@ -83,7 +95,16 @@ def extract_to_folder(
         ValueError: If the store there was begun in another way or of other data, or no pair can be read.
     """
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
-    with folder.writing(extraction.request(), fingerprint):
+    with ExitStack() as stack:
+        if not (folder.exists and folder.complete):
+            stack.enter_context(extraction.settled(reader, device))
+        request = extraction.request()
+        if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
+            for name, begun in folder.manifest()["modalities"].items():
+                if name in request["modalities"]:
+                    request["modalities"][name].pop("engine", None)
+                    request["modalities"][name] |= {k: v for k, v in begun.to_json().items() if k == "engine"}
+        stack.enter_context(folder.writing(request, fingerprint))
         known = fingerprint is not None and folder.manifest().get("data") == fingerprint
         done = {number: "" if known else folder.entry(number).get("source", "") for number in folder.finished()}
         if done:
@@ -109,8 +130,30 @@ def _check_skipped(kept: int, skipped: Sequence[Skipped]) -> None:
         raise ValueError(f"there is no pair that can be read. {reasons or 'The data is empty.'}")
     if skipped:
         first, pairs = skipped[0], len(skipped_pairs(skipped))
-        told = (pairs, kept + pairs, len(skipped) - pairs, first.index, first.item and f" ({first.item})", first.reason)
-        logger.warning("skipped %d of %d pairs, and %d items of others; the first is %d%s: %s", *told)
+        told = (pairs, kept + pairs, len(skipped) - pairs, first.index, first.item and f" ({first.item})")
+        message = "skipped %d of %d pairs, and %d items of others; the first is %d%s: %s"
+        logger.warning(message, *told, printable(first.reason))
+
+
+class _UntilItRaises(PairReader):
+    """A reader whose data ends where it raises, once something was read; ``ended`` says where and why."""
+
+    def __init__(self, reader: PairReader) -> None:
+        self.__dict__ |= vars(reader)
+        self._reader = reader
+        self.ended: Skipped | None = None
+
+    def read(self, start: int = 0) -> Iterator[Pair]:
+        """Yield the pairs from number ``start`` on."""
+        position = start
+        try:
+            for pair in self._reader.read(start):
+                yield pair
+                position += 1
+        except RuntimeError as error:
+            if position == 0:
+                raise
+            self.ended = Skipped(position, printable(f"{error}; what follows was not read"))
 
 
 class _MemoryWatch:

@@ -14,8 +14,10 @@ import torch
 from freezealign.batch import Features
 from freezealign.data.pairs import Pair
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import EngineError
 from freezealign.inputs import InputError, Skipped
 from freezealign.modality import modality_of, read_items
+from freezealign.words import printable
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -41,9 +43,25 @@ class ReadBatch:
 
     def skip(self, position: int, reason: str, strict: bool, item: str = "") -> None:
         """List a pair, or an item of it, as bad; with ``strict``, raise an :class:`InputError` instead."""
+        reason = printable(reason)  # data may put anything into a message
         if strict:
             raise InputError(f"pair {position}: {item}{': ' if item else ''}{reason}")
         self.skipped.append(Skipped(position, reason, item))
+
+    def skip_items(self, number: int, key: str, reasons: Mapping[int, str], strict: bool) -> Pair:
+        """List items of good pair ``number`` as bad, by their place among those that are left of ``key``.
+
+        Returns:
+            The pair without them.
+        """
+        position, pair = self.positions[number], self.pairs[number]
+        gone = {entry.item for entry in self.skipped if entry.index == position}
+        names = (f"{key} {place}" for place in range(len(pair.items[key]) + len(gone)))
+        places = [name for name in names if name not in gone]
+        for place, reason in reasons.items():
+            self.skip(position, reason, strict, places[place])
+        left = [item for place, item in enumerate(pair.items[key]) if place not in reasons]
+        return Pair({**pair.items, key: left}, pair.id)
 
 
 def read_batch(
@@ -75,7 +93,7 @@ def read_batch(
         batch.positions.append(position)
         batch.pairs.append(change(read, position))
     if batch.pairs:
-        batch.inputs = without_failures(batch, strict, lambda pairs: collate(pairs, encoders))
+        batch.inputs = without_failures(batch, strict, lambda pairs: collate(pairs, encoders), encoders)
     return batch
 
 
@@ -100,27 +118,57 @@ def failures(items: Sequence[S], work: Callable[[S], Any]) -> dict[int, Exceptio
     return {} if 1 < len(items) == len(failed) else failed
 
 
-def without_failures(batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T]) -> T | dict[str, Any]:
+def without_failures(
+    batch: ReadBatch, strict: bool, work: Callable[[list[Pair]], T], encoders: Mapping[str, FrozenEncoder]
+) -> T | dict[str, Any]:
     """Return what ``work`` makes of the pairs of a batch, once those that it fails on are skipped.
 
-    It is done for all at once, and one by one only where that fails. If it fails on each of several, the fault is not
-    theirs, and is raised. Memory of an accelerator that runs out is not theirs either.
+    It is done for all at once, and one by one only where that fails; of a pair with several captions, only those are
+    skipped that it fails on. If it fails on each of several pairs, the fault is not theirs, and is raised. Memory of an
+    accelerator that runs out is not theirs either, nor is an engine that does not fit the encoder.
 
     Returns:
         An empty dictionary if no pair is left.
     """
     try:
         return work(batch.pairs)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, EngineError):
         raise
     except Exception:
         if not (failed := failures(batch.pairs, lambda pair: work([pair]))):
             raise
+    lost = []
     for number, fault in failed.items():
-        batch.skip(batch.positions[number], f"{type(fault).__name__}: {fault}", strict)
-    left = [number for number in range(len(batch.pairs)) if number not in failed]
+        if (pair := _without_captions(batch, number, strict, work, encoders)) is not None:
+            batch.pairs[number] = pair
+        else:
+            batch.skip(batch.positions[number], _told(fault), strict)
+            lost.append(number)
+    left = [number for number in range(len(batch.pairs)) if number not in lost]
     batch.pairs, batch.positions = [batch.pairs[n] for n in left], [batch.positions[n] for n in left]
     return work(batch.pairs) if batch.pairs else {}
+
+
+def _without_captions(
+    batch: ReadBatch,
+    number: int,
+    strict: bool,
+    work: Callable[[list[Pair]], Any],
+    encoders: Mapping[str, FrozenEncoder],
+) -> Pair | None:
+    """Return a pair that ``work`` fails on without the captions that it fails on, if it then does not."""
+    pair = batch.pairs[number]
+    for key, own in pair.items.items():
+        if len(own) == 1 or modality_of(encoders[key].kind).augment:  # views of a picture stay together
+            continue
+        alone = [Pair({**pair.items, key: [item]}, pair.id) for item in own]
+        if bad := failures(alone, lambda one: work([one])):
+            return batch.skip_items(number, key, {place: _told(fault) for place, fault in bad.items()}, strict)
+    return None
+
+
+def _told(fault: Exception) -> str:
+    return f"{type(fault).__name__}: {fault}"
 
 
 def read_pair(pair: Pair, encoders: Mapping[str, FrozenEncoder]) -> tuple[Pair, dict[str, str]]:

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,10 @@ class FeatureStore:
             prefix = f"{modality}/"
             own = {key.removeprefix(prefix): column for key, column in columns.items() if key.startswith(prefix)}
             self.features[modality] = FrozenFeatures(modality, origin, own)
-            self.rows[modality] = Runs(columns[f"items/{modality}"].all())
+            vectors = own.get("lengths", own.get("sentence_embedding"))
+            if vectors is None:
+                raise ValueError(f"its shards hold no features of '{modality}'; extract them again.")
+            self.rows[modality] = columns[f"items/{modality}"].runs(len(vectors))
         self._ids = Strings(columns["items/ids.utf8"], columns["items/ids.lengths"])
 
     @classmethod
@@ -262,7 +264,7 @@ class FeatureStore:
         partial = path.with_name(f".{path.name}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         folder, starts = StoreFolder(partial), range(0, max(1, len(self)), SAVED_SHARD_ITEMS)
-        modalities = {modality: asdict(origin) for modality, origin in self.origins.items()}
+        modalities = {modality: origin.to_json() for modality, origin in self.origins.items()}
         try:
             with folder.writing({"level": self.level, "modalities": modalities}):
                 for number, start in enumerate(starts):
@@ -298,7 +300,12 @@ class FeatureStore:
             folder.verify(*own)
         skipped = [one for entry in entries.values() for one in entry["skipped"]]
         source = "".join(told["sha256"] for entry in entries.values() for told in entry["files"].values())
-        return cls.from_shards(manifest["modalities"], shards, skipped, source)
+        try:
+            return cls.from_shards(manifest["modalities"], shards, skipped, source)
+        except ValueError as error:
+            if str(path) in str(error):
+                raise
+            raise ValueError(f"{path}: {error}") from None
 
     def _at(self, index: np.ndarray) -> np.ndarray:
         return index if self.items is None else self.items[index]

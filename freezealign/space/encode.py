@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -10,15 +11,18 @@ import torch
 
 from freezealign.batch import Features, to_device
 from freezealign.encoders import FrozenEncoder
+from freezealign.encoders.engines import EngineError
 from freezealign.features import FrozenFeatures, Origin
 from freezealign.features.read import failures
 from freezealign.inputs import InputError
 from freezealign.modality import unwrap
-from freezealign.prefetch import prefetch
+from freezealign.prefetch import ordered_map, prefetch
 from freezealign.space.recognise import as_items, infer_modality, is_single
 from freezealign.space.tower import Tower, find_tower
 
 T = TypeVar("T")
+READERS = min(4, os.cpu_count() or 1)
+"""Threads that read pictures; there are up to twice as many batches in memory."""
 
 
 class Source(Protocol):
@@ -165,7 +169,8 @@ def run_groups(
     """Yield the positions of each batch of each tower, and what ``forward`` gives for it.
 
     Rows are batched longest first, as sentence-transformers does, which wastes least padding and meets the largest
-    batch at once. The next batch is read in a thread while the model works.
+    batch at once. The next batches are read in threads while the model works: pictures in several, texts in one, as
+    tokenizers change while they work.
     """
     from tqdm.auto import tqdm
 
@@ -174,12 +179,14 @@ def run_groups(
     for name, (source, positions) in groups.items():
         order = np.argsort(-source.lengths())
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        is_pictures = isinstance(source, Items) and source.encoder.modality == "image"
+        read = ordered_map(source.load, batches, READERS) if is_pictures else map(source.load, batches)
         bar_options = {"total": len(order), "unit": "item", "disable": show_progress_bar is False, "delay": 1}
         with tqdm(desc=f"Encoding {name}", **bar_options) as bar:
-            for rows, batch in zip(batches, prefetch(map(source.load, batches))):
+            for rows, batch in zip(batches, prefetch(read)):
                 try:
                     result = forward(name, to_device(batch, device))
-                except torch.OutOfMemoryError:
+                except (torch.OutOfMemoryError, EngineError):
                     raise
                 except Exception:
                     if isinstance(source, Items):

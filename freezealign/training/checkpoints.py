@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import NotRequired
 
-from freezealign.files import read_object, save_tensors, write_json_atomically
+from freezealign.files import changed_files, file_digest, read_object, save_tensors, write_json_atomically
 from freezealign.forms import check_version
 
 FORMAT_VERSION = 1
@@ -59,6 +60,7 @@ class Evaluation(TypedDict):
 SCALER = dict.fromkeys(("scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"), float)
 FORM = {
     "format_version": int,
+    "files": NotRequired[dict[str, str]],
     "progress": {"step": int, "epoch": int, "batch": int, "best": float | None, "since_best": int},
     "scaler": dict,
     "steps": list[Step],
@@ -94,8 +96,9 @@ def begin(path: Path) -> None:
 
 
 def commit(path: Path, state: dict[str, Any], keep: int) -> None:
-    """Write the state, make the checkpoint count, and remove all but the newest ``keep``."""
-    write_json_atomically(path / STATE, {"format_version": FORMAT_VERSION, **state})
+    """Write the state with digests of the files, make the checkpoint count, and remove all but the newest ``keep``."""
+    files = {file.name: file_digest(file) for file in sorted(path.iterdir())}
+    write_json_atomically(path / STATE, {"format_version": FORMAT_VERSION, "files": files, **state})
     final = path.with_name(path.name.removeprefix(".").removesuffix(".tmp"))
     aside = final.with_name(f".{final.name}.old.tmp")
     if final.exists():  # the last step of a run that is saved once more at its end
@@ -119,6 +122,16 @@ def read_state(path: Path, scales: bool) -> dict[str, Any]:
         return {**state, "progress": Progress(**state["progress"])}
     except TypeError as error:
         raise ValueError(f"{file}: {error}; {REMEDY}.") from None
+
+
+def check_files(path: Path, state: Mapping[str, Any]) -> None:
+    """Compare a checkpoint's files with the digests in its state, which earlier versions did not note.
+
+    Raises:
+        ValueError: If one differs. What is wrong in it says more, so read them before.
+    """
+    if changed := changed_files(path, state.get("files", {})):
+        raise ValueError(f"{path / changed[0]} is not as it was written, by its SHA-256; {REMEDY}.")
 
 
 def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None, partial: bool = False) -> dict[str, Tensor]:

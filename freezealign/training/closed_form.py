@@ -26,9 +26,7 @@ from freezealign.modules.projection import LinearProjection, NormedBranches, Res
 from freezealign.moments import Moments
 from freezealign.space import Space, Tower
 from freezealign.training.correlation import (
-    FOLDS,
     AffineMap,
-    choose_kernel,
     choose_shrinkage,
     correlated_directions,
     total,
@@ -37,11 +35,10 @@ from freezealign.training.correlation import (
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 256
+FOLDS = 5
 LANDMARKS = 2048
 KERNEL_SHRINKAGE = 0.6
-"""Where there are too few pairs to choose it, or only one tower has a kernel."""
-FEWEST, MOST = 50, 500
-"""Pairs by which a kernel is chosen: where there are at least so many, by at most so many of them."""
+"""Of a kernel head, whose result is flat from 0.1 to 1; no criterion tried on pairs left out chose as well."""
 AffineBranch = LinearProjection | NormedBranches | KernelHead
 """What has a linear branch: ``prepared`` is what it sees, ``set_affine`` sets it and zeroes what is added to it."""
 ALIKE = 1e-12
@@ -144,14 +141,14 @@ def initialize_closed_form(
     Raises:
         ValueError: If a pair holds NaN or infinity, or all pairs are alike in a modality.
     """
-    chosen = _set_landmarks(space, FeatureStore.join(stores), seed)
+    curved = _set_landmarks(space, FeatureStore.join(stores), seed)
     if _is_relative(space):
         return
     towers = {name: AffineTower(tower) for name, tower in space.named_towers.items()}
     names = [name for name, tower in towers.items() for _ in tower.branches]
     x, y = ([place for place, of in enumerate(names) if of == name] for name in towers)
     blocks = list(combinations_with_replacement(range(len(names)), 2))
-    folds = [Moments(blocks, double=True) for _ in range(1 if chosen else FOLDS)]
+    folds = [Moments(blocks, double=True) for _ in range(1 if curved else FOLDS)]
     before = 0
     for store, weight in zip(stores, weights or [1.0] * len(stores)):
         for start in range(0, len(store), BATCH_SIZE):
@@ -166,7 +163,7 @@ def initialize_closed_form(
     everything = total(folds)
     for place, name in enumerate(names):
         _check_differences(everything.mean(place), everything.covariance(place, place).trace(), name)
-    shrinkage = chosen or choose_shrinkage(folds, (x, y))
+    shrinkage = KERNEL_SHRINKAGE if curved else choose_shrinkage(folds, (x, y))
     logger.info("closed form: shrinkage %g", shrinkage)
     rotation = _zero_sum_basis(space.get_embedding_dimension())
     first, second = (shrinkage / tower.width for tower in towers.values())
@@ -180,30 +177,20 @@ def _is_relative(space: Space) -> bool:
     return all(isinstance(space.tower(name)[-1], RelativeHead) for name in space.towers)
 
 
-def _set_landmarks(space: Space, store: FeatureStore, seed: int) -> float | None:
-    """Give heads that need them landmarks, and kernels their width; return the shrinkage where there are such heads."""
+def _set_landmarks(space: Space, store: FeatureStore, seed: int) -> bool:
+    """Give heads that need them landmarks; return whether there are such heads."""
     heads = {name: head for name in space.towers if isinstance(head := space.tower(name)[-1], LandmarkHead)}
     if not heads:
-        return None
+        return False
     rng = np.random.default_rng(seed)
-    drawn = rng.permutation(len(store))[:LANDMARKS]
-    index = np.sort(drawn)
+    index = np.sort(rng.permutation(len(store))[:LANDMARKS])
     inputs, _ = store.load(index, rng.random(len(index)))
-    vectors = {name: _finite(space.tower(name).pooled(inputs[name]), name, index) for name in heads}
     for name, head in heads.items():
-        normed = layer_norm(vectors[name].double(), (head.in_dim,))
+        vectors = _finite(space.tower(name).pooled(inputs[name]), name, index)
+        normed = layer_norm(vectors.double(), (head.in_dim,))
         _check_differences(normed.mean(0), normed.var(0, correction=0).sum(), name)
-    shrinkage = KERNEL_SHRINKAGE
-    kernels = [head for head in heads.values() if isinstance(head, KernelHead)]
-    if len(kernels) == len(space.towers) and len(index) >= FEWEST:
-        few = torch.from_numpy(np.searchsorted(index, drawn[:MOST]))
-        width, shrinkage = choose_kernel(*(vectors[name][few] for name in space.towers))
-        logger.info("closed form: kernel width %g, by five-fold cross-validation", width)
-        for kernel in kernels:
-            kernel.width = width
-    for name, head in heads.items():
-        head.set_landmarks(vectors[name])
-    return shrinkage
+        head.set_landmarks(vectors)
+    return True
 
 
 def _finite(vectors: Tensor, modality: str, pairs: np.ndarray) -> Tensor:

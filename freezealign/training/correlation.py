@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import product
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from freezealign.modules import KernelHead
 from freezealign.moments import Moments
 
 SHRINKAGES = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
-WIDTHS = (0.2, 0.3, 0.4, 0.6)
-KERNEL_SHRINKAGES = (0.3, 0.6, 1.0, 2.0)
-FOLDS = 5
 Ridges = tuple[float, float]
 Views = tuple[Sequence[int], Sequence[int]]
 """Which spaces of the moments are views of x, and which of y."""
@@ -134,38 +128,3 @@ def choose_shrinkage(folds: Sequence[Moments], views: Views = ONE_EACH) -> float
             apart = ((a @ xx @ a.T) * (b @ yy @ b.T)).sum().clamp_min(torch.finfo(torch.float64).tiny)
             scores[place] += held_out.n * (together / apart.sqrt())
     return SHRINKAGES[int(scores.argmax())]
-
-
-def choose_kernel(x: Tensor, y: Tensor) -> tuple[float, float]:
-    """Return the width and the shrinkage of kernel heads with which held-out pairs find each other best.
-
-    Five-fold: those left out are ranked among themselves, both ways, by directions from the others; the mean logarithm
-    of the rank decides. The index of :func:`choose_shrinkage` is flat for kernels.
-
-    Args:
-        x: Pooled vectors (n, dx) of pairs, of which the other ones ``y`` are (n, dy).
-        y: See ``x``.
-    """
-    choices = list(product(WIDTHS, KERNEL_SHRINKAGES))
-    scores = dict.fromkeys(choices, 0.0)
-    folds = torch.arange(len(x)) % FOLDS
-    for width, fold in product(WIDTHS, range(FOLDS)):
-        sides = []
-        for vectors in (x, y):
-            head = KernelHead(vectors.shape[1], 1, width=width).to(vectors.device)
-            head.set_landmarks(vectors[folds != fold])
-            sides.append(head.prepared(vectors).cpu())
-        moments = Moments(double=True)
-        moments.update([side[folds != fold] for side in sides])
-        found = Correlation(moments)
-        for shrinkage in KERNEL_SHRINKAGES:
-            a, b = found.directions((shrinkage / x.shape[1], shrinkage / y.shape[1]))
-            maps = found.x.maps(a) + found.y.maps(b)
-            held_out = [
-                affine.weight @ side[folds == fold].T + affine.bias[:, None] for affine, side in zip(maps, sides)
-            ]
-            similarity = normalize(held_out[0], dim=0).T @ normalize(held_out[1], dim=0)
-            own = similarity.diagonal()
-            ranks = torch.cat([(similarity >= own[:, None]).sum(1), (similarity >= own).sum(0)])
-            scores[width, shrinkage] += float(ranks.double().log().sum())
-    return min(choices, key=lambda choice: scores[choice])

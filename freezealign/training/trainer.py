@@ -229,6 +229,7 @@ class Trainer:
         if state["progress"].best is not None:
             best = checkpoints.read_tensors(path / "best.safetensors", self.trained)
             self.best_weights = {name: tensor.to(device) for name, tensor in best.items()}
+        checkpoints.check_files(path, state)
         for name, values in optimizer.items():
             self.optimizer.state[self.trained[name]] = values
         checkpoints.set_tensors(self.trained, weights)

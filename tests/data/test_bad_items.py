@@ -315,8 +315,12 @@ def test_a_stream_that_raises_names_the_pair_where_it_ended(batched):
     rows = pil_rows([["a"]] * 5)
     if batched:
         rows = [{"image": [image] * 2, "text": ["a", "b"]} for image, _ in rows]
-    with pytest.raises(RuntimeError, match=f"the data ended at pair {10 if batched else 5}: OSError: the disk is gone"):
-        extracted(ending(rows))
+    told = f"the data ended at pair {10 if batched else 5}: OSError: the disk is gone"
+    with pytest.raises(RuntimeError, match=told):
+        extracted(ending(rows), strict=True)
+    store = extracted(ending(rows))  # what was read is kept
+    assert len(store) == (10 if batched else 5) and [entry.index for entry in store.skipped] == [len(store)]
+    assert store.skipped[0].reason == f"{told}; what follows was not read"
 
 
 def test_a_stream_that_is_read_from_the_middle_names_the_pair_by_its_place_in_the_whole():

@@ -198,10 +198,10 @@ def put_link(target: str):
 
 
 ODD_FILES = {
-    "a fifo": (put_fifo, "not a regular file"),
-    "a folder": (put_folder, "not a regular file"),
-    "a device": (put_link("/dev/zero"), "not a regular file"),
-    "a dead link": (put_link("nowhere"), "not a regular file"),
+    "a fifo": (put_fifo, "is a pipe and no file"),
+    "a folder": (put_folder, "is a folder and no file"),
+    "a device": (put_link("/dev/zero"), "is a device and no file"),
+    "a dead link": (put_link("nowhere"), "is missing"),
     "a link out": (put_link("outside"), "link out of the model's folder"),
     "deep": (lambda path: path.write_text('{"a":' * 100_000 + "1" + "}" * 100_000), "not valid JSON"),
     "nearly too deep": (lambda path: path.write_text('{"a":' * 960 + "1" + "}" * 960), ""),
@@ -236,7 +236,7 @@ def test_an_odd_preprocessor_is_refused_by_its_name(odd, dinov2_folder, tmp_path
 def test_an_odd_reference_in_a_saved_model_is_refused_by_its_name(odd, folder_of, tmp_path):
     FrozenEncoder(str(folder_of("transformers"))).save(str(tmp_path / "saved"))
     ODD_FILES[odd][0](tmp_path / "saved" / "config.json")
-    with pytest.raises(ValueError, match=r"config\.json is not a regular file"):
+    with pytest.raises(ValueError, match=r"config\.json is a (pipe|device) and no file"):
         FrozenEncoder.load(str(tmp_path / "saved"))
 
 
@@ -412,8 +412,6 @@ def each(value):
 
 
 FUNCTIONS = {
-    "raises": (raising(KeyError("secret")), "raised KeyError: 'secret'"),
-    "ends iteration": (raising(StopIteration()), "raised StopIteration"),
     "None": (each(None), "not None"),
     "widths": (lambda items: [np.ones(3 + n) for n in range(len(items))], r"one width, got \[3, 4\]"),
     "token widths": (lambda items: [np.ones((2, 3 + n)) for n in range(len(items))], r"one width, got \[3, 4\]"),
@@ -429,7 +427,6 @@ FUNCTIONS = {
     "dict": (lambda items: dict.fromkeys(items, 1), "not a dict"),
     "no end": (lambda items: (np.ones(3) for _ in itertools.count()), "gave 3 vectors"),
     "ends early": (lambda items: (np.ones(3) for _ in items[1:]), "gave 1 vectors"),
-    "a generator that raises": (lambda items: (1 / 0 for _ in items), "raised ZeroDivisionError"),
 }
 
 
@@ -438,6 +435,13 @@ def test_whatever_a_function_does_is_a_clear_error(kind):
     function, message = FUNCTIONS[kind]
     encoder = FrozenEncoder(CallableEncoder(function, "text", dim=3))
     with pytest.raises(ValueError, match=message):
+        encoder(encoder.preprocess(["a", "b"]))
+
+
+@pytest.mark.parametrize("function", [raising(KeyError("own")), lambda items: ({}["own"] for _ in items)])
+def test_what_a_function_raises_comes_out_as_it_is(function):
+    encoder = FrozenEncoder(CallableEncoder(function, "text", dim=3))
+    with pytest.raises(KeyError, match="own"):
         encoder(encoder.preprocess(["a", "b"]))
 
 

@@ -404,11 +404,27 @@ def test_files_of_a_layout_say_how_it_is_read(layout, changes, read, attribute, 
         ("nothing", {}, lambda root: read_class_folders(root / "gone"), FileNotFoundError, "no sub-folder in"),
         ("voc", {}, pick(read_voc, split="test"), FileNotFoundError, r"test\.txt is missing.*\['val'\]"),
         ("voc", {LIST: "\n"}, read_voc, ValueError, r"val\.txt is empty"),
+        *(
+            (layout, {NAMES: content}, read, ValueError, rf"classnames\.txt {what}; write the name of a class a line")
+            for layout, read in (("classes", CLS), ("folders", read_class_folders), ("voc", read_voc))
+            for content, what in ((b"", "is empty"), ("a\n\nb", "has nothing in line 2"))
+        ),
+        ("classes", {COUNT: "1" * 5000}, CLS, ValueError, r"nshards\.txt holds \['1+.*, not one number"),
     ],
 )
 def test_data_that_is_not_complete_is_refused(layout, changes, read, error, message, tmp_path):
     with pytest.raises(error, match=message):
         read(lay_out(tmp_path, layout, changes))
+
+
+@pytest.mark.parametrize("name", [NAMES, COUNT, TYPE, "zeroshot_classification_templates.txt"])
+def test_a_list_that_is_a_link_to_a_device_or_to_nothing_is_refused(name, tmp_path):
+    for number, (target, what) in enumerate({"/dev/zero": "is a device and no file", "nowhere": "is missing"}.items()):
+        root = lay_out(tmp_path / str(number), "classes", {name: "x"})
+        (root / name).unlink()
+        (root / name).symlink_to(target)
+        with pytest.raises(OSError, match=f"{name.rpartition('/')[2]} {what}"):
+            read_benchmark_classes(root)
 
 
 @pytest.mark.parametrize(
@@ -450,7 +466,7 @@ def test_prompts_that_are_not_published_name_those_that_are(read, dataset, langu
     [
         ("en_classnames.json", '{"pets": 3}', "'pets' is no list; install"),
         ("en_classnames.json", "[" * 100_000, "not valid JSON"),
-        ("en_classnames.json", '["pets"]', "an object.* missing"),
+        ("en_classnames.json", '["pets"]', "holds no object"),
         ("babel_imagenet.json", '{"EN": [[5], 3]}', "is damaged at 'en'"),
         ("babel_imagenet.json", '{"EN": [[5000], ["a"]]}', "is damaged at 'en'"),
         ("babel_imagenet.json", '{"EN": [[1, 2], ["a"]]}', "is damaged at 'en'"),
@@ -510,9 +526,13 @@ LEFT_OUT = [
     (shards(entry(0, cls=0), entry(1, cls=LATIN)), [0], {1: "the .cls of 's0000001' is not UTF-8"}),
     (shards(entry(0, cls=0), {**BAD, "cls": 1}), [0], {1: "not an image"}),
     (shards(entry(0, cls="x"), {**BAD, "cls": 1}, entry(2, cls=0)), [2], {0: "is 'x'", 1: "not an image"}),
-    (shards(entry(0, txt=b"a"), entry(1, txt=LATIN), kind="retrieval"), [0], {1: "the .txt of 's0000001' is not"}),
+    (
+        shards(entry(0, txt=b"a"), entry(1, txt=LATIN), kind="retrieval"),
+        [0],
+        {1: "0.tar: the .txt of 's0000001': the text is not UTF-8"},
+    ),
     (shards({"txt": b"a"}, entry(1, txt=b"b"), kind="retrieval"), [1], {0: "has only ['txt']"}),
-    (languages, [1], {0: "the .txt of 's0000000' is not", 2: "the .txt of 's0000002' is not"}),
+    (languages, [1], {number: f"the .txt of 's000000{number}': the text is not UTF-8" for number in (0, 2)}),
     (broken_folders, [0, 2], {1: "not an image"}),
     (voc_without("SegmentationClass/b.png"), [100, 100], {1: "SegmentationClass/b.png' is missing; add it"}),
     (voc_without("JPEGImages/a.jpg"), [100, 100], {0: "JPEGImages/a.jpg' is missing; add it"}),
@@ -533,6 +553,20 @@ def test_what_cannot_be_read_is_left_out_with_its_position_and_reason(make, kept
     assert len(found.images) + len(found.skipped) == len(checked.images) + len(checked.skipped)
     assert checked.readable() == checked
     with pytest.raises(InputError, match=rf"item {next(iter(reasons))} of {len(kept) + len(reasons)}: "):
+        found.readable(strict=True)
+
+
+def test_a_bad_caption_among_good_ones_costs_itself(tmp_path):
+    found = shards(entry(0, txt=b"a\n\xff\n\nb"), entry(1, txt=b"c"), {**BAD, "txt": b"d\n\xff"}, kind="retrieval")(
+        tmp_path
+    )
+    assert found.captions == {"": [["a", "b"], ["c"], ["d"]]}
+    places = [(entry.index, entry.item) for entry in found.skipped]
+    assert places == [(0, "text 1"), (2, "text 1")] and "not UTF-8" in found.skipped[0].reason
+    checked = found.readable()
+    assert [(entry.index, entry.item) for entry in checked.skipped] == [(0, "text 1"), (2, "")]
+    assert checked.captions == {"": [["a", "b"], ["c"]]} and checked.readable() == checked
+    with pytest.raises(InputError, match="item 0 of 3, text 1: the text is not UTF-8"):
         found.readable(strict=True)
 
 

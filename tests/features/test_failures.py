@@ -111,6 +111,50 @@ def fails_on(word: str, function):
     return encode
 
 
+CAPTIONS = ["", "a bad text", "good", "one bad more"]
+
+
+def test_a_caption_that_the_encoder_fails_on_costs_itself(tmp_path):
+    encoder = fails_on("bad", lambda items: np.ones((len(items), 2), np.float32))
+    data = pairs((Image.new("RGB", (8, 8)), CAPTIONS))
+    for path in (None, tmp_path):
+        store = model(text=encoder).extract_features(data, path, batch_size=3, **QUIET)
+        assert store.ids == ["0", "1", "2", "3", "4"] and store["text"].captions([2, 3]) == ["good", "picture 3"]
+        assert [(entry.index, entry.item) for entry in store.skipped] == [(BAD, f"text {place}") for place in (0, 1, 3)]
+        assert store.skipped[1].reason == "ValueError: cannot encode bad"
+    with pytest.raises(InputError, match=f"pair {BAD}: text 0: ValueError"):
+        data = pairs((Image.new("RGB", (8, 8)), CAPTIONS[1:3]))
+        model(text=encoder).extract_features(data, batch_size=3, strict=True, **QUIET)
+
+
+def test_a_caption_whose_vector_is_not_finite_costs_itself():
+    def letters(items):
+        return np.stack([np.array([np.nan if "bad" in item else len(item), 1], np.float32) for item in items])
+
+    store = model(text=letters).extract_features(pairs((Image.new("RGB", (8, 8)), CAPTIONS)), batch_size=3, **QUIET)
+    assert store.ids == ["0", "1", "2", "3", "4"] and store["text"].captions([2, 3]) == ["good", "picture 3"]
+    assert [(entry.index, entry.item) for entry in store.skipped] == [(BAD, f"text {place}") for place in (0, 1, 3)]
+    assert "gave NaN or Inf for it" in store.skipped[1].reason
+
+
+def ending(error: BaseException):
+    yield from pairs()[:4]
+    raise error
+
+
+def test_data_that_raises_in_the_middle_keeps_what_was_read(caplog, tmp_path):
+    store = model().extract_features(ending(KeyError("gone\x1b[2J")), batch_size=3, **QUIET)
+    assert store.ids == ["0", "1", "2", "3"]
+    (ended,) = store.skipped
+    assert ended.index == 4 and "the data ended at pair 4: KeyError: " in ended.reason
+    assert "what was read before it are kept" in caplog.text
+    assert "\x1b" not in caplog.text
+    with pytest.raises(RuntimeError, match="the data ended at pair 4"):
+        model().extract_features(ending(KeyError("gone")), strict=True, **QUIET)
+    with pytest.raises(RuntimeError, match="the data ended at pair 4"):  # where running it again goes on
+        model().extract_features(ending(KeyError("gone")), tmp_path / "store", **QUIET)
+
+
 def test_an_item_that_the_encoder_fails_on_is_that_pairs_failure():
     encoder = fails_on("bad", lambda items: np.ones((len(items), 2), np.float32))
     data = pairs((Image.new("RGB", (8, 8)), "a bad text"))

@@ -461,9 +461,9 @@ def nan_model(dinov2_folder) -> FreezeAlign:
 
 def test_non_finite_features_are_skipped_and_listed(nan_model, images):
     store = extract(nan_model, [(images[0], "a"), (images[1], ["fine", "bad"]), (images[2], "a"), (images[3], "bad")])
-    assert [entry.index for entry in store.skipped] == [1, 3]
+    assert [(entry.index, entry.item) for entry in store.skipped] == [(1, "text 1"), (3, "")]
     assert "NaN" in store.skipped[0].reason
-    assert len(store) == 2
+    assert len(store) == 3 and store["text"].captions([0, 1, 2]) == ["a", "fine", "a"]
 
 
 def test_non_finite_features_raise_when_strict(nan_model, images):

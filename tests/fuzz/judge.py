@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import freezealign
@@ -35,9 +34,6 @@ CLEAR = (InputError, ValueError, OSError, FileNotFoundError, FileExistsError, Co
 COUNTS: dict[str, Counter] = defaultdict(Counter)
 FAULTS: dict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
 """By driver and kind of fault the smallest input, and what happened."""
-
-
-UNMENDED = pytest.mark.xfail(strict=False, reason="the faults of the examples are not mended yet")
 
 
 class Wrong(AssertionError):

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from damage import FOLDER, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require
+from judge import driver, judge, require
 from PIL import Image
+from spoil import FOLDER, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FrozenEncoder
@@ -48,8 +48,7 @@ def damaged_encoders(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return name, draw(damaged_folder(whole(name)[0], draw(st.sampled_from([[".json"], [".json"], []]))))
 
 
-@UNMENDED
-@driver(12)
+@driver(4)
 @given(damaged_encoders())
 @example(("bert", {"config.json": b"0.1"}))
 @example(("bert", {"model.safetensors": b""}))

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from damage import ODD, damaged_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import driver, judge, require
 from PIL import Image, features
+from spoil import ODD, damaged_bytes
 from valid import picture
 
 from freezealign.images import ASPECT_LIMIT, PIXEL_LIMIT, read_image
@@ -74,7 +74,7 @@ def with_checksums(content: bytes) -> bytes:
     return b"".join([*parts, content[at:]])
 
 
-@driver(60)
+@driver(30)
 @given(damaged_pictures())
 def test_a_damaged_picture(damaged):
     name, content = damaged
@@ -145,7 +145,7 @@ def odd_objects(draw: st.DrawFn) -> Any:
     return value if kind == "odd" else (lambda: value)
 
 
-@driver(60)
+@driver(30)
 @given(odd_objects())
 def test_an_odd_object_for_a_picture(item):
     judge("image objects", item, lambda folder: shown(read_item(item, "image")))

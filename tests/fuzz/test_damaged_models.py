@@ -7,11 +7,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require_equal
+from judge import driver, judge, require_equal
 from PIL import Image
+from spoil import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FreezeAlign
@@ -48,8 +48,7 @@ def damaged_models(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return recipe, draw(damaged_folder(whole(recipe)[0]))
 
 
-@UNMENDED
-@driver(40)
+@driver(8)
 @given(damaged_models())
 @example(("token", {"image_2_Pooling/config.json": Link("/dev/zero")}))
 @example(("token", {"image_2_Pooling/config.json": b"1" * 5000}))

@@ -9,11 +9,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require_equal
+from judge import driver, judge, require_equal
 from PIL import Image
+from spoil import Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS
 
 from freezealign import FreezeAlign
@@ -56,8 +56,7 @@ def damaged_runs(draw: st.DrawFn) -> dict[str, Any]:
     return draw(damaged_folder(whole()[0]))
 
 
-@UNMENDED
-@driver(15)
+@driver(4)
 @given(damaged_runs())
 @example({"checkpoints/step-00000004/state.json": Edit(b'"step"', b'"x"')})
 @example({"checkpoints/step-00000004/state.json": Link("/dev/zero")})

@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from damage import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
+from judge import driver, judge, require, require_equal
 from PIL import Image
+from spoil import FOLDER, Edit, Link, damaged_folder, in_short, read_folder, write_folder
 from valid import TEXTS, contents, extract, model
 
 from freezealign import FeatureStore, FreezeAlign
@@ -48,8 +48,7 @@ def damaged_stores(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return level, draw(damaged_folder(whole(level)[0], only))
 
 
-@UNMENDED
-@driver(40)
+@driver(20)
 @given(damaged_stores(), st.booleans())
 @example(("tokens", {"manifest.json": b"1" * 5000}), False)
 @example(("tokens", {"manifest.json": Link("/dev/zero")}), False)
@@ -57,6 +56,7 @@ def damaged_stores(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 @example(("tokens", {"items/text/00001.npy": Edit(b"'<i4'", b"#<i4'")}), False)
 @example(("tokens", {"manifest.json": Edit(b'"complete": true', b'"complete": true, "shards": "2"')}), False)
 @example(("tokens", {"shards/00000.json": Edit(b'"index": 2', b'"index": Infinity')}), False)
+@example(("tokens", {"manifest.json": Edit(b'"text": {', b'"x": {')}), False)
 def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
     level, damage = damaged
     files, right = whole(level)
@@ -71,10 +71,10 @@ def test_a_damaged_store_is_refused_or_gives_what_it_held(damaged, partial):
     judge("stores", (level, in_short(files, damage), {"partial": partial}), run)
 
 
-@UNMENDED
-@driver(30)
+@driver(10)
 @given(damaged_stores())
 @example(("int8", {"manifest.json": Edit(b'"preprocessing": {}', b'"preprocessing": "x"')}))
+@example(("tokens", {"image/lengths/00000.npy": Edit(b"PY\x01\x00v", b"PY\x01\x00t")}))
 @example(("pooled", {"shards/00000.json": Edit(b'"image/sentence_embedding"', b'"image/x"')}))
 def test_a_damaged_store_that_is_not_verified(damaged):
     level, damage = damaged
@@ -95,8 +95,7 @@ def test_a_damaged_store_that_is_not_verified(damaged):
     judge("stores not verified", (level, in_short(files, damage)), run, "features were made by another encoder")
 
 
-@UNMENDED
-@driver(25)
+@driver(10)
 @given(damaged_stores())
 @example(("tokens", {"shards/00000.json": b'{"files": 7, "skipped": []}'}))
 @example(("tokens", {"shards/00000.json": b'{"files": {}, "skipped": [7]}'}))

@@ -12,7 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from damage import (
+from hypothesis import example, given
+from hypothesis import strategies as st
+from judge import driver, judge, require, require_equal
+from spoil import (
     FOLDER,
     ODD,
     Edit,
@@ -24,9 +27,6 @@ from damage import (
     in_short,
     write_folder,
 )
-from hypothesis import example, given
-from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
 from valid import TEXTS, accounted, picture
 
 from freezealign.data.sources import open_pairs
@@ -117,8 +117,7 @@ def open_table(folder: Path, suffix: str, content: bytes) -> Any:
     return open_pairs(folder / f"table{suffix}")
 
 
-@UNMENDED
-@driver(40)
+@driver(20)
 @given(damaged_tables())
 @example((".parquet", TABLES[".parquet"].replace(b"a green car", b"a gremn car", 1)))
 def test_a_damaged_table(damaged):
@@ -136,7 +135,7 @@ def test_a_damaged_table(damaged):
     judge("tables", damaged, run)
 
 
-@driver(15)
+@driver(8)
 @given(
     column=st.sampled_from(["id", "image", "text"]), values=st.lists(st.sampled_from(ODD[5:]), min_size=1, max_size=3)
 )
@@ -192,8 +191,7 @@ def damaged_picture_folders(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return kind, damage
 
 
-@UNMENDED
-@driver(40)
+@driver(20)
 @given(damaged_picture_folders())
 @example(("parquet", {"metadata.parquet": Edit(b"PAR1\x15\x04", b"PAR1\x15\x24")}))
 @example(("txt", {"2.txt": Link("/dev/zero")}))

@@ -8,10 +8,10 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from damage import ODD, WORDS, damaged_bytes, equal_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 from judge import driver, judge, require, require_equal
+from spoil import ODD, WORDS, damaged_bytes, equal_bytes
 from valid import TEXTS, accounted, picture, tar
 
 from freezealign.data.sources import open_pairs
@@ -49,7 +49,7 @@ def as_shown(pair: dict[str, Any]) -> tuple[Any, ...]:
 RIGHT = [(f"{n:04}", picture(40 * n), TEXTS[n]) for n in range(4)]
 
 
-@driver(40)
+@driver(20)
 @given(damaged_bytes(VALID))
 def test_a_damaged_shard(content):
     same = equal_bytes(VALID, content)
@@ -106,7 +106,7 @@ CONTENTS = st.sampled_from(
 )
 
 
-@driver(40)
+@driver(20)
 @given(
     at=st.integers(0, len(SAMPLES)),
     fields=st.fixed_dictionaries({"name": FIELDS["name"]}, optional={k: v for k, v in FIELDS.items() if k != "name"}),

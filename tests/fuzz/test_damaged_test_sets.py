@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from damage import Link, damaged_folder, in_short, write_folder
 from hypothesis import example, given
 from hypothesis import strategies as st
-from judge import UNMENDED, driver, judge, require, require_equal
+from judge import driver, judge, require, require_equal
 from PIL import Image
+from spoil import Link, damaged_folder, in_short, write_folder
 from valid import picture, tar
 
 from freezealign.evaluation.masks import read_mask
@@ -76,8 +76,7 @@ def is_read(read: Any, item: Any) -> Any:
         return None
 
 
-@UNMENDED
-@driver(40)
+@driver(20)
 @given(damaged_sets())
 @example(("classes", {"test/nshards.txt": b"1" * 5000}))
 @example(("classes", {"classnames.txt": Link("/dev/zero")}))

@@ -12,7 +12,6 @@ from freezealign import FreezeAlign, FrozenEncoder, Pooling, ProjectionHead, Ret
 from freezealign.moments import PAIR, Moments
 from freezealign.training.correlation import (
     SHRINKAGES,
-    choose_kernel,
     choose_shrinkage,
     correlated_directions,
     total,
@@ -240,27 +239,6 @@ def test_fewer_pairs_ask_for_more_shrinkage():
         return [moments_of(views[0][fold::5], views[1][fold::5]) for fold in range(5)]
 
     assert choose_shrinkage(draw(40)) > choose_shrinkage(draw(20_000)) == SHRINKAGES[0]
-
-
-def test_a_relation_of_its_own_in_each_cluster_asks_for_a_narrower_kernel_than_a_smooth_one():
-    rng = torch.Generator().manual_seed(0)
-
-    def views(cause: torch.Tensor) -> list[torch.Tensor]:
-        maps = [torch.randn(cause.shape[1], 24, generator=rng) for _ in range(2)]
-        return [cause @ each + 0.3 * torch.randn(120, 24, generator=rng) for each in maps]
-
-    clusters, smooth = torch.eye(20)[torch.arange(120) % 20], torch.randn(120, 3, generator=rng)
-    assert choose_kernel(*views(clusters))[0] < choose_kernel(*views(smooth))[0]
-
-
-def test_few_pairs_leave_a_kernel_as_it_is_and_more_choose_it(dinov2_folder, bert_folder, pairs):
-    model = FreezeAlign([dinov2_folder, bert_folder], recipe="kernel", dim=16, device="cpu")
-    model.fit(pairs, **QUIET)
-    assert model.tower("image")[-1].width == model.tower("text")[-1].width == 0.4
-    store = model.extract_features(pairs * 5, show_progress_bar=False)
-    model.fit(store, **QUIET)
-    vectors = [store[name].vectors() for name in ("image", "text")]
-    assert model.tower("image")[-1].width == model.tower("text")[-1].width == choose_kernel(*vectors)[0] != 0.4
 
 
 def test_moments_of_parts_add_up():

@@ -49,15 +49,12 @@ class PictureFolder(PairSource):
         return make_pair(name, locate(name, self.folder), captions)
 
     def _read_captions(self, name: str) -> list[str]:
-        from freezealign.files import open_file
+        from freezealign.files import read_limited
 
         try:
-            with open_file((self.folder / name).with_suffix(".txt")) as file:
-                content = file.read(CAPTIONS_LIMIT_BYTES + 1)
+            content = read_limited((self.folder / name).with_suffix(".txt"), CAPTIONS_LIMIT_BYTES)
         except FileNotFoundError:
             return []
-        if len(content) > CAPTIONS_LIMIT_BYTES:
-            raise OSError(f"they are larger than {CAPTIONS_LIMIT_BYTES // 2**20} MiB")
         return [line.strip() for line in content.decode("utf-8-sig", "surrogateescape").splitlines() if line.strip()]
 
     def _read_metadata(self, path: Path, columns: Columns) -> None:

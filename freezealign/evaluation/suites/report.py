@@ -12,6 +12,7 @@ from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.suites.suite import Suite, Task
 from freezealign.files import read_object, write_atomically
 from freezealign.markdown import markdown_table, score_cell
+from freezealign.words import printable
 
 RESULT = "result.json"
 IDENTITY = {"task_identity": str, "model_identity": str}
@@ -97,7 +98,11 @@ def left_out_line(record: dict[str, Any]) -> str:
     """Return how much of a task's data was left out and what was wrong with the first; all are in its ``skipped``."""
     if not (skipped := record.get("skipped")):
         return ""
-    return f"Left out {len(skipped)}; the first is item {skipped[0]['index']}: {skipped[0]['reason']}"
+    items, first = sum(bool(entry.get("item")) for entry in skipped), skipped[0]
+    others = f", and {items} captions of others" * bool(items)
+    what = f", {first['item']}" if first.get("item") else ""
+    told = f"Left out {len(skipped) - items}{others}; the first is item {first['index']}{what}: {first['reason']}"
+    return printable(told)  # of data, which may put anything into a message
 
 
 def _records(task: Task, folder: Path) -> Records:
@@ -142,7 +147,7 @@ def _section(task: Task, records: Records, folder: Path) -> list[str]:
     for model, record in records.items():
         parts.append(f"### {model}")
         if "error" in record:
-            parts.append(f"Not run: {record['error']}")
+            parts.append(f"Not run: {printable(record['error'])}")
             continue
         pictures = sorted((folder / model / task.name).glob("*.png"))
         parts += [

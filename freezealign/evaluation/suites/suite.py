@@ -11,6 +11,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from freezealign.files import read_limited
 from freezealign.forms import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -84,7 +85,7 @@ class Suite:
         known = builtin_suites()
         path = resources.files(__package__) / f"{source}.yaml" if str(source) in known else Path(source)
         try:
-            return cls.from_dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.from_dict(yaml.safe_load(read_limited(Path(str(path))).decode()))
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no suite '{source}': give a YAML file or one of {known}.") from None
         except (yaml.YAMLError, ValueError, RecursionError) as error:

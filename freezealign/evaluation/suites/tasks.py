@@ -29,12 +29,11 @@ from freezealign.evaluation.testsets import (
     read_masks,
     read_voc,
 )
-from freezealign.evaluation.testsets.base import left_out
+from freezealign.evaluation.testsets.base import left_out, read_captions
 from freezealign.evaluation.windows import SlidingWindows
 from freezealign.evaluation.zero_shot import ZeroShotClassificationEvaluator
 from freezealign.files import read_json
 from freezealign.inputs import Skipped, Unreadable
-from freezealign.modality import read_text
 from freezealign.samples import Sample, SampleSet, Scenes, compose_scenes, load_openmoji, load_tuxpaint
 
 EVALUATORS: dict[str, tuple[Callable[..., Evaluator], type[TestSet]]] = {
@@ -147,14 +146,15 @@ def _below(reader: Callable[..., Any]) -> Callable[..., Any]:
 
 def _captions(path: Path, text: str = "text") -> CaptionedImages:
     pairs, captions, reasons = list(open_pairs(path, text=text)), [], {}
+    bad: list[Skipped] = []
     for index, pair in enumerate(pairs):
         try:
             if isinstance(pair["image"], Unreadable):
                 pair["image"]()
-            captions.append([read_text(caption) for caption in captions_of(index, pair["text"])])
+            captions.append(read_captions(index, captions_of(index, pair["text"]), bad))
         except ValueError as error:
             reasons[index] = f"'{pair['id']}': {error}"
-    skipped = left_out(reasons, len(pairs))
+    skipped = left_out(reasons, len(pairs), captions=bad)
     images = [pair["image"] for index, pair in enumerate(pairs) if index not in reasons]
     return CaptionedImages(images, {"": captions}, skipped=skipped)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -11,8 +12,9 @@ from typing import Any, ClassVar
 from typing_extensions import Self
 
 from freezealign.evaluation.masks import read_masked
-from freezealign.inputs import InputError, Skipped, shorten
-from freezealign.modality import read_item
+from freezealign.files import read_limited
+from freezealign.inputs import InputError, Skipped, shorten, skipped_pairs
+from freezealign.modality import read_item, read_items, read_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class TestSet:
 
     Args:
         images: n images, in any form ``encode_image`` takes.
-        skipped: What was left out, by its position in the data.
+        skipped: What was left out, by its position in the data: whole images, and captions of others.
 
     Raises:
         ValueError: If there are no images, or what is known is of another number of them.
@@ -51,14 +53,15 @@ class TestSet:
         Raises:
             InputError: If none can be read, or ``strict`` and one cannot; the message gives its position.
         """
-        reasons = {entry.index: entry.reason for entry in self.skipped}
-        places = [place for place in range(len(self.images) + len(reasons)) if place not in reasons]
+        reasons = {entry.index: entry.reason for entry in skipped_pairs(self.skipped)}
+        found = len(self.images) + len(reasons)
+        places = [place for place in range(found) if place not in reasons]
         for number, place in enumerate(places):
             try:
                 self._read(number)
             except InputError as error:
                 reasons[place] = str(error)
-        skipped = left_out(reasons, len(self.images) + len(self.skipped), strict)
+        skipped = left_out(reasons, found, strict, [entry for entry in self.skipped if entry.item])
 
         def kept(values: Any) -> Any:
             if isinstance(values, Mapping):
@@ -137,18 +140,46 @@ class MaskedImages(TestSet):
         read_masked(self.images[number], self.masks[number])
 
 
-def left_out(reasons: Mapping[int, str], found: int, strict: bool = False) -> list[Skipped]:
-    """Return what is left out of so much; if that is all, or ``strict`` and there is any, raise an ``InputError``."""
-    skipped = [Skipped(index, reason) for index, reason in sorted(reasons.items())]
-    if skipped and (strict or len(skipped) == found):
-        raise InputError(f"item {skipped[0].index} of {found}: {skipped[0].reason}")
+def left_out(
+    reasons: Mapping[int, str], found: int, strict: bool = False, captions: Sequence[Skipped] = ()
+) -> list[Skipped]:
+    """Return what is left out of so much, with ``captions`` of other images; in order.
+
+    Raises:
+        InputError: If that is all, or ``strict`` and there is any.
+    """
+    skipped = [Skipped(index, reason) for index, reason in reasons.items()]
+    skipped += [entry for entry in captions if entry.index not in reasons]
+    skipped.sort(key=lambda entry: entry.index)
+    if skipped and (strict or len(reasons) == found):
+        first = skipped[0]
+        raise InputError(f"item {first.index} of {found}{f', {first.item}' * bool(first.item)}: {first.reason}")
     return skipped
 
 
+def read_captions(index: int, texts: Sequence[Any], skipped: list[Skipped], language: str = "") -> list[str]:
+    """Return an image's good captions; each bad one among them is added to ``skipped``.
+
+    Raises:
+        InputError: If all are bad.
+    """
+    good, bad = read_items(texts, read_text)
+    if bad and not good:
+        raise InputError(next(iter(bad.values())))
+    where = f" in {language}" * bool(language)
+    skipped += [Skipped(index, reason, f"text {place}{where}") for place, reason in bad.items()]
+    return good
+
+
 def read_lines(path: Path, remedy: str) -> list[str]:
-    """Return the lines of a UTF-8 file, without white space around them; the remedy is told where there is no file."""
+    """Return the lines of a UTF-8 file, without white space around them; the remedy is told where there is no file.
+
+    Raises:
+        OSError: If it is missing, no regular file, or too large to be a list.
+        ValueError: If it is not UTF-8.
+    """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        return [line.strip() for line in read_limited(path).decode("utf-8-sig").splitlines()]
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; {remedy}") from None
     except UnicodeDecodeError as error:
@@ -156,5 +187,13 @@ def read_lines(path: Path, remedy: str) -> list[str]:
 
 
 def find_lines(path: Path) -> list[str] | None:
-    """Return what :func:`read_lines` does, or ``None`` if there is no such file."""
-    return read_lines(path, "") if path.is_file() else None
+    """Return what :func:`read_lines` does, or ``None`` if there is nothing of that name."""
+    return read_lines(path, "it is a link to nothing.") if os.path.lexists(path) else None
+
+
+def check_names(path: Path, names: list[str]) -> list[str]:
+    """Return the names of classes that a file holds; raise a ``ValueError`` if it has none, or one is blank."""
+    if not all(names) or not names:
+        what = f"has nothing in line {names.index('') + 1}" if names else "is empty"
+        raise ValueError(f"{path} {what}; write the name of a class a line.")
+    return names

@@ -15,8 +15,17 @@ from typing import Any
 
 from freezealign.data.sources.shards import Member, find_image, iterate_samples
 from freezealign.evaluation.base import by_language
-from freezealign.evaluation.testsets.base import CaptionedImages, ClassifiedImages, find_lines, left_out, read_lines
+from freezealign.evaluation.testsets.base import (
+    CaptionedImages,
+    ClassifiedImages,
+    check_names,
+    find_lines,
+    left_out,
+    read_captions,
+    read_lines,
+)
 from freezealign.files import open_file, read_object
+from freezealign.inputs import InputError, Skipped, shorten
 
 SUFFIXES = {"classification": "cls", "retrieval": "txt"}
 """For each type of data set the suffix of what goes with an image."""
@@ -54,11 +63,12 @@ def read_benchmark_classes(root: str | Path, split: str = "test") -> ClassifiedI
         FileNotFoundError: If ``nshards.txt``, a shard or ``classnames.txt`` is missing.
         ModuleNotFoundError: If webdataset is not installed.
         ValueError: If the data set is of another type, a shard is damaged or too many, no sample is good, or a label
-            has no class name.
+            has no class name, or a class name is blank.
     """
     root = Path(root)
     entries = _read_split(root, split, "classification")
-    names = read_lines(root / "classnames.txt", "write the name of a class a line there, in the order of the labels.")
+    path, remedy = root / "classnames.txt", "write the name of a class a line there, in the order of the labels."
+    names = check_names(path, read_lines(path, remedy))
     templates = find_lines(root / "zeroshot_classification_templates.txt")
     reasons = {index: entry.fault for index, entry in enumerate(entries) if entry.fault}
     labels: dict[int, int] = {}
@@ -67,7 +77,7 @@ def read_benchmark_classes(root: str | Path, split: str = "test") -> ClassifiedI
             labels[index] = int(entry.text)
         except ValueError:
             where = f"{entry.image.path}: the .cls" if entry.image else "the .cls"
-            reasons.setdefault(index, f"{where} of '{entry.key}' is {entry.text!r}, not the index of a class.")
+            reasons.setdefault(index, f"{where} of '{entry.key}' is {shorten(entry.text)}, not the index of a class.")
     skipped = left_out(reasons, len(entries))
     kept = [index for index in range(len(entries)) if index not in reasons]
     images = [entries[index].image for index in kept]
@@ -77,8 +87,9 @@ def read_benchmark_classes(root: str | Path, split: str = "test") -> ClassifiedI
 def read_benchmark_captions(roots: Mapping[str, str | Path] | str | Path, split: str = "test") -> CaptionedImages:
     """Return a retrieval data set; its images stay in the shards until they are called for.
 
-    A blank line is no caption. Lines end where clip-benchmark's own reader ends them, at rarer characters too. A sample
-    without an image or captions in UTF-8 is left out, in all languages, and listed in ``skipped``.
+    A blank line is no caption. Lines end where clip-benchmark's own reader ends them, at rarer characters too. What
+    is not UTF-8 is left out and listed in ``skipped``; so is a sample, in all languages, if it has no image or no
+    good caption.
 
     Args:
         roots: The folder, or one for each language. They hold the same images in the same order; those of the first
@@ -100,13 +111,20 @@ def read_benchmark_captions(roots: Mapping[str, str | Path] | str | Path, split:
                     "the same images, in the same order and format."
                 )
         reasons = {index: other.fault for index, other in enumerate(others) if other.fault} | reasons
-    skipped = left_out(reasons, len(entries))
+    captions: dict[str, dict[int, list[str]]] = {language: {} for language in read}
+    bad: list[Skipped] = []
+    for language, others in read.items():
+        for index, other in enumerate(others):
+            lines = [line for line in other.text.splitlines() if line.strip()]
+            try:
+                captions[language][index] = read_captions(index, lines, bad, language)
+            except InputError as error:
+                where = f"{other.image.path}: the .txt" if other.image else "the .txt"
+                reasons.setdefault(index, f"{where} of '{other.key}': {error}")
+    skipped = left_out(reasons, len(entries), captions=bad)
     kept = [index for index in range(len(entries)) if index not in reasons]
-    captions = {
-        language: [[line for line in others[index].text.splitlines() if line.strip()] for index in kept]
-        for language, others in read.items()
-    }
-    return CaptionedImages([entries[index].image for index in kept], captions, skipped=skipped)
+    texts = {language: [own[index] for index in kept] for language, own in captions.items()}
+    return CaptionedImages([entries[index].image for index in kept], texts, skipped=skipped)
 
 
 def _read_split(root: Path, split: str, kind: str) -> list[_Entry]:
@@ -132,8 +150,9 @@ def _find_shards(root: Path, split: str) -> list[Path]:
     """Return the shards in order, after a check that they are as many as ``nshards.txt`` says."""
     splits = sorted(path.parent.name for path in root.glob("*/nshards.txt"))
     lines = read_lines(root / split / "nshards.txt", f"it says how many shards a split has. {root} has {splits}.")
-    if len(lines) != 1 or not lines[0].isdecimal():
-        raise ValueError(f"{root / split / 'nshards.txt'} holds {lines}, not one number; write that of the shards.")
+    if len(lines) != 1 or not lines[0].isdecimal() or len(lines[0]) > 6:
+        path = root / split / "nshards.txt"
+        raise ValueError(f"{path} holds {shorten(lines)}, not one number; write that of the shards.")
     names = [f"{number}.tar" for number in range(int(lines[0]))]
     found = {path.name for path in (root / split).glob("*.tar")}
     if missing := [name for name in names if name not in found]:
@@ -152,8 +171,8 @@ def _read_entry(sample: Mapping[str, Any], path: Path, suffix: str) -> _Entry:
     found = [name for name in sample if not name.startswith("__")]
     if image is None or suffix not in sample:
         return _Entry(key, image, fault=f"{path}: '{key}' needs an image and a .{suffix}, but has only {found}.")
-    try:
-        return _Entry(key, image, sample[suffix]().decode())
+    try:  # a caption that is not UTF-8 costs itself alone
+        return _Entry(key, image, sample[suffix]().decode(errors="surrogateescape" if suffix == "txt" else "strict"))
     except UnicodeDecodeError:
         return _Entry(key, image, fault=f"{path}: the .{suffix} of '{key}' is not UTF-8; write it as UTF-8.")
 

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from freezealign.data.sources.folder import class_folders
-from freezealign.evaluation.testsets.base import ClassifiedImages, MaskedImages, find_lines, left_out, read_lines
+from freezealign.evaluation.testsets.base import (
+    ClassifiedImages,
+    MaskedImages,
+    check_names,
+    find_lines,
+    left_out,
+    read_lines,
+)
 from freezealign.inputs import InputError
 
 NAMES = "classnames.txt"
@@ -27,14 +34,13 @@ def read_class_folders(root: str | Path) -> ClassifiedImages:
 
     Raises:
         FileNotFoundError: If there are no sub-folders, or there is no image in one.
-        ValueError: If ``classnames.txt`` has more or fewer lines than there are sub-folders.
+        ValueError: If ``classnames.txt`` has more or fewer lines than there are sub-folders, or a blank one.
     """
     found = class_folders(root)
-    names = find_lines(Path(root) / NAMES)
-    if names is None:
-        names = [name.replace("_", " ") for name in found]
+    lines = find_lines(path := Path(root) / NAMES)
+    names = [name.replace("_", " ") for name in found] if lines is None else check_names(path, lines)
     if len(names) != len(found):
-        raise ValueError(f"{Path(root) / NAMES} has {len(names)} lines, but there are {len(found)} folders; name each.")
+        raise ValueError(f"{path} has {len(names)} lines, but there are {len(found)} folders; name each.")
     images = [picture for pictures in found.values() for picture in pictures]
     labels = [label for label, pictures in enumerate(found.values()) for _ in pictures]
     return ClassifiedImages(images, labels, names)
@@ -56,7 +62,7 @@ def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | 
     Raises:
         FileNotFoundError: If the list is missing.
         InputError: If no image with its mask is there.
-        ValueError: If the list is empty.
+        ValueError: If the list or ``classnames.txt`` is empty, or that has a blank line.
     """
     root = Path(root)
     lists = root / "ImageSets/Segmentation"
@@ -74,8 +80,10 @@ def read_voc(root: str | Path, split: str = "val", class_names: Sequence[str] | 
     }
     skipped = left_out(reasons, len(files))
     images, masks = zip(*(pair for index, pair in enumerate(files) if index not in reasons))
-    names = find_lines(root / NAMES) if class_names is None else class_names
-    return MaskedImages(images, masks, list(VOC_CLASSES if names is None else names), skipped=skipped)
+    if class_names is None:
+        lines = find_lines(root / NAMES)
+        class_names = VOC_CLASSES if lines is None else check_names(root / NAMES, lines)
+    return MaskedImages(images, masks, list(class_names), skipped=skipped)
 
 
 def read_masks(dataset: Any, class_names: Sequence[str], image: str = "image", mask: str = "mask") -> MaskedImages:
