@@ -90,15 +90,6 @@ class CardData:
         """Note an evaluator's scores; the name is the one sentence-transformers' evaluators call."""
         self.evaluations[getattr(evaluator, "name", "") or type(evaluator).__name__] = dict(metrics)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content as JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> CardData:
-        """Read what :meth:`to_dict` gave."""
-        return cls(content["training"], content["evaluations"])
-
 
 def write_card(model: Space, card_data: CardData, path: Path, model_id: str) -> None:
     """Write ``path/README.md``, which loads the model as ``model_id``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,16 +20,8 @@ from typing_extensions import NotRequired
 import freezealign
 from freezealign.card import TRAINING, CardData, write_card
 from freezealign.encoders import FrozenEncoder, JointEncoder
-from freezealign.files import (
-    changed_files,
-    check_version,
-    file_digest,
-    formed,
-    inside,
-    is_leftover,
-    read_object,
-    write_json_atomically,
-)
+from freezealign.files import changed_files, file_digest, inside, is_leftover, read_object, write_json_atomically
+from freezealign.forms import check_version, formed
 from freezealign.hub import explain_hub_errors, locate_folder
 from freezealign.integrations.sentence_transformers import route_mappings
 from freezealign.modules import (
@@ -106,7 +99,7 @@ def save(space: Space, card: CardData, path: Path, model_id: str) -> None:
         "format_version": FORMAT_VERSION,
         "freezealign": freezealign.__version__,
         "files": _digests(path, [*types, LOGIT_SCALE_FOLDER]),
-        "card": card.to_dict(),
+        "card": asdict(card),
     }
     write_json_atomically(path / "config_freezealign.json", config)
     write_card(space, card, path, model_id)
@@ -134,7 +127,7 @@ def load(
     check_version(root, config, FORMAT_VERSION)
     card_form = {"training": dict, "evaluations": dict[str, dict[str, Any]]}
     formed(path, config, {"card": card_form, "files": NotRequired[dict[str, str]]})
-    card = CardData.from_dict(config["card"])
+    card = CardData(config["card"]["training"], config["card"]["evaluations"])
     if card.training:
         formed(path, card.training, TRAINING, "card.training")
     router = read_object(router_path, {"types": dict[str, str], "structure": dict[str, list[str]]})

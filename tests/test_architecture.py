@@ -12,7 +12,7 @@ import freezealign
 
 ROOT = Path(freezealign.__file__).parent
 FLOORS = [
-    {"files", "batch", "prefetch", "vectors", "words", "markdown", "figures", "moments"},
+    {"files", "forms", "batch", "prefetch", "vectors", "words", "markdown", "figures", "moments"},
     {"hub", "inputs"},
     {"images"},
     {"modality"},

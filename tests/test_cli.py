@@ -13,8 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from freezealign.cli import COMMANDS, app
-from freezealign.cli.errors import plain_errors
+from freezealign.cli import COMMANDS, app, plain_errors
 
 HEAVY = ("torch", "transformers", "timm", "sentence_transformers", "datasets", "matplotlib", "scipy", "numpy")
 

@@ -11,7 +11,7 @@ from damage import damages, faults, not_files
 
 from freezealign import FreezeAlign, FrozenEncoder, register_encoder
 from freezealign.card import write_card
-from freezealign.files import to_json
+from freezealign.forms import to_json
 
 GOLDEN = Path(__file__).parent / "golden" / "format-2"
 TEXTS = ["red", "a green leaf"]

@@ -70,9 +70,7 @@ def rank_encoders(
     """
     measures = _find_measures([metrics] if isinstance(metrics, (str, Measure)) else metrics, max_items)
     sides = named(vision, "image"), named(text, "text")
-    modalities = _modality(sides[0], "image"), _modality(sides[1], "text")
-    if modalities[0] == modalities[1]:
-        raise ValueError(f"both sides are encoders of {modalities[0]}: name encoders of two modalities.")
+    modalities = _modalities(sides)
     folder = None if path is None else Path(path)
     loader = CandidateLoader(data, modalities, folder, layers, batch_size, show_progress_bar, strict)
     xs, ys = map(loader.load_side, sides, modalities)
@@ -85,10 +83,7 @@ def rank_encoders(
     chosen = _best_layers(xs, ys, measures[0], sample)
     options: Any = {"permutations": permutations, "resamples": resamples, "seed": seed}
     options["show_progress_bar"] = show_progress_bar
-    columns = []
-    for measure in measures:
-        items = np.arange(n) if isinstance(measure, MomentMeasure) else most
-        columns.append(_score(measure, xs, ys, chosen, items, sample, **options))
+    columns = [_score(measure, xs, ys, chosen, most, sample, **options) for measure in measures]
     ranked = [
         RankedPair(xs[x].name, ys[y].name, (i + 1, j + 1) if layers == "all" else None, {s.metric: s for s in scores})
         for ((x, i), (y, j)), scores in zip(chosen, zip(*columns))
@@ -109,10 +104,15 @@ def _find_measures(metrics: Sequence[str | Measure], max_items: int) -> list[Mea
     return measures
 
 
-def _modality(encoders: Mapping[str, CandidateLike], default: str) -> str:
-    """Return the modality of a side: that of the first encoder that states one."""
-    sides = (encoder if isinstance(encoder, (list, tuple)) else [encoder] for encoder in encoders.values())
-    return next((one.modality for side in sides for one in side if isinstance(one, FrozenEncoder)), default)
+def _modalities(sides: Sequence[Mapping[str, CandidateLike]]) -> tuple[str, str]:
+    """Return the modality of each of two sides: that of its first encoder that states one, else image and text."""
+    found = []
+    for side, default in zip(sides, ("image", "text")):
+        encoders = (one for many in side.values() for one in (many if isinstance(many, (list, tuple)) else [many]))
+        found.append(next((one.modality for one in encoders if isinstance(one, FrozenEncoder)), default))
+    if found[0] == found[1]:
+        raise ValueError(f"both sides are encoders of {found[0]}: name encoders of two modalities.")
+    return found[0], found[1]
 
 
 def _best_layers(
@@ -141,11 +141,15 @@ def _score(
     xs: Sequence[Candidate],
     ys: Sequence[Candidate],
     chosen: Sequence[tuple[Layer, Layer]],
-    items: np.ndarray,
+    most: np.ndarray,
     sample: np.ndarray,
     **options: Any,
 ) -> list[AlignmentScore]:
-    """Return the score of each pair of layers; what concerns one layer is computed once."""
+    """Return the score of each pair of layers; what concerns one layer is computed once.
+
+    Measures that compare every item with every other work on the items ``most``, those that follow from sums on all.
+    """
+    items = np.arange(len(xs[0].store)) if isinstance(measure, MomentMeasure) else most
     first, second = used = [sorted(set(side)) for side in zip(*chosen)]
     pairs = [(first.index(x), second.index(y)) for x, y in chosen]
 

@@ -15,7 +15,7 @@ from freezealign.curation.engines import Engine, score_pool
 from freezealign.curation.filters import EqualIds, Filter, apply_filters, find_unreadable
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
-from freezealign.curation.scoring import Scoring
+from freezealign.curation.scoring import Scores, Scoring
 from freezealign.curation.selection import candidate_rows, select_balanced
 from freezealign.files import claim, exclusive, write_atomically, write_lines
 from freezealign.inputs import Skipped
@@ -88,37 +88,50 @@ def curate(
     place = folder / "scores" if scores is None else Path(scores)
     if place.resolve() == folder.resolve():
         raise ValueError(f"scores have a folder of their own, got {place}, which is the output's.")
+    request = _request(scoring, per_concept, filters, engine, seed)
+    with exclusive(folder):
+        claim(folder / "request.json", request, "curation")
+        for number, own in enumerate(prototypes):
+            own.save(folder / f"prototypes-{number}.safetensors")
+        best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
+        curation = _select(scoring, per_concept, best, filters, folder / "filters", seed, strict)
+        _write(curation, folder, pictures)
+    return curation
+
+
+def _request(
+    scoring: Scoring, per_concept: int, filters: Sequence[Filter], engine: Engine, seed: int
+) -> dict[str, Any]:
+    """Return all that a curation depends on, as JSON, after each filter has found that it can judge the pool."""
     for one in filters:
-        one.check(pools[0])
-    request = {
+        one.check(scoring.pools[0])
+    return {
         **scoring.request(),
         "per_concept": per_concept,
         "filters": [one.settings() for one in filters],
         "approximate": engine == "faiss",
         "seed": seed,
     }
-    with exclusive(folder):
-        claim(folder / "request.json", request, "curation")
-        for number, own in enumerate(prototypes):
-            own.save(folder / f"prototypes-{number}.safetensors")
-        best = score_pool(scoring, place, engine=engine, device=device, seed=seed, show_progress_bar=show_progress_bar)
-        rows = candidate_rows(best.keys)
-        unreadable = find_unreadable(pools[0], rows)
-        skipped = [Skipped(row, UNUSABLE) for row in best.skipped.tolist()] + unreadable
-        first = "".join(f", row {entry.index}: {entry.reason}" for entry in skipped[:1])
-        told = f"{len(skipped):,} rows cannot be used{first}"
-        if strict and skipped:
-            raise ValueError(f"of {pools[0].name} {told}. Mend the pool, or leave out strict.")
-        rows = np.setdiff1d(rows, [entry.index for entry in unreadable])
-        rows, report = apply_filters(filters, pools[0], rows, best.keys, folder / "filters")
-        selection = select_balanced(best.keys, per_concept, rows)
-        if not len(selection):
-            removed = [(f["filter"], f["removed"]) for f in report]
-            raise ValueError(f"no pair is left after the filters: {removed}; {told}.")
-        curation = Curation(scoring, per_concept, best, skipped, report, selection, *_sample(scoring, seed))
-        _write(curation, folder)
-        write_card(curation, folder, pictures)
-    return curation
+
+
+def _select(
+    scoring: Scoring, per_concept: int, best: Scores, filters: Sequence[Filter], folder: Path, seed: int, strict: bool
+) -> Curation:
+    """Return what is selected of the best of each concept: what can be read, and passes the filters, in turn."""
+    pool, rows = scoring.pools[0], candidate_rows(best.keys)
+    unreadable = find_unreadable(pool, rows)
+    skipped = [Skipped(row, UNUSABLE) for row in best.skipped.tolist()] + unreadable
+    first = "".join(f", row {entry.index}: {entry.reason}" for entry in skipped[:1])
+    told = f"{len(skipped):,} rows cannot be used{first}"
+    if strict and skipped:
+        raise ValueError(f"of {pool.name} {told}. Mend the pool, or leave out strict.")
+    rows = np.setdiff1d(rows, [entry.index for entry in unreadable])
+    rows, report = apply_filters(filters, pool, rows, best.keys, folder)
+    selection = select_balanced(best.keys, per_concept, rows)
+    if not len(selection):
+        removed = [(f["filter"], f["removed"]) for f in report]
+        raise ValueError(f"no pair is left after the filters: {removed}; {told}.")
+    return Curation(scoring, per_concept, best, skipped, report, selection, *_sample(scoring, seed))
 
 
 def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +142,7 @@ def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return best.indices.numpy(), best.values.numpy()
 
 
-def _write(curation: Curation, folder: Path) -> None:
+def _write(curation: Curation, folder: Path, pictures: Any) -> None:
     pool, selection = curation.pool, curation.selection
     columns: dict[str, Any] = {
         "id": _uniform(pool.take(selection.rows, "id")),
@@ -146,6 +159,7 @@ def _write(curation: Curation, folder: Path) -> None:
     write_lines(folder / "ids.txt", curation.ids)
     if pool.store is not None and not (folder / "features").exists():
         pool.store.select(np.sort(selection.rows)).save(folder / "features")
+    write_card(curation, folder, pictures)
 
 
 def _write_table(path: Path, columns: dict[str, Any]) -> None:

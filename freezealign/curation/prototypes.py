@@ -19,14 +19,8 @@ from freezealign.curation.pools import Modality, Pool
 from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
-from freezealign.files import (
-    is_file,
-    is_folder,
-    parse_object,
-    read_arrays,
-    read_lines,
-    write_arrays_atomically,
-)
+from freezealign.files import is_file, is_folder, read_arrays, read_lines, write_arrays_atomically
+from freezealign.forms import parse_object
 from freezealign.images import IMAGE_SUFFIXES
 from freezealign.inputs import shorten
 from freezealign.space import Space

@@ -17,7 +17,8 @@ from freezealign.batch import default_device
 from freezealign.curation.pools import Pool
 from freezealign.curation.prototypes import Prototypes
 from freezealign.curation.top_k import NOTHING, TopK, rows_of, scores_of
-from freezealign.files import parse_object, read_arrays, write_arrays_atomically
+from freezealign.files import read_arrays, write_arrays_atomically
+from freezealign.forms import parse_object
 from freezealign.prefetch import prefetch
 
 FILE_KEY = "freezealign_scores"

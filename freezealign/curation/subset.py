@@ -12,7 +12,8 @@ from typing import IO, Any
 
 from freezealign.data.sources import open_pairs
 from freezealign.data.sources.shards import Member, Shards, iterate_samples
-from freezealign.files import as_line, claim, exclusive, formed, open_file, write_atomically, write_json_atomically
+from freezealign.files import as_line, claim, exclusive, open_file, write_atomically, write_json_atomically
+from freezealign.forms import formed
 
 
 def find_shards(shards: str | PathLike[str]) -> list[Path]:

@@ -18,7 +18,8 @@ from freezealign.encoders.base import Encoder, EncoderReference, with_tokens
 from freezealign.encoders.engines import Engine
 from freezealign.encoders.identity import identity_differences
 from freezealign.encoders.registry import load_encoder, resolve
-from freezealign.files import formed, read_object
+from freezealign.files import read_object
+from freezealign.forms import formed
 from freezealign.modality import modality_of
 from freezealign.modules.base import Module
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from freezealign.files import differences, file_digest, is_file
+from freezealign.files import file_digest, is_file
+from freezealign.forms import differences
 
 VOLATILE = frozenset(
     {

@@ -25,16 +25,15 @@ from freezealign.features.columns import NpyFile
 from freezealign.features.frozen import Origin
 from freezealign.features.shard import Level, Shard
 from freezealign.files import (
-    check_version,
     claim,
     exclusive,
     file_digest,
-    formed,
     inside,
     read_object,
     write_atomically,
     write_json_atomically,
 )
+from freezealign.forms import check_version, formed
 from freezealign.inputs import Skipped
 
 FORMAT_VERSION = 2

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from typing_extensions import NotRequired
 
 from freezealign.batch import Features
-from freezealign.files import formed, load_tensors, read_object, save_tensors, write_json_atomically
+from freezealign.files import load_tensors, read_object, save_tensors, write_json_atomically
+from freezealign.forms import formed
 from freezealign.hub import locate_folder
 
 POSITIVE = (Integral, lambda value: value >= 1, "a whole number of at least 1")

@@ -17,7 +17,7 @@ from freezealign.features.read import failures
 from freezealign.inputs import InputError
 from freezealign.modality import unwrap
 from freezealign.prefetch import ordered_map, prefetch
-from freezealign.space.recognise import as_items, infer_modality
+from freezealign.space.recognise import as_items, infer_modality, is_single
 from freezealign.space.tower import Tower, find_tower
 
 T = TypeVar("T")
@@ -111,8 +111,8 @@ class Items:
 
 def group_inputs(
     towers: Mapping[str, Tower], inputs: Any, modality: str | None, prompt: str | None
-) -> dict[str, Group]:
-    """Sort inputs, items or frozen features, by tower.
+) -> tuple[dict[str, Group], bool]:
+    """Sort inputs, items or frozen features, by tower, and tell whether they are one item rather than a collection.
 
     Raises:
         InputError: If an item fits no tower; the message gives its position.
@@ -123,9 +123,10 @@ def group_inputs(
         if prompt:
             raise ValueError("prompt= goes in front of texts, and these are frozen features: extract them with it.")
         _check_frozen(towers, inputs, modality)
-        return {inputs.modality: Group(inputs, np.arange(len(inputs)))}
-    kinds = kinds_of(towers, modality)
-    items = as_items(inputs, kinds.values())
+        return {inputs.modality: Group(inputs, np.arange(len(inputs)))}, False
+    chosen = {modality: find_tower(towers, modality)} if modality else towers
+    kinds = {name: tower.encoder.kind for name, tower in chosen.items()}
+    items, single = as_items(inputs, kinds.values()), is_single(inputs, kinds.values())
     if modality:
         places: dict[str, Sequence[int]] = {modality: range(len(items))}
     else:
@@ -139,17 +140,7 @@ def group_inputs(
         members = items if modality else [items[at] for at in own]
         if len(members):
             groups[name] = Group(Items(name, towers[name].encoder, members, own, prompt), np.array(own))
-    return groups
-
-
-def kinds_of(towers: Mapping[str, Tower], modality: str | None) -> dict[str, str]:
-    """Return the kind of the items of the tower called ``modality``, or of every tower.
-
-    Raises:
-        ValueError: If there is no such tower.
-    """
-    chosen = {modality: find_tower(towers, modality)} if modality else towers
-    return {name: tower.encoder.kind for name, tower in chosen.items()}
+    return groups, single
 
 
 def _check_frozen(towers: Mapping[str, Tower], features: FrozenFeatures, modality: str | None) -> None:

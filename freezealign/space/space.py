@@ -15,12 +15,12 @@ from freezealign.batch import Features, default_device
 from freezealign.encoders import FrozenEncoder
 from freezealign.features import SHARD_SIZES, Level, Origin
 from freezealign.features.extract import Extraction
-from freezealign.files import tensor_digest, to_json
+from freezealign.files import tensor_digest
+from freezealign.forms import to_json
 from freezealign.modules import LogitScale, Normalize, Pooling
-from freezealign.space.encode import group_inputs, kinds_of, run_groups
+from freezealign.space.encode import group_inputs, run_groups
 from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
-from freezealign.space.recognise import is_single
 from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower
 from freezealign.vectors import check_finite, check_quantization, quantize, unit
 
@@ -224,8 +224,7 @@ class Space(nn.Module):
             truncate_dim: Keep only so many leading dimensions (before normalising).
             show_progress_bar: ``False`` hides the bar that appears after a second.
             device: Move the model there first.
-            precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` as sentence-transformers
-                quantises.
+            precision: ``float32``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` as sentence-transformers quantises.
             ranges: (2, d) the least and the largest value of each dimension over a corpus, for ``int8`` and ``uint8``.
                 By default those of these very items, so that an item's numbers depend on the others: of fewer than
                 1,000 there is a warning, of one an error.
@@ -244,12 +243,11 @@ class Space(nn.Module):
         if truncate_dim is not None and truncate_dim < 1:
             raise ValueError(f"truncate_dim must be at least 1, got {truncate_dim}.")
 
-        def forward(name: str, batch: Features) -> Tensor:
+        def forward(name: str, batch: Features) -> Any:
             features = self.project(name, batch, truncate_dim=truncate_dim, normalize=normalize_embeddings)
-            vectors: Tensor = features["sentence_embedding"]
-            return vectors
+            return features["sentence_embedding"]
 
-        groups = group_inputs(self.named_towers, inputs, modality, prompt)
+        groups, single = group_inputs(self.named_towers, inputs, modality, prompt)
         count = sum(len(group.positions) for group in groups.values())
         width = len(range(self.get_embedding_dimension())[:truncate_dim])
         check_quantization(precision, ranges, count, width)
@@ -261,7 +259,7 @@ class Space(nn.Module):
         vectors = quantize(vectors, precision, ranges)
         if convert_to_numpy and not convert_to_tensor:
             vectors = vectors.cpu().numpy()  # type: ignore[assignment]
-        if is_single(inputs, kinds_of(self.named_towers, modality).values()):
+        if single:
             return vectors[0]
         return vectors if convert_to_tensor or convert_to_numpy else list(vectors)
 
@@ -309,7 +307,7 @@ class Space(nn.Module):
             features = self.project(name, batch, pool=False, normalize=normalize_embeddings)
             return self.tower(name).token_rows(features)
 
-        groups = group_inputs(self.named_towers, inputs, modality, None)
+        groups, single = group_inputs(self.named_towers, inputs, modality, None)
         found: dict[int, TokenEmbeddings] = {}
         with self._reading(device):
             for positions, items in run_groups(groups, forward, batch_size, self.device, show_progress_bar):
@@ -318,7 +316,7 @@ class Space(nn.Module):
         check_finite(torch.as_tensor(item.embeddings) for item in items)
         if not convert_to_tensor:
             items = [TokenEmbeddings(torch.as_tensor(item.embeddings).cpu().numpy(), item.grid) for item in items]
-        return items[0] if is_single(inputs, kinds_of(self.named_towers, modality).values()) else items
+        return items[0] if single else items
 
     @contextmanager
     def _reading(self, device: str | torch.device | None) -> Iterator[None]:

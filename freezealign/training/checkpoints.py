@@ -21,14 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import NotRequired
 
-from freezealign.files import (
-    changed_files,
-    check_version,
-    file_digest,
-    read_object,
-    save_tensors,
-    write_json_atomically,
-)
+from freezealign.files import changed_files, file_digest, read_object, save_tensors, write_json_atomically
+from freezealign.forms import check_version
 
 FORMAT_VERSION = 1
 STATE = "state.json"

@@ -11,7 +11,8 @@ from typing import Any
 from freezealign.evaluation.suites.report import RESULT, left_out_line, read_record, write_report
 from freezealign.evaluation.suites.suite import NAME, Suite, Task
 from freezealign.evaluation.suites.tasks import make_evaluator
-from freezealign.files import differences, exclusive, is_leftover, write_json_atomically
+from freezealign.files import exclusive, is_leftover, write_json_atomically
+from freezealign.forms import differences
 from freezealign.inputs import InputError
 from freezealign.space import Space
 

@@ -11,7 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from freezealign.files import read_limited, to_json
+from freezealign.files import read_limited
+from freezealign.forms import to_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 KINDS: dict[str, tuple[type, ...]] = {
