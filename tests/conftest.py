@@ -34,6 +34,14 @@ def own_choices():
         yield own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk():
+    """Leave files to the system's cache: tests kill processes, which lose nothing of it, and not machines."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 WORDS = ["a", "red", "green", "blue", "apple", "car", "dog", "number", *map(str, range(50))]
 
 

@@ -73,7 +73,10 @@ def test_what_is_no_file_is_refused_by_its_name(folder, file):
     assert not (wrong := faults(not_files(folder / file), load, str((folder / file).name))), "\n".join(wrong)
 
 
-@pytest.mark.parametrize("kind", ["dinov2_folder", "bert_folder", "sbert_folder"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("dinov2_folder", "sbert_folder")]
+
+
+@pytest.mark.parametrize("kind", ["bert_folder", *SLOW])
 def test_an_encoder_with_an_odd_value_is_refused_or_the_same(request, tmp_path, kind):
     encoder = FrozenEncoder(request.getfixturevalue(kind))
     encoder.save(str(tmp_path / "encoder"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -29,7 +28,6 @@ QUIET = {"show_progress_bar": False}
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Save after every chunk, draw nothing, and do not wait for the disk."""
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(Scoring, "chunk", 16)
     monkeypatch.setattr(Scoring, "save_seconds", -1)
     for name in ("_draw_coverage", "_draw_scores"):

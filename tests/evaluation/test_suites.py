@@ -664,7 +664,6 @@ def test_suite_goes_on_after_a_kill_at_any_call(folders, monkeypatch):
         write_atomically(path, lambda file: file.write(b"picture"))
 
     monkeypatch.setattr("time.perf_counter", lambda: 0.0)
-    monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("freezealign.evaluation.zero_shot.draw_confusion", draw)
     monkeypatch.setattr("freezealign.evaluation.long_context.draw_curves", draw)
     data = {"root": folders / "data", "show_progress_bar": False}
@@ -686,7 +685,6 @@ def test_one_file_written_from_many_places_at_once_is_whole(tmp_path):
 
 
 def test_evaluators_files_are_whole_after_a_kill_at_any_call(folders, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda _: None)
     (task,) = suite(THINGS).tasks
     evaluator, _ = make_evaluator(task, folders / "data", 8, False)
     check_every_kill(lambda folder: evaluator(Toy(), folder), folders / "kills", 6)

@@ -191,7 +191,7 @@ def extract_limited(path: Path, limit: int, told: Path) -> None:
         told.write_text(f"{error.errno} {error}")
 
 
-@pytest.mark.parametrize("share", [0.3, 0.4, 0.5, 0.6, 0.8])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
 def test_full_disk_keeps_finished_shards_and_a_run_with_space_completes(whole, tmp_path, share):
     path, told = tmp_path / "store", tmp_path / "told"
     limit = int(share * max(file.stat().st_size for file in whole.rglob("*.npy")))

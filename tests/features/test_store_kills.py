@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jobs import extract, make_pairs
@@ -11,14 +10,12 @@ from kills import check_every_kill
 from freezealign import FeatureStore
 
 
-def test_extraction_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_extraction_goes_on_after_a_kill_at_any_call(tmp_path):
     pairs = make_pairs(3)
     check_every_kill(lambda folder: extract(folder, pairs, batch_size=2, shard_size=2), tmp_path, 40)
 
 
-def test_saving_a_store_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_saving_a_store_goes_on_after_a_kill_at_any_call(tmp_path):
     store = extract(None, make_pairs(4))
 
     def save(folder: Path) -> None:

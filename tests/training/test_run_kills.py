@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,7 @@ from runs import QUIET, Score, make_model, make_pairs, trained
 FIT = {"schedule": "paper", "epochs": 1, "batch_size": 6, "keep_best": True, "evaluate_every": 2, **QUIET}
 
 
-def test_training_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda _: None)
+def test_training_goes_on_after_a_kill_at_any_call(tmp_path):
     found = []
 
     def run(folder: Path) -> None:
@@ -30,13 +28,12 @@ def test_training_goes_on_after_a_kill_at_any_call(tmp_path, monkeypatch):
         assert all(torch.equal(weights[name], value) for name, value in other[2].items())
 
 
-def test_a_checkpoint_is_left_at_every_moment(tmp_path, monkeypatch):
+def test_a_checkpoint_is_left_at_every_moment(tmp_path):
     """With one kept, too, once there has been one: what takes its place is whole before it goes."""
     from kills import Deadly, Killed
 
     from freezealign.training.checkpoints import latest, recover
 
-    monkeypatch.setattr(os, "fsync", lambda _: None)
     seen, last = False, 0
     while True:
         folder = tmp_path / str(last)
