@@ -58,6 +58,7 @@ DEV = [
     "hypothesis>=6",
     "mypy>=1.15",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "ruff>=0.11",
     "tensorboard>=2.15",
 ]

@@ -50,7 +50,7 @@ def check_file(path: str | Path) -> None:
     try:
         kind = stat.S_IFMT(Path(path).stat().st_mode)
     except (OSError, ValueError):
-        raise FileNotFoundError(f"there is no file {str(path)[:80]!r}") from None
+        raise FileNotFoundError(f"there is no file {str(path)[:300]!r}") from None
     if kind != stat.S_IFREG:
         what = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}.get(kind, "a device")
         raise OSError(f"{path} is {what} and no file")

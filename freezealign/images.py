@@ -67,7 +67,7 @@ def _read(item: Any, name: str) -> Image.Image:
     try:
         file = open_file(item) if isinstance(item, (str, Path)) else io.BytesIO(cast(bytes, item))
     except FileNotFoundError:
-        raise InputError(f"no such image file: {shorten(str(item))}.") from None
+        raise InputError(f"no such image file: {shorten(str(item), 300)}.") from None
     with file, Image.open(file, formats=formats()) as image:
         return _to_rgb(image, name)
 
