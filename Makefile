@@ -18,8 +18,8 @@ help: ## Show this list
 demo: .venv/.installed ## Train on real pictures with English names, ask in 14 languages; writes demo-output/
 	$(BIN)/freezealign demo --output demo-output
 
-test: .venv/.installed ## Run the quick tests, in as many processes as there are cores
-	$(BIN)/python -m pytest -n auto -m "not slow and not gpu"
+test: .venv/.installed ## Run the quick tests, in up to four processes
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 -m "not slow and not gpu"
 
 test-all: .venv/.installed ## Run every test, the slow ones on real encoders and data too
 	$(BIN)/python -m pytest -m "not gpu"
