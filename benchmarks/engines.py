@@ -31,7 +31,8 @@ from freezealign.samples import load_openmoji
 
 BATCH, BATCH_SIZES, TEXTS, REPEATS, TINY_REPEATS = 32, (8, 32, 128), 2000, 5, 1
 VIT = "vit_small_patch14_dinov2"
-COSINE = 0.999
+COSINE = 0.998
+"""Least cosine of any vector: the engines compare the first items at .999, others may lie a little lower."""
 HEAD = "| what | against | times faster | least cosine |\n|---|---|---|---|"
 
 
