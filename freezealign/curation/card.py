@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,12 @@ class Curation:
     @property
     def ids(self) -> list[str]:
         """The ids of the selected pairs, in the order of the selection."""
-        return [str(name) for name in self.pool.take(self.selection.rows, "id")]
+        return [str(name) for name in self.own_ids]
+
+    @cached_property
+    def own_ids(self) -> list[Any]:
+        """The same as the pool has them, of any type; read from it once."""
+        return self.pool.take(self.selection.rows, "id")
 
 
 def write_card(curation: Curation, folder: Path, pictures: Any = None) -> None:

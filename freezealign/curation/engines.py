@@ -55,13 +55,13 @@ def score_pool(
         if not result.is_file():
             if engine == "faiss":
                 scores = search_with_faiss(scoring, folder, seed, show_progress_bar)
-            else:
-                ranges = divide(scoring) if engine == "ray" else [(0, len(scoring))]
-                if engine == "ray":
-                    score_with_ray(scoring, ranges, folder.resolve(), show_progress_bar)
-                else:
-                    score_range(scoring, *ranges[0], folder, device, show_progress_bar)
+            elif engine == "ray":
+                ranges = divide(scoring)
+                score_with_ray(scoring, ranges, folder.resolve(), show_progress_bar)
                 scores = merge_ranges(scoring, ranges, folder)
+            else:
+                score_range(scoring, 0, len(scoring), folder, device, show_progress_bar)
+                scores = merge_ranges(scoring, [(0, len(scoring))], folder)
             scores.write(result)
         for pattern in STATES:
             for state in folder.glob(pattern):

@@ -145,7 +145,7 @@ def _sample(scoring: Scoring, seed: int) -> tuple[np.ndarray, np.ndarray]:
 def _write(curation: Curation, folder: Path, pictures: Any) -> None:
     pool, selection = curation.pool, curation.selection
     columns: dict[str, Any] = {
-        "id": _uniform(pool.take(selection.rows, "id")),
+        "id": _uniform(curation.own_ids),
         "row": selection.rows,
         "concept": _uniform([curation.concepts[concept] for concept in selection.concepts]),
         "score": selection.scores,

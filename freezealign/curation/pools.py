@@ -25,6 +25,7 @@ import numpy as np
 from freezealign.features import FeatureStore, Origin
 from freezealign.features.columns import Column, NpyFile
 from freezealign.features.embeddings import FOLDERS, VECTORS, check_numbered, decoded, known_columns, natural
+from freezealign.features.folder import StoreFolder
 from freezealign.features.parquet_rows import ParquetRows, ParquetVectors
 from freezealign.files import is_file, is_folder
 
@@ -129,7 +130,7 @@ def open_pool(source: str | PathLike[str] | FeatureStore, modality: Modality = "
     if isinstance(source, FeatureStore):
         return _from_store(source, modality, repr(source))
     path = Path(source).resolve()  # other machines may work elsewhere
-    if is_folder(path) and (path / "manifest.json").is_file():
+    if is_folder(path) and StoreFolder(path).exists:
         return _from_store(FeatureStore.open(path), modality, str(path))
     if is_file(path):
         return _from_tables([path], modality, column)
@@ -166,12 +167,12 @@ def _from_store(store: FeatureStore, modality: Modality, name: str) -> Pool:
     features = store.features[modality]
     if features.tokens is not None:
         raise ValueError(f"the pool {name} holds tokens; curation needs vectors: extract it with level='pooled'.")
-    width = features.columns["sentence_embedding"].parts[0].shape[1]
     parts = [part.path for column in store.columns.values() for part in column.parts if isinstance(part, NpyFile)]
     has_captions = "text" in store.features and store.features["text"].texts is not None
     fields = ("id", "caption") if has_captions else ("id",)
     known = {field: partial(_store_values, store, field) for field in fields}
-    return Pool(name, _StoreVectors(store, modality), width, known, features.origin, store, tuple(parts), modality)
+    vectors = _StoreVectors(store, modality)
+    return Pool(name, vectors, features.width, known, features.origin, store, tuple(parts), modality)
 
 
 def _from_tables(paths: Sequence[Path], modality: Modality, column: str) -> Pool:
@@ -212,5 +213,3 @@ def _check_array(array: NpyFile, first: NpyFile) -> None:
             f"{array.path} is {array.dtype}, and {first.path} is {first.dtype}; all files of a pool need one float "
             "dtype of at most 8 bytes in this machine's order."
         )
-    if not array.map().flags.c_contiguous:
-        raise ValueError(f"{array.path} is stored column by column; write it again with numpy.ascontiguousarray.")

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from freezealign.curation.pools import Modality, Pool
+from freezealign.data.sources.folder import find_pictures
 from freezealign.evaluation.prompts import ClassPrompts
 from freezealign.features import Origin
 from freezealign.features.job import extract_features
 from freezealign.files import is_file, is_folder, read_arrays, read_lines, write_arrays_atomically
 from freezealign.forms import parse_object
-from freezealign.images import IMAGE_SUFFIXES
 from freezealign.inputs import shorten
 from freezealign.space import Space
 from freezealign.space.recipes import build_tower
@@ -273,7 +273,7 @@ def labelled_pictures(folder: str | PathLike[str]) -> dict[str, list[Path]]:
         ValueError: If no sub-folder holds a picture, or one holds none.
     """
     found = {
-        path.name: sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+        path.name: sorted(path / name for name in find_pictures(path))
         for path in sorted(Path(folder).glob("*"))
         if path.is_dir()
     }

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from freezealign.data.pairs import Pair
+from freezealign.vectors import as_array
 
 HALF = 6
 """Hexadecimal digits of each half of a pair's digest: enough to see that it is another, and little to keep."""
@@ -74,7 +74,7 @@ def _content(item: Any) -> bytes:
     if getattr(item, "filename", None) or not hasattr(item, "shape" if not hasattr(item, "tobytes") else "tobytes"):
         return b""
     if isinstance(item, Tensor):
-        item = item.detach().cpu().numpy() if item.dtype != torch.bfloat16 else item.detach().cpu().float().numpy()
+        item = as_array(item)
     try:
         return bytes(item.tobytes())
     except Exception:  # a closed picture is told as bad when it is read

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from freezealign.batch import Features
@@ -165,6 +167,26 @@ class Encoder(nn.Module):
     def num_parameters(self) -> int:
         """Return the number of the encoder's parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+class VisionEncoder(Encoder):
+    """Base of the backends for pictures, whose ``model`` takes ``pixel_values`` (B, 3, H, W)."""
+
+    model: Any
+
+    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
+        """Return the pixels."""
+        return {"pixel_values": batch["pixel_values"]}
+
+    def _pixels(self, batch: Features) -> Tensor:
+        """Return them in the precision of the model's weights."""
+        pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
+        return pixels
+
+
+def tensor_of(encoder: Encoder) -> Tensor:
+    """Return a tensor of an encoder, where it has any: it tells its device and precision."""
+    return next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
 
 
 def with_tokens(features: Features) -> Features:

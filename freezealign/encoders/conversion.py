@@ -35,7 +35,9 @@ LENGTHS = 8
 """Tokens that texts are padded to a multiple of in OpenVINO."""
 
 
-def converted(encoder: Encoder, engine: str, precision: str, inputs: Tensors) -> Callable[[list[Any]], Any]:
+def converted(
+    encoder: Encoder, engine: str, precision: str, inputs: Tensors, folder: Path
+) -> Callable[[list[Any]], Any]:
     """Return what runs an encoder's graph in ``openvino`` or ``onnx``: arrays in ``inputs``' order in, arrays out.
 
     Args:
@@ -43,8 +45,8 @@ def converted(encoder: Encoder, engine: str, precision: str, inputs: Tensors) ->
         engine: In what.
         precision: ``float32`` or, in OpenVINO, ``bfloat16``.
         inputs: An example, of any number of items; pictures are then read in its size only.
+        folder: Where the conversion is kept, if it takes long.
     """
-    folder = kept_folder(encoder, engine, inputs)
     if engine == "openvino":
         return _openvino_runner(encoder, inputs, folder, precision)
     return _onnx_runner(encoder, inputs, folder)
@@ -77,15 +79,15 @@ def _trace(encoder: Encoder, inputs: Tensors) -> tuple[Any, tuple[Tensor, ...]]:
     return graph, tuple(examples)
 
 
-def kept_folder(encoder: Encoder, engine: str, inputs: Tensors) -> Path:
+def kept_folder(encoder: Encoder, engine: str, inputs: Tensors, fingerprint: str, configuration: str) -> Path:
     """Return the folder of the user's cache where a conversion is kept: known by all that it depends on."""
     from huggingface_hub import cached_assets_path
 
     packages = ("torch", "timm", "transformers", "sentence-transformers", *ENGINES[engine])
     versions = [metadata.version(package) for package in packages]
     shapes = [[name, list(value.shape[2:])] for name, value in inputs.items()]
-    made = [type(encoder).__name__, encoder.configuration, getattr(encoder, "_options", None)]
-    identity = [encoder.fingerprint(), made, engine, shapes, versions]
+    made = [type(encoder).__name__, configuration, getattr(encoder, "_options", None)]
+    identity = [fingerprint, made, engine, shapes, versions]
     return cached_assets_path("freezealign", "engines") / digest(identity)[:32]
 
 

@@ -12,8 +12,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from itertools import chain
+from functools import cache, partial
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from freezealign.batch import Features, to_device
-from freezealign.encoders.base import Encoder
+from freezealign.encoders.base import Encoder, tensor_of
 from freezealign.encoders.conversion import ENGINES, Tensors, converted, kept_folder, openvino_core
 from freezealign.modality import modality_of
 
@@ -115,6 +115,7 @@ class Engine:
         self._device: torch.device | None = None
         self._runners: dict[Any, tuple[Choice, Runner]] = {}
         self._compared: set[Any] = set()
+        self._identity: tuple[str, str] | None = None
         self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class Engine:
             if self.compile or any(own not in (None, given) for own, given in zip(self.asked, only)):
                 raise EngineError(f"this encoder's weights are {only.precision}: leave out dtype, backend and compile.")
             return encoder(batch)
-        inputs, device = encoder.graph_inputs(batch), _tensor_of(encoder).device
+        inputs, device = encoder.graph_inputs(batch), tensor_of(encoder).device
         key = (device, *(value.shape[2:] for value in inputs.values()))  # a graph for each size of pictures
         with self._lock:
             if key not in self._compared:
@@ -165,7 +166,7 @@ class Engine:
 
         Where there is no first batch that can be had, sample inputs decide, and what is run first is compared then.
         """
-        before, device = (self.name, self.precision, self._told), _tensor_of(encoder).device
+        before, device = (self.name, self.precision, self._told), tensor_of(encoder).device
         choices, known = self._choices(device), self.choice if device == self._device else None
         self.choice = known or _as_it_is(encoder) or (choices[0] if len(choices) == 1 else None)
         if self.choice is None and (batch := first()) is not None:
@@ -214,10 +215,11 @@ class Engine:
             if choice == EXACT and not self.compile:
                 runner: Runner = encoder.graph
                 break
+            kept = partial(self._kept, encoder, choice.engine, inputs)
             try:
                 known, runner = self._runners.get(key, (None, encoder.graph))
                 if known != choice:
-                    runner = _build(encoder, choice, inputs, list(expected), device, self.compile)
+                    runner = _build(encoder, choice, inputs, list(expected), device, self.compile, kept)
                 found = runner(inputs)
             except Exception as error:
                 faults[choice] = f"{type(error).__name__}: {error}"[:300]
@@ -228,7 +230,7 @@ class Engine:
                 disagreeing.add(choice)
                 faults[choice] = f"cosine {worst:.4f} to torch in float32, less than {TOLERANCE}"
                 if choice.engine != "torch" and choice.precision == "float32":  # what is kept may be damaged
-                    shutil.rmtree(kept_folder(encoder, choice.engine, inputs), ignore_errors=True)
+                    shutil.rmtree(kept(), ignore_errors=True)
         else:
             told = "; ".join(f"{choice}: {fault}" for choice, fault in faults.items())
             begun = " It was begun so, and what was begun is not continued otherwise." if self._told else ""
@@ -244,16 +246,17 @@ class Engine:
         if failed or self.choice is None or device != self._device:
             self.choice, self._device = choice, device
 
-
-def _tensor_of(encoder: Encoder) -> Tensor:
-    return next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0))
+    def _kept(self, encoder: Encoder, engine: str, inputs: Tensors) -> Path:
+        """Return where a conversion is kept; what tells the encoder is read from all its weights, once."""
+        self._identity = self._identity or (encoder.fingerprint(), encoder.configuration)
+        return kept_folder(encoder, engine, inputs, *self._identity)
 
 
 def _as_it_is(encoder: Encoder) -> Choice | None:
     """Return what runs an encoder that is no graph, or whose weights are not in float32: torch, without a choice."""
     if not encoder.has_graph:
         return EXACT
-    tensor = _tensor_of(encoder)
+    tensor = tensor_of(encoder)
     if not tensor.is_floating_point() or tensor.dtype == torch.float32:
         return None
     return Choice("torch", str(tensor.dtype).removeprefix("torch."))
@@ -300,7 +303,13 @@ def _agreement(expected: Features, found: Features) -> float:
 
 
 def _build(
-    encoder: Encoder, choice: Choice, inputs: Tensors, names: list[str], device: torch.device, compile: bool
+    encoder: Encoder,
+    choice: Choice,
+    inputs: Tensors,
+    names: list[str],
+    device: torch.device,
+    compile: bool,
+    kept: Callable[[], Path],
 ) -> Runner:
     """Return what runs the encoder's graph.
 
@@ -311,6 +320,7 @@ def _build(
         names: Of the graph's outputs, in order.
         device: Where the encoder is.
         compile: Whether torch compiles it.
+        kept: Gives the folder where a conversion is kept.
     """
     if choice.engine == "torch":
         graph = torch.compile(encoder.graph) if compile else encoder.graph
@@ -321,7 +331,7 @@ def _build(
             return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
         return run
-    call = converted(encoder, choice.engine, choice.precision, inputs)
+    call = converted(encoder, choice.engine, choice.precision, inputs, kept())
 
     def convert(inputs: Tensors) -> Tensors:
         arrays = call([np.ascontiguousarray(value.cpu().numpy()) for value in inputs.values()])

@@ -66,22 +66,31 @@ def locate(reference: EncoderReference, allow_pickle: bool = False, **hub: Any) 
     return locate_folder(source, revision=reference.revision, patterns=patterns, remedy=remedy, **hub)
 
 
-def check_folder(folder: Path, allow_pickle: bool = False) -> list[Path]:
-    """Return the folders that hold a model's parts, once what libraries read there has been looked at.
+def module_folders(folder: Path) -> list[Path]:
+    """Return the folders that hold a model's parts: those that its ``modules.json`` names, or itself.
+
+    Raises:
+        ValueError: If that is no list of modules, or names a folder elsewhere.
+    """
+    path = folder / "modules.json"
+    if not os.path.lexists(path):
+        return [folder]
+    modules = _json(folder, path, list)
+    for entry in modules:
+        keys = entry.keys() if isinstance(entry, dict) else ()
+        if not {"name", "path", "type"} <= set(keys) or not isinstance(entry["path"], str):
+            raise ValueError(f"{path}: {str(entry)[:80]!r} is no module; it is damaged.")
+    return [inside(folder, entry["path"]) for entry in modules]
+
+
+def check_folder(folder: Path, allow_pickle: bool = False) -> None:
+    """Look at what libraries read in the folder of a model and in those of its parts.
 
     Raises:
         ValueError: If a JSON file is no regular file, lies elsewhere, is not what it should be or states a size that no
             encoder has, or if weights are pickled and ``allow_pickle`` is false.
     """
-    parts = [folder]
-    if os.path.lexists(path := folder / "modules.json"):
-        modules = _json(folder, path, list)
-        for entry in modules:
-            keys = entry.keys() if isinstance(entry, dict) else ()
-            if not {"name", "path", "type"} <= set(keys) or not isinstance(entry["path"], str):
-                raise ValueError(f"{path}: {str(entry)[:80]!r} is no module; it is damaged.")
-        parts = [inside(folder, entry["path"]) for entry in modules]
-    for part in {folder: None, **dict.fromkeys(parts)}:
+    for part in {folder: None, **dict.fromkeys(module_folders(folder))}:
         contents = {
             name: _json(folder, part / name, kind) for name, kind in JSON_FILES.items() if os.path.lexists(part / name)
         }
@@ -94,7 +103,6 @@ def check_folder(folder: Path, allow_pickle: bool = False) -> list[Path]:
             opened |= {path.name for path in part.glob("pytorch_model*")}
         if opened and not allow_pickle:
             raise no_safetensors(part)
-    return parts
 
 
 def _json(root: Path, path: Path, kind: type | None) -> Any:

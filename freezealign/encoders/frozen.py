@@ -23,9 +23,6 @@ from freezealign.forms import formed
 from freezealign.modality import modality_of
 from freezealign.modules.base import Module
 
-LARGEST = {"image_size": 2**14, "max_length": 2**24}
-"""Pixels a side and tokens a text that a saved model may ask for; position embeddings of images grow with them."""
-
 
 class FrozenEncoder(Module):
     """The first block of a tower: reads inputs and gives features that are never trained.
@@ -269,8 +266,6 @@ class FrozenEncoder(Module):
         keys = {field.name for field in fields(EncoderReference)}
         told = {key: value for key, value in config.items() if key in keys}
         reference = formed(path, told, EncoderReference)
-        for key, largest in LARGEST.items():
-            formed(path, told.get(key), (range(1, largest + 1), type(None)), key)
         try:
             encoder = cls(reference)
         except ConnectionError:

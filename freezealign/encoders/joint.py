@@ -16,6 +16,7 @@ from freezealign.encoders.frozen import FrozenEncoder
 from freezealign.encoders.identity import digest
 from freezealign.files import inside, read_object
 from freezealign.modules.pooling import Pooling
+from freezealign.vectors import unit
 
 
 def batch_of(batch: Features, number: int) -> Features:
@@ -179,7 +180,7 @@ def joint_identity(identities: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def side_by_side(vectors: Sequence[Tensor]) -> Tensor:
     """Return vectors (..., D_k) of several encoders, each centred and of length 1, as one (..., sum of D_k)."""
     normed = [functional.layer_norm(own.float(), own.shape[-1:]) for own in vectors]
-    return torch.cat([functional.normalize(own, dim=-1) for own in normed], dim=-1)
+    return torch.cat([unit(own) for own in normed], dim=-1)
 
 
 def resample(tokens: Tensor, grid: tuple[int, int], target: tuple[int, int], share: float) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 import torch
 
 from freezealign.batch import Features, to_device
-from freezealign.encoders.base import Encoder, with_tokens
+from freezealign.encoders.base import Encoder, tensor_of, with_tokens
 from freezealign.modality import modality_of
 from freezealign.modules.pooling import Pooling
 
@@ -130,5 +129,5 @@ def probe_layers(encoder: Encoder) -> list[Features]:
     probe = modality_of(encoder.kind).probe
     if probe is None:
         raise ValueError(f"the layers of encoders of {encoder.modality!r} cannot be counted: it has no sample input.")
-    device = next(chain(encoder.parameters(), encoder.buffers()), torch.empty(0)).device
+    device = tensor_of(encoder).device
     return layers_of(encoder, to_device(encoder.preprocess([probe]), device))

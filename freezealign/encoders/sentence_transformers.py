@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 
 from freezealign.batch import Features
 from freezealign.encoders.base import EncoderReference
-from freezealign.encoders.folder import check_capacity, check_folder
+from freezealign.encoders.folder import check_capacity, module_folders
 from freezealign.encoders.identity import config_digest, digest
 from freezealign.encoders.text import TextEncoder
-from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing
+from freezealign.encoders.transformers import NO_CODE, checked_class, inner_states, leave_out_missing, weight_options
 from freezealign.files import read_json
 
 
@@ -85,9 +85,8 @@ def load(
     """
     from sentence_transformers import SentenceTransformer
 
-    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True}
-    parts = check_folder(folder, allow_pickle)
-    configs = {part: read_json(path) for part in parts if (path := part / "config.json").is_file()}
+    options = weight_options(allow_pickle)
+    configs = {part: read_json(path) for part in module_folders(folder) if (path := part / "config.json").is_file()}
     inner = [part for part, config in configs.items() if "model_type" in config]
     for part, config in configs.items():
         if part in inner:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
+from freezealign.encoders.base import EncoderReference, VisionEncoder, flatten_map, split_tokens
 from freezealign.encoders.folder import PICKLED, check_capacity, no_safetensors
 from freezealign.encoders.identity import modules_digest
 from freezealign.encoders.packaged import PACKAGES
@@ -19,7 +19,7 @@ from freezealign.files import read_json
 IMAGENET_CLASSES = 1000
 
 
-class TimmEncoder(Encoder):
+class TimmEncoder(VisionEncoder):
     """A timm model with the preprocessing of its pretrained configuration.
 
     Args:
@@ -44,10 +44,6 @@ class TimmEncoder(Encoder):
     def preprocess(self, items: list[Any]) -> Features:
         """Return ``pixel_values`` (B, 3, H, W) of RGB PIL images."""
         return {"pixel_values": torch.stack([self._transform(image) for image in items])}
-
-    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
-        """Return the pixels."""
-        return {"pixel_values": batch["pixel_values"]}
 
     def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return tokens or a feature map, and what the model's own attention pools of it."""
@@ -78,8 +74,7 @@ class TimmEncoder(Encoder):
         return [*features, self._features(self._pooled(states), pixels)]
 
     def _pixels(self, batch: Features) -> Tensor:
-        pixels: Tensor = batch["pixel_values"].to(next(self.model.parameters()).dtype)
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return super()._pixels(batch).contiguous(memory_format=torch.channels_last)
 
     @property
     def _has_cls(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from freezealign.batch import Features
-from freezealign.encoders.base import Encoder, EncoderReference, flatten_map, split_tokens
+from freezealign.encoders.base import Encoder, EncoderReference, VisionEncoder, flatten_map, split_tokens
 from freezealign.encoders.folder import check_capacity
 from freezealign.encoders.identity import settings_digest
 from freezealign.encoders.text import TextEncoder
@@ -33,7 +33,7 @@ ROBERTA_LIKE = (
 """Model types whose first positions stand for padding."""
 
 
-class TransformersVisionEncoder(Encoder):
+class TransformersVisionEncoder(VisionEncoder):
     """A ViT-like or convolutional vision model with its own image processor.
 
     Args:
@@ -75,10 +75,6 @@ class TransformersVisionEncoder(Encoder):
         batch = self.processor(images=items, return_tensors="pt", **self._sizes)
         return {"pixel_values": batch["pixel_values"]}
 
-    def graph_inputs(self, batch: Features) -> dict[str, Tensor]:
-        """Return the pixels."""
-        return {"pixel_values": batch["pixel_values"]}
-
     def graph(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return tokens or a feature map, and the model's own pooled output where it has one."""
         output, _ = self._run(inputs)
@@ -106,7 +102,7 @@ class TransformersVisionEncoder(Encoder):
 
     def _run(self, batch: Features, **options: Any) -> tuple[Any, tuple[int, int]]:
         """Return what the model gives, and height and width of what it was given."""
-        pixels = batch["pixel_values"].to(next(self.model.parameters()).dtype)
+        pixels = self._pixels(batch)
         return self.model(pixel_values=pixels, **options, **self._options), (pixels.shape[-2], pixels.shape[-1])
 
     def _features(self, states: Tensor, size: tuple[int, int], pooled: Tensor | None = None) -> Features:
@@ -210,7 +206,7 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool, model_kw
     from transformers import AutoImageProcessor, AutoTokenizer
 
     kind = checked_class(folder)
-    options = {"use_safetensors": None if allow_pickle else True, "weights_only": True, "output_loading_info": True}
+    options = {**weight_options(allow_pickle), "output_loading_info": True}
     model, report = kind.from_pretrained(folder, **options, **model_kwargs, **NO_CODE)
     tower = select_tower(model, reference.modality)
     leave_out_missing(tower, model, report, reference.name)
@@ -218,6 +214,11 @@ def load(folder: Path, reference: EncoderReference, allow_pickle: bool, model_kw
         processor = AutoImageProcessor.from_pretrained(folder, **NO_CODE)
         return TransformersVisionEncoder(tower, processor, reference.image_size)
     return TransformersTextEncoder(tower, AutoTokenizer.from_pretrained(folder, **NO_CODE), reference.max_length)
+
+
+def weight_options(allow_pickle: bool) -> dict[str, Any]:
+    """Return what weights may be read from: safetensors alone, or pickles too, by torch's loader of tensors only."""
+    return {"use_safetensors": None if allow_pickle else True, "weights_only": True}
 
 
 def checked_class(folder: Path) -> Any:

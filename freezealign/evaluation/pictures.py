@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from freezealign.figures import PALETTE, SCALE, new_figure
-from freezealign.files import write_atomically
+from freezealign.figures import PALETTE, SCALE, new_figure, save_figure
 
 MOST_CLASSES = 30
 LEGEND_LINES = 12  # a row of pictures is no higher
@@ -55,7 +54,7 @@ def draw_confusion(path: Path, names: Sequence[str], labels: np.ndarray, predict
     some = "" if len(shown) == len(names) else f" (the {len(shown)} of {len(names)} with the most mistakes)"
     axis.set(xlabel="predicted", ylabel="true")
     axis.set_title(f"Which class is taken for which{some}", fontsize=10, wrap=True)
-    _save(figure, path)
+    save_figure(figure, path, DPI)
 
 
 def most_mistaken(matrix: np.ndarray, most: int) -> np.ndarray:
@@ -88,7 +87,7 @@ def draw_overlays(path: Path, overlays: Sequence[Overlay], names: Sequence[str])
         if (rest := len(patches) - LEGEND_LINES) > 0:
             patches[LEGEND_LINES:] = [Patch(alpha=0, label=f"and {rest} more")]
         row[3].legend(handles=patches, loc="upper left", fontsize=8, frameon=False, borderpad=0, borderaxespad=0)
-    _save(figure, path)
+    save_figure(figure, path, DPI)
 
 
 def by_importance(overlay: Overlay) -> list[int]:
@@ -125,14 +124,10 @@ def draw_curves(
     axis.set(xlabel=labels[0], ylabel=labels[1], title=title, ylim=(0, None))
     if len(curves) > 1:
         axis.legend()
-    _save(figure, path)
+    save_figure(figure, path, DPI)
 
 
 def _short(name: str, width: int = 24) -> str:
     """Return a name cut to ``width`` characters, without what Matplotlib would read as a formula."""
     cut = name if len(name) <= width else f"{name[: width - 1]}…"
     return cut.replace("$", r"\$")
-
-
-def _save(figure: Any, path: Path) -> None:
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=DPI))

@@ -23,6 +23,7 @@ import numpy as np
 
 from freezealign.encoders import FrozenEncoder
 from freezealign.features.columns import NpyFile
+from freezealign.features.folder import StoreFolder
 from freezealign.features.parquet_rows import LISTS, ParquetRows, ParquetVectors
 from freezealign.features.store import FeatureStore
 from freezealign.files import is_file, is_folder
@@ -74,7 +75,7 @@ def open_embeddings(
     files = [Path(source)] if isinstance(source, (str, PathLike)) else list(map(Path, source))
     folder = files[0] if len(files) == 1 and is_folder(files[0]) else None
     if folder is not None:
-        if (folder / "manifest.json").is_file():
+        if StoreFolder(folder).exists:
             return FeatureStore.open(folder)
         files = [*folder.glob("*/*.npy")] or [*folder.glob("*.npy")] or [*folder.glob("*.parquet")]
     if missing := [str(path) for path in files if not is_file(path)] or ([] if files else [str(source)]):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -106,11 +106,11 @@ class StoreFolder:
     @property
     def complete(self) -> bool:
         """Whether a store is here, and every shard of a finished extraction."""
-        return self.exists and self.is_complete(self.manifest())
+        return self.exists and self.is_complete(self.manifest(), self.finished())
 
-    def is_complete(self, manifest: Manifest) -> bool:
-        """Whether every shard is here that a manifest counts."""
-        numbers = self.finished()
+    @staticmethod
+    def is_complete(manifest: Manifest, numbers: Sequence[int]) -> bool:
+        """Whether the shards of these numbers are all that a manifest counts."""
         return manifest["complete"] and numbers == list(range(len(numbers))) and manifest.get("shards") == len(numbers)
 
     # Writing

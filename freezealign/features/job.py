@@ -96,10 +96,10 @@ def extract_to_folder(
     """
     folder, fingerprint = StoreFolder(path), reader.fingerprint()
     with ExitStack() as stack:
-        if not (folder.exists and folder.complete):
+        if not folder.complete:
             stack.enter_context(extraction.settled(reader, device))
         request = extraction.request()
-        if folder.exists and folder.complete:  # no encoder runs, so it makes no difference what would run it
+        if folder.complete:  # no encoder runs, so it makes no difference what would run it
             for name, begun in folder.manifest()["modalities"].items():
                 if name in request["modalities"]:
                     request["modalities"][name].pop("engine", None)

@@ -289,7 +289,7 @@ class FeatureStore:
         """
         folder = StoreFolder(Path(path))
         manifest, numbers = folder.manifest(), folder.finished()
-        if not partial and not folder.is_complete(manifest):
+        if not partial and not folder.is_complete(manifest, numbers):
             raise ValueError(
                 f"the store in {path} is not complete: {len(numbers)} shards are there. Run its extraction again to "
                 "go on with it, or open what is there with partial=True."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +23,6 @@ from freezealign.space.options import Inputs, encodes, encodes_as
 from freezealign.space.recipes import build_blocks, default_pooling
 from freezealign.space.tower import TokenEmbeddings, Tower, check_widths, find_tower
 from freezealign.vectors import check_finite, check_quantization, quantize, unit
-
-T = TypeVar("T")
 
 
 class Space(nn.Module):

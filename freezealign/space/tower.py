@@ -90,10 +90,11 @@ class Tower(nn.Sequential):
         first = self.blocks[0] if self.blocks else None
         return first if isinstance(first, Pooling) else None
 
-    def pooled(self, features: Features) -> Tensor:
-        """Return the pooled vectors (B, D) of a batch of frozen features, of a tower that pools first."""
-        if "token_embeddings" in features and self.first_pooling is not None:
-            features = self.first_pooling(features)
+    def pooled(self, features: Features, otherwise: Pooling | None = None) -> Tensor:
+        """Return the vectors (B, D) of a batch of frozen features, pooled as the tower does first, or ``otherwise``."""
+        pooling = self.first_pooling or otherwise
+        if "token_embeddings" in features and pooling is not None:
+            features = pooling(features)
         vectors: Tensor = features["sentence_embedding"]
         return vectors
 

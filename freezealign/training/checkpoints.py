@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -61,7 +61,7 @@ SCALER = dict.fromkeys(("scale", "growth_factor", "backoff_factor", "growth_inte
 FORM = {
     "format_version": int,
     "files": NotRequired[dict[str, str]],
-    "progress": {"step": int, "epoch": int, "batch": int, "best": float | None, "since_best": int},
+    "progress": get_type_hints(Progress),
     "scaler": dict,
     "steps": list[Step],
     "evaluations": list[Evaluation],

@@ -60,7 +60,7 @@ class Side:
 class Correlation:
     """The covariances of pairs in the coordinates of the eigenvectors of both sides, ``x`` and ``y``."""
 
-    def __init__(self, moments: Moments, views: Views = ONE_EACH) -> None:
+    def __init__(self, moments: Moments, views: Views) -> None:
         self.x, self.y = (Side(moments, side) for side in views)
         self.core = self.x.vectors.T @ covariances(moments, *views) @ self.y.vectors
 
@@ -98,7 +98,7 @@ def correlated_directions(
 
 def total(parts: Sequence[Moments]) -> Moments:
     """Return the moments of the pairs of all parts."""
-    merged = Moments(parts[0].blocks, double=True)
+    merged = Moments(parts[0].blocks)
     for part in parts:
         merged.merge(part)
     return merged

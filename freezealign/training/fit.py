@@ -142,7 +142,7 @@ def extract(space: Space, reader: PairReader, arguments: FitArguments, accelerat
     try:
         if accelerator.is_main_process:
             run(folder)
-        while not (StoreFolder(folder).exists and StoreFolder(folder).complete):
+        while not StoreFolder(folder).complete:
             time.sleep(POLL_SECONDS)  # not a barrier, which gives up after minutes
         store = FeatureStore.open(folder).resident()
         accelerator.wait_for_everyone()

@@ -25,6 +25,7 @@ class Objective(nn.Module):
         super().__init__()
         self.space, self.structure_weight = space, arguments.structure_weight
         self.loss = LOSSES[arguments.loss](global_negatives=arguments.global_negatives)
+        self.poolings = {name: default_pooling(encoder) for name, encoder in space.encoders.items()}
 
     def forward(self, inputs: dict[str, Features], owners: dict[str, Tensor] | None) -> Tensor:
         """Return the loss, a scalar; arguments as :class:`~freezealign.training.batches.TrainingBatch` has them.
@@ -38,18 +39,11 @@ class Objective(nn.Module):
         loss: Tensor = self.loss(*embeddings.values(), self.space.logit_scale, *ids)
         if self.structure_weight:
             terms = [
-                neighbourhood_loss(self._pooled(name, frozen[name]), vectors) for name, vectors in embeddings.items()
+                neighbourhood_loss(self.space.tower(name).pooled(frozen[name], self.poolings[name]), vectors)
+                for name, vectors in embeddings.items()
             ]
             loss = loss + self.structure_weight * sum(terms) / len(terms)
         return loss
-
-    def _pooled(self, modality: str, frozen: Features) -> Tensor:
-        """Return one vector an item (B, D), pooled as the tower does where it pools first."""
-        tower = self.space.tower(modality)
-        pooling = tower.first_pooling or default_pooling(tower.encoder)
-        features = pooling(frozen) if "token_embeddings" in frozen else frozen
-        vectors: Tensor = features["sentence_embedding"]
-        return vectors
 
 
 def neighbourhood_loss(frozen: Tensor, embeddings: Tensor, temperature: float = NEIGHBOURHOOD_TEMPERATURE) -> Tensor:

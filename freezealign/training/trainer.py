@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +53,7 @@ class Trainer:
         self.best_weights: dict[str, Tensor] = {}
         self.generators: dict[str, Tensor] = {}
         self.trained = checkpoints.trained_parameters(space)  # once: the walk passes every frozen parameter
-        self.optimizer = make_optimizer(space, self.arguments)
+        self.optimizer = make_optimizer(self.trained.values(), self.arguments)
         objective = Objective(space, self.arguments)
         self.objective = accelerator.prepare_model(objective) if accelerator.num_processes > 1 else objective
         precision = self.arguments.precision or accelerator.mixed_precision
@@ -290,15 +290,15 @@ def check_trainable(space: Space, arguments: FitArguments, evaluator: Any) -> No
         raise ValueError("keep_best and patience need an evaluator with a primary_metric.")
 
 
-def make_optimizer(model: nn.Module, arguments: FitArguments) -> Optimizer:
-    """Return AdamW over what is trainable: weight decay on matrices, none on norms, biases and the temperature.
+def make_optimizer(parameters: Iterable[nn.Parameter], arguments: FitArguments) -> Optimizer:
+    """Return AdamW over what is trained: weight decay on matrices, none on norms, biases and the temperature.
 
     Its learning rate is set before every step; see :func:`learning_rate`.
     """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = list(parameters)
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": arguments.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": arguments.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return AdamW(groups, lr=0.0)
 

@@ -22,6 +22,7 @@ from freezealign import (
     TokenProjector,
 )
 from freezealign.encoders.callable import CallableEncoder
+from freezealign.training.checkpoints import trained_parameters
 from freezealign.training.trainer import make_optimizer
 
 QUIET = {"show_progress_bar": False}
@@ -491,7 +492,7 @@ def test_temperature_stays_within_its_bounds(callable_model, pairs, learning_rat
 
 
 def test_weight_decay_leaves_norms_biases_and_temperature_alone(model):
-    groups = make_optimizer(model, FitArguments(weight_decay=0.02)).param_groups
+    groups = make_optimizer(trained_parameters(model).values(), FitArguments(weight_decay=0.02)).param_groups
     decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     names = {name: decay[id(p)] for name, p in model.named_parameters() if p.requires_grad}
     norms = {
@@ -507,7 +508,7 @@ def test_weight_decay_leaves_norms_biases_and_temperature_alone(model):
 
 
 def test_optimizer_holds_all_that_is_trainable_and_nothing_frozen(model):
-    groups = make_optimizer(model, FitArguments()).param_groups
+    groups = make_optimizer(trained_parameters(model).values(), FitArguments()).param_groups
     held = {id(p) for group in groups for p in group["params"]}
     assert held == {id(p) for p in model.parameters() if p.requires_grad}
 

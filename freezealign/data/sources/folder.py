@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from os import PathLike
@@ -24,11 +24,10 @@ class PictureFolder(PairSource):
     (``METADATA``), or its sub-folders hold one each, the texts of all rows that name it by its path from the table.
     """
 
-    def __init__(self, folder: Path, columns: Columns) -> None:
+    def __init__(self, folder: Path, columns: Columns, tables: Sequence[Path]) -> None:
         self.folder = folder
         self._captions: dict[str, list[Any]] | None = None
         self._unreadable: list[dict[str, Any]] = []
-        tables = find_metadata(folder)
         columns.refuse(["id"] if tables else ["image", "text", "id"], f"the folder {folder}")
         for table in tables:
             self._read_metadata(table, columns)

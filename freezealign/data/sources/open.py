@@ -109,8 +109,9 @@ def expand(pattern: str) -> list[Path]:
 def _open_folder(folder: Path, columns: Columns) -> PairSource:
     if shards := sorted(folder.glob("*.tar")):
         return Shards(shards, columns)
-    if find_metadata(folder) or any(True for _ in find_pictures(folder)):
-        return PictureFolder(folder, columns)
+    metadata = find_metadata(folder)
+    if metadata or any(True for _ in find_pictures(folder)):
+        return PictureFolder(folder, columns, metadata)
     if tables := sorted(folder.glob("*.parquet")):
         return ParquetTable(tables, columns)
     raise FileNotFoundError(f"there is nothing to read in the folder '{folder}'. Pairs are read from {FORMS}.")

@@ -11,6 +11,7 @@ from typing import Any
 from freezealign.evaluation.base import prefixed
 from freezealign.evaluation.suites.suite import Suite, Task
 from freezealign.files import read_object, write_atomically
+from freezealign.forms import formed
 from freezealign.markdown import markdown_table, score_cell
 from freezealign.words import printable
 
@@ -70,7 +71,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Return what a ``result.json`` holds; a ``ValueError`` says what is damaged."""
     try:
         record = read_object(path, IDENTITY)
-        read_object(path, {"error": str} if "error" in record else SCORED)
+        formed(path, record, {"error": str} if "error" in record else SCORED)
         if "error" not in record:
             _check_scores(path, record)
     except ValueError as error:
